@@ -1,0 +1,17 @@
+"""Any pretrained conditional diffusion model as a scikit-learn classifier."""
+
+from diffusion_sklearn._base import DenoisingErrors
+from diffusion_sklearn._conditional import ConditionalDiffusionClassifier
+from diffusion_sklearn._zero_shot import ZeroShotDiffusionClassifier
+from diffusion_sklearn.backbones import Backbone, clear_cache, load_backbone
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Backbone",
+    "ConditionalDiffusionClassifier",
+    "DenoisingErrors",
+    "ZeroShotDiffusionClassifier",
+    "clear_cache",
+    "load_backbone",
+]

@@ -1,0 +1,502 @@
+"""What both estimators share: the only place that composes the steps."""
+
+import itertools
+from abc import abstractmethod
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed, effective_n_jobs
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
+from tqdm.auto import tqdm
+
+from diffusion_sklearn._device import resolve_batch_size
+from diffusion_sklearn._errors import LOSSES, Plan, denoising_losses, score_images
+from diffusion_sklearn._images import (
+    check_images,
+    holds_rows,
+    rows_to_images,
+    to_pixels,
+)
+from diffusion_sklearn._labels import names_of, resolve_classes
+from diffusion_sklearn._posterior import log_posterior
+from diffusion_sklearn._pruning import check_pruning, pruning_rounds, stage_ends
+from diffusion_sklearn._trials import TIMESTEP_PLANS, make_trials
+from diffusion_sklearn.backbones._base import SPACES
+from diffusion_sklearn.backbones._loading import (
+    backbone_spec,
+    get_backbone,
+    portable_model,
+    portable_spec,
+)
+
+MOST_IMAGES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class DenoisingErrors:
+    """Monte Carlo terms behind a prediction.
+
+    Attributes
+    ----------
+    errors : ndarray of shape (n_images, n_classes, n_trials), float32
+        Error of each (image, class, trial), as a mean over the latent's elements; NaN
+        where the class was pruned.
+    timesteps : ndarray of shape (n_trials,), int64
+        Timestep of each trial.
+    n_evaluations : ndarray of shape (n_images,), int64
+        Network evaluations that each image took.
+    classes : ndarray of shape (n_classes,)
+        Label of each class.
+    """
+
+    errors: np.ndarray
+    timesteps: np.ndarray
+    n_evaluations: np.ndarray
+    classes: np.ndarray
+
+
+class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
+    """A conditional diffusion model as a classifier (Li et al., ICCV 2023)."""
+
+    _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
+        "model": "no_validation",
+        "classes": ["array-like", None],
+        "class_names": ["array-like", None],
+        "n_trials": [Interval(Integral, 1, None, closed="left")],
+        "pruning": "no_validation",
+        "loss": [StrOptions(set(LOSSES))],
+        "target": [StrOptions({"native", *SPACES})],
+        "timesteps": [StrOptions(set(TIMESTEP_PLANS)), "array-like"],
+        "timestep_weights": [callable, "array-like", None],
+        "priors": ["array-like", None],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "image_shape": ["array-like", None],
+        "batch_size": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "device": "no_validation",
+        "dtype": "no_validation",
+        "random_state": ["random_state"],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+    }
+
+    @abstractmethod
+    def __init__(
+        self,
+        *,
+        model,
+        classes,
+        class_names,
+        n_trials,
+        pruning,
+        loss,
+        target,
+        timesteps,
+        timestep_weights,
+        priors,
+        temperature,
+        image_size,
+        image_shape,
+        batch_size,
+        device,
+        dtype,
+        random_state,
+        n_jobs,
+        verbose,
+    ):
+        self.model = model
+        self.classes = classes
+        self.class_names = class_names
+        self.n_trials = n_trials
+        self.pruning = pruning
+        self.loss = loss
+        self.target = target
+        self.timesteps = timesteps
+        self.timestep_weights = timestep_weights
+        self.priors = priors
+        self.temperature = temperature
+        self.image_size = image_size
+        self.image_shape = image_shape
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    def fit(self, X=None, y=None, *, classes=None):
+        """Name the classes, encode them and draw the trials. Nothing is trained.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor, default=None
+            Images, not looked at but for their number (and, as flat rows, their
+            width).
+        y : array-like of shape (n_images,), default=None
+            Labels; the label set where neither `classes` is given.
+        classes : array-like of shape (n_classes,), default=None
+            The label set; goes before the parameter of the same name.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not possible, or no label set is given.
+        OSError
+            If the model can't be had.
+        """
+        self._validate_params()
+        check_pruning(self.pruning, self.n_trials)
+        classes = self.classes if classes is None else classes
+        y = self._check_training_data(X, y, classes)
+        self.classes_ = resolve_classes(classes, y)
+        self.n_classes_ = len(self.classes_)
+        self._priors = self._check_priors()
+        names = names_of(self.classes_, self.class_names)
+        self._spec = backbone_spec(self.model, self.device, self.dtype)
+        backbone = get_backbone(self._spec)
+        if backbone.kind != self._kind:
+            raise ValueError(
+                f"model={self.model!r} is conditioned on {backbone.kind}, but "
+                f"{type(self).__name__} needs a model conditioned on {self._kind}; use "
+                f"{_ESTIMATOR_FOR[backbone.kind]} instead."
+            )
+        backbone.latent_shape(self.image_size or backbone.image_size)
+        self._conditions = self._encode_classes(backbone, names)
+        self.trials_ = make_trials(
+            self.timesteps,
+            self.n_trials,
+            backbone.n_timesteps,
+            check_random_state(self.random_state),
+            stage_ends(self.pruning),
+        )
+        self._weights = self._check_timestep_weights(backbone.n_timesteps)
+        return self
+
+    @property
+    def backbone_(self):
+        """The diffusion model; its ``pipeline`` is the diffusers pipeline."""
+        check_is_fitted(self)
+        return get_backbone(self._spec)
+
+    def predict(self, X):
+        """Predict the class of highest posterior.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images: PIL images, paths, arrays, tensors, or flat rows with
+            `image_shape`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_images,)
+            Taken from `classes_`.
+        """
+        return self.classes_[self.predict_log_proba(X).argmax(axis=1)]
+
+    def predict_proba(self, X):
+        """Posterior probability of each class (equation 6 of the paper).
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_images, n_classes), float64
+            Columns in the order of `classes_`.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X):
+        """Log posterior probability of each class.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_images, n_classes), float64
+            Columns in the order of `classes_`.
+        """
+        return np.concatenate(self._score(X, self._posterior))
+
+    def decision_function(self, X):
+        """Log posterior, up to a constant for each image.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_images, n_classes) or (n_images,), float64
+            With two classes, the log odds of ``classes_[1]``.
+        """
+        log_proba = self.predict_log_proba(X)
+        if self.n_classes_ == 2:
+            return log_proba[:, 1] - log_proba[:, 0]
+        return log_proba
+
+    def denoising_errors(self, X):
+        """Error of every image, class and trial that a prediction is made of.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        result : DenoisingErrors
+            With ``errors`` (n_images, n_classes, n_trials) float32, NaN where pruned,
+            ``timesteps``, ``n_evaluations`` and ``classes``.
+        """
+        errors, n_evaluations = zip(*self._score(X, _as_they_are), strict=True)
+        return DenoisingErrors(
+            np.concatenate(errors, dtype=np.float32),
+            self.trials_.timesteps,
+            np.concatenate(n_evaluations),
+            self.classes_,
+        )
+
+    def evidence(self, X, a, b):
+        """Where in each image class `a` explains it better than class `b`.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+        a, b : label
+            Two of `classes_`.
+
+        Returns
+        -------
+        evidence : ndarray of shape (n_images, size, size), float32
+            Error of `b` minus error of `a` at each latent position, a mean over
+            channels and all trials, upsampled to the size of the model's images.
+            Positive where `a` explains the image better.
+
+        Raises
+        ------
+        ValueError
+            If `a` or `b` is no class.
+        """
+        images = self._check_images(X)
+        for name, label in (("a", a), ("b", b)):
+            if label not in self.classes_:
+                raise ValueError(
+                    f"{name}={label!r} is none of classes_={self.classes_.tolist()}."
+                )
+        pair = np.searchsorted(self.classes_, [a, b])
+        plan, size = self._plan()
+        n_prompts = len(plan.conditions) // plan.n_classes
+        conditions = (pair[:, None] * n_prompts + np.arange(n_prompts)).ravel()
+        trial, k = np.meshgrid(np.arange(len(plan.timesteps)), conditions)
+        triples = np.stack([np.zeros_like(trial), trial, k], axis=-1).reshape(-1, 3)
+        maps = []
+        for index in range(len(images)):
+            latents = self._encode(images[index : index + 1], index, size, plan)
+            losses = torch.cat(
+                [
+                    batch.mean(dim=1)
+                    for batch in denoising_losses(latents, triples, plan)
+                ]
+            )  # (2 * n_prompts * n_trials, h, w)
+            mean_a, mean_b = losses.view(2, -1, *losses.shape[1:]).mean(dim=1)
+            gap = (mean_b - mean_a)[None, None].float()
+            maps.append(
+                torch.nn.functional.interpolate(gap, size=(size, size), mode="bilinear")
+            )
+        return torch.cat(maps)[:, 0].cpu().numpy()
+
+    def _score(self, X, reduce):
+        """Score images group by group; `reduce` says what is kept of each group."""
+        images = self._check_images(X)
+        n_workers = min(effective_n_jobs(self.n_jobs), len(images))
+        if n_workers == 1:
+            return self._score_part(images, 0, reduce)
+        ends = np.linspace(0, len(images), n_workers + 1).astype(int)
+        parts = Parallel(n_jobs=self.n_jobs)(
+            delayed(self._score_part)(images[a:b], a, reduce)
+            for a, b in itertools.pairwise(ends)
+        )
+        return [group for part in parts for group in part]
+
+    def _score_part(self, images, first, reduce):
+        plan, size = self._plan()
+        at_once = _images_at_once(plan)
+        kept, total = [], 0
+        with tqdm(total=len(images), unit="image", disable=not self.verbose) as bar:
+            for start in range(0, len(images), at_once):
+                group = images[start : start + at_once]
+                latents = self._encode(group, first + start, size, plan)
+                errors, n_evaluations = score_images(latents, plan)
+                kept.append(reduce(errors, n_evaluations))
+                total += int(n_evaluations.sum())
+                bar.set_postfix(evaluations=total, refresh=False)
+                bar.update(len(group))
+        return kept
+
+    def _plan(self):
+        backbone = self.backbone_
+        size = self.image_size or backbone.image_size
+        shape = backbone.latent_shape(size)
+        noise = torch.from_numpy(self.trials_.noise(shape))
+        plan = Plan(
+            backbone=backbone,
+            noise=noise.to(backbone.device, backbone.compute_dtype),
+            timesteps=torch.from_numpy(self.trials_.timesteps).to(backbone.device),
+            conditions=self._conditions.to(backbone.device),
+            n_classes=self.n_classes_,
+            rounds=pruning_rounds(self.pruning, len(self.trials_)),
+            order=self.trials_.order,
+            weights=self._weights,
+            loss=self.loss,
+            target=self.target,
+            batch_size=resolve_batch_size(self.batch_size, shape, backbone.device),
+        )
+        return plan, size
+
+    def _encode(self, images, first, size, plan):
+        pixels = torch.from_numpy(to_pixels(images, size, first))
+        parts = pixels.split(plan.batch_size)
+        return torch.cat([plan.backbone.encode(part) for part in parts])
+
+    def _posterior(self, errors, n_evaluations):
+        backbone = self.backbone_
+        shape = backbone.latent_shape(self.image_size or backbone.image_size)
+        return log_posterior(
+            errors * self._weights, np.prod(shape), self._priors, self.temperature
+        )
+
+    def _check_images(self, X):
+        check_is_fitted(self)
+        if holds_rows(X):
+            X = validate_data(self, X, reset=False)
+            X = rows_to_images(X, self.image_shape)
+        return check_images(X)
+
+    def _check_training_data(self, X, y, classes):
+        if y is None:
+            if classes is None:
+                raise ValueError(
+                    f"{type(self).__name__} requires y to be passed, but the target y "
+                    "is None and classes=None; name the label set, for instance "
+                    "fit(classes=['cat', 'dog'])."
+                )
+            if X is not None and holds_rows(X):
+                validate_data(self, X)
+            return None
+        if X is not None and holds_rows(X):
+            _, y = validate_data(self, X, y)
+        else:
+            y = column_or_1d(y, warn=True)
+            if X is not None:
+                check_consistent_length(X, y)
+        check_classification_targets(y)
+        return y
+
+    def _check_priors(self):
+        if self.priors is None:
+            return None
+        priors = np.asarray(self.priors, np.float64)
+        if priors.shape != (self.n_classes_,):
+            raise ValueError(
+                f"priors has shape {priors.shape}; pass {self.n_classes_} numbers, "
+                f"aligned with the sorted labels {self.classes_.tolist()}."
+            )
+        if not np.all(priors >= 0) or not np.isclose(priors.sum(), 1):
+            raise ValueError(
+                f"priors={priors.tolist()} must not be negative and must sum to 1; "
+                f"their sum is {priors.sum():.6g}."
+            )
+        return priors
+
+    def _check_timestep_weights(self, n_timesteps):
+        timesteps, weights = self.trials_.timesteps, self.timestep_weights
+        if weights is None:
+            return np.ones(len(timesteps))
+        if callable(weights):
+            weights = np.array([weights(t) for t in timesteps.tolist()], np.float64)
+        else:
+            weights = np.asarray(weights, np.float64)
+            if weights.shape != (n_timesteps,):
+                raise ValueError(
+                    f"timestep_weights has shape {weights.shape}; pass one weight for "
+                    f"each of the model's {n_timesteps} timesteps, or a callable."
+                )
+            weights = weights[timesteps]
+        if not np.all(np.isfinite(weights)) or not np.all(weights >= 0):
+            raise ValueError(
+                "timestep_weights must be finite and not negative; they range from "
+                f"{weights.min()} to {weights.max()}."
+            )
+        return weights
+
+    @abstractmethod
+    def _encode_classes(self, backbone, names):
+        """Conditions of the classes, those of a class next to each other."""
+
+    def __sklearn_clone__(self):
+        # The model is shared, where scikit-learn would deep-copy a pipeline.
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__, model=None)
+        twin = BaseEstimator.__sklearn_clone__(twin)
+        twin.model = self.model
+        return twin
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        state["model"] = portable_model(self.model)
+        if "_spec" in state:
+            state["_spec"] = portable_spec(self._spec)
+        return state
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = self.classes is None
+        # Nothing is learned from tabular data.
+        tags.classifier_tags.poor_score = True
+        return tags
+
+
+def _as_they_are(errors, n_evaluations):
+    return errors, n_evaluations
+
+
+def _images_at_once(plan):
+    """Images scored together, enough to fill a batch when two classes are left."""
+    ends = [0] + [end for end, _ in plan.rounds]
+    fewest = min(b - a for a, b in itertools.pairwise(ends))
+    return min(MOST_IMAGES_AT_ONCE, -(-plan.batch_size // (2 * fewest)))
+
+
+_ESTIMATOR_FOR = {
+    "text": "ZeroShotDiffusionClassifier",
+    "class": "ConditionalDiffusionClassifier",
+}

@@ -1,0 +1,93 @@
+"""Device, dtype and batch size: what "auto" means, and what is not possible."""
+
+import torch
+
+
+def resolve_device(device):
+    """Turn a `device` parameter into a torch device that is there.
+
+    Parameters
+    ----------
+    device : "auto", str or torch.device
+        "auto": the first of CUDA, MPS and CPU that is available.
+
+    Returns
+    -------
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
+    if isinstance(device, str) and device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(1, device=resolved)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device={device!r} can't be used here ({reason}); pass 'cpu', another "
+            "torch device, or 'auto' for the best one there is."
+        ) from error
+    return resolved
+
+
+def resolve_dtype(dtype, device):
+    """Turn a `dtype` parameter into a torch floating-point dtype.
+
+    Parameters
+    ----------
+    dtype : "auto", str or torch.dtype
+        "auto": float32 on a CPU, bfloat16 on a GPU that has it, else float16.
+    device : torch.device
+        Where the model will run.
+
+    Returns
+    -------
+    dtype : torch.dtype
+
+    Raises
+    ------
+    ValueError
+        If it is no floating-point dtype of torch.
+    """
+    if isinstance(dtype, str) and dtype == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    name = str(dtype).removeprefix("torch.")
+    for candidate in known:
+        if str(candidate) == f"torch.{name}":
+            return candidate
+    raise ValueError(
+        f"dtype={dtype!r} is no floating-point type for a model; pass 'auto', "
+        "'float32', 'bfloat16', 'float16' or 'float64'."
+    )
+
+
+def resolve_batch_size(batch_size, latent_shape, device):
+    """Network evaluations in a forward pass.
+
+    Parameters
+    ----------
+    batch_size : "auto" or int
+        "auto": fewer the larger the latent, more on a GPU than on a CPU.
+    latent_shape : tuple of int
+        (channels, height, width).
+    device : torch.device
+        Where the model runs.
+
+    Returns
+    -------
+    batch_size : int
+    """
+    if not isinstance(batch_size, str):
+        return int(batch_size)
+    positions = latent_shape[1] * latent_shape[2]
+    budget, most = (2**14, 256) if device.type == "cpu" else (2**17, 512)
+    return max(1, min(most, budget // positions))

@@ -1,0 +1,154 @@
+"""The Monte Carlo loop: (image, trial, condition) triples -> denoising errors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+LOSSES = {
+    "l1": F.l1_loss,
+    "l2": F.mse_loss,
+    "huber": F.huber_loss,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is the same for all images of a call.
+
+    Attributes
+    ----------
+    backbone : Backbone
+        The diffusion model.
+    noise : Tensor of shape (n_trials, c, h, w)
+        Noise of each trial.
+    timesteps : Tensor of shape (n_trials,), int64
+        Timestep of each trial.
+    conditions : Tensor of shape (n_classes * n_prompts, ...)
+        Text embeddings or class ids, those of a class next to each other.
+    n_classes : int
+        Number of classes.
+    rounds : list of (int, callable or None)
+        From :func:`diffusion_sklearn._pruning.pruning_rounds`.
+    order : ndarray of shape (n_trials,), int64
+        Order in which the trials are run.
+    weights : ndarray of shape (n_trials,)
+        Weight of each trial's error.
+    loss : str
+        "l1", "l2" or "huber".
+    target : str
+        The space of the error.
+    batch_size : int
+        Network evaluations a forward pass.
+    """
+
+    backbone: object
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    conditions: torch.Tensor
+    n_classes: int
+    rounds: list
+    order: np.ndarray
+    weights: np.ndarray
+    loss: str
+    target: str
+    batch_size: int
+
+
+def denoising_losses(latents, triples, plan):
+    """Evaluate the network, batch by batch, and compare with what was added.
+
+    A batch mixes images, trials and conditions freely, so that few classes still fill
+    a forward pass.
+
+    Parameters
+    ----------
+    latents : Tensor of shape (n_images, c, h, w)
+        Clean latents.
+    triples : ndarray of shape (n, 3), int64
+        (image, trial, condition) of each evaluation wanted.
+    plan : Plan
+        Everything that is the same for all images.
+
+    Yields
+    ------
+    losses : Tensor of shape (batch, c, h, w), float32 or float64
+        Loss of each element of the latent, for the next triples.
+    """
+    backbone = plan.backbone
+    for start in range(0, len(triples), plan.batch_size):
+        batch = torch.from_numpy(triples[start : start + plan.batch_size].T)
+        image, trial, condition = batch.to(latents.device)  # (b,) each
+        clean, eps, t = latents[image], plan.noise[trial], plan.timesteps[trial]
+        noised = backbone.add_noise(clean, eps, t)  # (b, c, h, w)
+        with torch.inference_mode():
+            predicted = backbone.predict(noised, t, plan.conditions[condition])
+        predicted, truth = backbone.in_space(
+            plan.target, predicted, noised, clean, eps, t
+        )
+        yield LOSSES[plan.loss](predicted, truth, reduction="none")
+
+
+def mean_errors(latents, triples, plan):
+    """Mean of :func:`denoising_losses` over the latent's elements.
+
+    Parameters
+    ----------
+    latents, triples, plan
+        As there.
+
+    Returns
+    -------
+    errors : ndarray of shape (n,), float64
+        One for each triple: a term of equation 7 of Li et al. (ICCV 2023), divided by
+        the number of elements.
+    """
+    batches = denoising_losses(latents, triples, plan)
+    errors = torch.cat([losses.mean(dim=(1, 2, 3)) for losses in batches])
+    return errors.cpu().numpy().astype(np.float64)
+
+
+def score_images(latents, plan):
+    """Errors of a group of images for every class, dropping classes on the way.
+
+    Parameters
+    ----------
+    latents : Tensor of shape (n_images, c, h, w)
+        Clean latents.
+    plan : Plan
+        Everything that is the same for all images.
+
+    Returns
+    -------
+    errors : ndarray of shape (n_images, n_classes, n_trials), float64
+        Mean error over the latent's elements and over a class's prompts; NaN where a
+        class was pruned.
+    n_evaluations : ndarray of shape (n_images,), int64
+        Network evaluations that each image took.
+    """
+    n_images, n_trials = len(latents), len(plan.timesteps)
+    n_prompts = len(plan.conditions) // plan.n_classes
+    errors = np.full((n_images, plan.n_classes, n_trials), np.nan)
+    alive = np.ones((n_images, plan.n_classes), bool)
+    n_evaluations = np.zeros(n_images, np.int64)
+    done = 0
+    for end, rule in plan.rounds:
+        fresh, so_far = plan.order[done:end], plan.order[:end]
+        image, k, j = np.nonzero(alive[:, :, None] & np.ones(len(fresh), bool))
+        trial = fresh[j]
+        triples = np.stack([image, trial, k], axis=1).repeat(n_prompts, axis=0)
+        triples[:, 2] = triples[:, 2] * n_prompts + np.tile(
+            np.arange(n_prompts), len(image)
+        )
+        found = mean_errors(latents, triples, plan)
+        errors[image, k, trial] = found.reshape(-1, n_prompts).mean(axis=1)
+        n_evaluations += np.bincount(triples[:, 0], minlength=n_images)
+        done = end
+        if rule is not None:
+            weighted = errors[:, :, so_far] * plan.weights[so_far]
+            alive = rule(weighted, alive)
+            alive &= alive.sum(axis=1, keepdims=True) > 1  # a lone winner is done
+            if not alive.any():
+                break
+    return errors, n_evaluations

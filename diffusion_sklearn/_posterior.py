@@ -1,0 +1,48 @@
+"""Errors -> log posterior (Bayes' rule, NumPy alone)."""
+
+import numpy as np
+from scipy.special import log_softmax
+
+
+def log_posterior(errors, n_elements, priors=None, temperature=1.0):
+    """Log posterior of the classes, from the errors of paired trials.
+
+    The log-likelihood of a class is minus its mean error over trials, summed over the
+    latent's elements (Li et al., ICCV 2023, equations 4 and 6). A class that was
+    pruned is compared with the best one over the trials that both have (equation 8).
+
+    Parameters
+    ----------
+    errors : ndarray of shape (n_images, n_classes, n_trials)
+        Mean error over the latent's elements, weighted if wanted; NaN where a class
+        was pruned. A class with no trial at all gets probability 0.
+    n_elements : int
+        Number of elements of a latent, to turn means into sums.
+    priors : ndarray of shape (n_classes,), default=None
+        Class priors; None: uniform.
+    temperature : float, default=1.0
+        Divides the log-likelihoods.
+
+    Returns
+    -------
+    log_proba : ndarray of shape (n_images, n_classes), float64
+        Normalised: its exponentials sum to 1.
+    """
+    errors = np.asarray(errors, np.float64)  # (n, k, m)
+    done = ~np.isnan(errors)
+    n_done = done.sum(axis=2)  # (n, k)
+    mean = np.where(done, errors, 0).sum(axis=2) / np.maximum(n_done, 1)
+    in_front = n_done == n_done.max(axis=1, keepdims=True)
+    best = np.where(in_front, mean, np.inf).argmin(axis=1)[:, None]  # (n, 1)
+
+    best_errors = np.take_along_axis(errors, best[..., None], axis=1)  # (n, 1, m)
+    both = done & ~np.isnan(best_errors)
+    gap = np.where(both, errors - np.where(both, best_errors, 0), 0).sum(axis=2)
+    gap = gap / np.maximum(both.sum(axis=2), 1)  # (n, k)
+    gap = np.where(n_done > 0, gap, np.inf)
+
+    log_likelihood = -gap * n_elements / temperature
+    if priors is not None:
+        with np.errstate(divide="ignore"):
+            log_likelihood = log_likelihood + np.log(priors)
+    return log_softmax(log_likelihood, axis=1)

@@ -1,0 +1,142 @@
+"""The paired Monte Carlo plan: which (t, eps) every image and class is tried with."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+TIMESTEP_PLANS = ("even", "random", "anytime")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The (timestep, noise) pairs shared by all images and all classes.
+
+    Drawn once, at `fit`. The same draws for every class make the comparison a paired
+    one, whose variance is far below that of the errors themselves (Li et al., ICCV
+    2023, section 3.3).
+
+    Attributes
+    ----------
+    timesteps : ndarray of shape (n_trials,), int64
+        Timestep of each trial.
+    seed : int
+        Seeds the noise.
+    order : ndarray of shape (n_trials,), int64
+        Order in which trials are run where classes are pruned on the way, so that
+        the first few already cover all noise levels. It changes no trial.
+    """
+
+    timesteps: np.ndarray
+    seed: int
+    order: np.ndarray
+
+    def __len__(self):
+        return len(self.timesteps)
+
+    def noise(self, shape):
+        """Standard normal noise of every trial.
+
+        Trial j's noise depends on the seed, j and `shape` alone: neither on the
+        number of trials nor on the device.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of a latent, (channels, height, width).
+
+        Returns
+        -------
+        noise : ndarray of shape (n_trials, *shape), float32
+        """
+        noise = np.empty((len(self), *shape), np.float32)
+        for j, draw in enumerate(noise):
+            rng = np.random.default_rng([self.seed, j])
+            rng.standard_normal(out=draw, dtype=np.float32)
+        return noise
+
+
+def make_trials(plan, n_trials, n_timesteps, random_state, stages=()):
+    """Choose the timesteps and the seed of the noise.
+
+    Parameters
+    ----------
+    plan : {"even", "random", "anytime"} or sequence of int
+        "even": the centres of `n_trials` equal parts of [0, T). "random": uniform.
+        "anytime": a van der Corput sequence, whose every prefix is near even, so
+        that smaller budgets are prefixes of larger ones. A sequence is cycled
+        through.
+    n_trials : int
+        Number of trials.
+    n_timesteps : int
+        T, the number of timesteps the model was trained with.
+    random_state : RandomState
+        Draws the seed and the random timesteps.
+    stages : sequence of int, default=()
+        Cumulative number of trials at which classes will be dropped.
+
+    Returns
+    -------
+    trials : Trials
+
+    Raises
+    ------
+    ValueError
+        If a listed timestep is none of the model's.
+    """
+    seed = int(random_state.randint(2**31))
+    index = np.arange(n_trials)
+    order = index
+    if isinstance(plan, str) and plan == "even":
+        timesteps = ((2 * index + 1) * n_timesteps) // (2 * n_trials)
+        order = _spread_order(n_trials, stages)
+    elif isinstance(plan, str) and plan == "random":
+        timesteps = random_state.randint(n_timesteps, size=n_trials)
+    elif isinstance(plan, str) and plan == "anytime":
+        timesteps = (_van_der_corput(n_trials) * n_timesteps).astype(np.int64)
+    else:
+        listed = np.asarray(plan)
+        bad = [t for t in listed.tolist() if not 0 <= t < n_timesteps]
+        if bad:
+            raise ValueError(
+                f"timesteps={plan!r} has {bad}, but the model was trained with "
+                f"timesteps 0 to {n_timesteps - 1}; list only those."
+            )
+        timesteps = listed[index % len(listed)]
+    return Trials(timesteps.astype(np.int64), seed, order)
+
+
+def _van_der_corput(n):
+    """First n points of the base-2 van der Corput sequence, in (0, 1)."""
+    points, digit, index = np.zeros(n), 0.5, np.arange(1, n + 1)
+    while index.any():
+        points += digit * (index % 2)
+        index, digit = index // 2, digit / 2
+    return points
+
+
+def _spread_order(n, stages):
+    """Order of an even grid in which the first few trials span it.
+
+    The trials of a stage are a strided subset of the grid, as in the paper's code;
+    within a stage they follow the van der Corput sequence.
+    """
+    done = np.zeros(0, np.int64)
+    for stage in [m for m in stages if m < n] + [n]:
+        stride = n // stage
+        subset = np.arange(n)[stride // 2 :: stride][:stage]
+        fresh = np.setdiff1d(subset, done)
+        # Strided subsets do not always nest: fill up from what is left, or trim.
+        short = stage - len(done) - len(fresh)
+        if short > 0:
+            rest = np.setdiff1d(np.arange(n), np.concatenate([done, fresh]))
+            fresh = np.sort(np.concatenate([fresh, _thin(rest, short)]))
+        elif short < 0:
+            fresh = _thin(fresh, stage - len(done))
+        shuffle = np.argsort(np.argsort(_van_der_corput(len(fresh))))
+        done = np.concatenate([done, fresh[shuffle]])
+    return done
+
+
+def _thin(values, n):
+    """`n` of the values, evenly spread."""
+    return values[((2 * np.arange(n) + 1) * len(values)) // (2 * n)]

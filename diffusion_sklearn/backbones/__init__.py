@@ -1,0 +1,6 @@
+"""Diffusion models: one small file a family, and how they are loaded."""
+
+from diffusion_sklearn.backbones._base import Backbone
+from diffusion_sklearn.backbones._loading import clear_cache, load_backbone
+
+__all__ = ["Backbone", "clear_cache", "load_backbone"]

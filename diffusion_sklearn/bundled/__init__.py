@@ -1,0 +1,1 @@
+"""Pretrained models that ship with the package, as diffusers folders."""

@@ -1,0 +1,148 @@
+"""Tiny pipelines with random weights, and photos, shared by all tests."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from diffusion_sklearn.datasets import load_fashion_photos
+
+
+def tiny_vae(seed):
+    torch.manual_seed(seed)
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[4, 8],
+        norm_num_groups=2,
+        latent_channels=4,
+        sample_size=8,
+        scaling_factor=0.7,
+        shift_factor=0.1,
+    )
+
+
+def tiny_dit():
+    vae = tiny_vae(0)
+    torch.manual_seed(1)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=4,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        sample_size=4,
+        patch_size=2,
+        num_embeds_ada_norm=5,
+        norm_num_groups=2,
+    )
+    # DiT starts as zeros at its end; give the classes something to differ by.
+    for p in transformer.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    names = {
+        k: name for k, name in enumerate(["ant", "bee", "cat", "dog, hound", "eel"])
+    }
+    pipeline = DiTPipeline(
+        transformer, vae, DDIMScheduler(clip_sample=False), id2label=names
+    )
+    pipeline.register_to_config(id2label=names)
+    return pipeline
+
+
+def tiny_tokenizer():
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.-,"
+    words = [*letters, *(f"{c}</w>" for c in letters)]
+    vocab = {word: k for k, word in enumerate(words)}
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocab[special] = len(vocab)
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=24)
+
+
+def tiny_sd(prediction_type):
+    vae = tiny_vae(2)
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(3)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=8,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=24,
+            projection_dim=8,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        block_out_channels=(4, 8),
+        layers_per_block=1,
+        sample_size=4,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=2,
+    )
+    for p in unet.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(
+            beta_schedule="scaled_linear",
+            prediction_type=prediction_type,
+            steps_offset=1,
+            clip_sample=False,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def dit_folder(tmp_path_factory):
+    """A tiny DiT saved in diffusers layout."""
+    folder = tmp_path_factory.mktemp("tiny-dit")
+    tiny_dit().save_pretrained(folder, safe_serialization=True)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def sd_folder(tmp_path_factory):
+    """A tiny Stable Diffusion (epsilon prediction) saved in diffusers layout."""
+    folder = tmp_path_factory.mktemp("tiny-sd")
+    tiny_sd("epsilon").save_pretrained(folder, safe_serialization=True)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def sd_v_folder(tmp_path_factory):
+    """A tiny Stable Diffusion with v prediction saved in diffusers layout."""
+    folder = tmp_path_factory.mktemp("tiny-sd-v")
+    tiny_sd("v_prediction").save_pretrained(folder, safe_serialization=True)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """The 1,000 photos that ship."""
+    return load_fashion_photos()

@@ -2,6 +2,7 @@
 
 from diffusion_sklearn._base import DenoisingErrors
 from diffusion_sklearn._conditional import ConditionalDiffusionClassifier
+from diffusion_sklearn._read_image import ImageError
 from diffusion_sklearn._zero_shot import ZeroShotDiffusionClassifier
 from diffusion_sklearn.backbones import Backbone, clear_cache, load_backbone
 
@@ -11,6 +12,7 @@ __all__ = [
     "Backbone",
     "ConditionalDiffusionClassifier",
     "DenoisingErrors",
+    "ImageError",
     "ZeroShotDiffusionClassifier",
     "clear_cache",
     "load_backbone",

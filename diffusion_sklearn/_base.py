@@ -36,8 +36,8 @@ from diffusion_sklearn.backbones._base import SPACES
 from diffusion_sklearn.backbones._loading import (
     backbone_spec,
     get_backbone,
-    portable_model,
-    portable_spec,
+    pack_model,
+    unpack_model,
 )
 
 MOST_IMAGES_AT_ONCE = 64
@@ -163,8 +163,7 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
         OSError
             If the model can't be had.
         """
-        self._validate_params()
-        check_pruning(self.pruning, self.n_trials)
+        self._check_parameters(self.n_trials)
         classes = self.classes if classes is None else classes
         y = self._check_training_data(X, y, classes)
         self.classes_ = resolve_classes(classes, y)
@@ -180,7 +179,7 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
                 f"{_ESTIMATOR_FOR[backbone.kind]} instead."
             )
         backbone.latent_shape(self.image_size or backbone.image_size)
-        self._conditions = self._encode_classes(backbone, names)
+        self._conditions = self._encode_classes(backbone, names, classes is not None)
         self.trials_ = make_trials(
             self.timesteps,
             self.n_trials,
@@ -211,7 +210,8 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
         labels : ndarray of shape (n_images,)
             Taken from `classes_`.
         """
-        return self.classes_[self.predict_log_proba(X).argmax(axis=1)]
+        best = self.predict_log_proba(X).argmax(axis=1)
+        return self.classes_[best]
 
     def predict_proba(self, X):
         """Posterior probability of each class (equation 6 of the paper).
@@ -393,8 +393,21 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
             errors * self._weights, np.prod(shape), self._priors, self.temperature
         )
 
+    def _check_parameters(self, n_trials):
+        self._validate_params()
+        check_pruning(self.pruning, n_trials)
+        if not isinstance(self.timesteps, str):
+            listed = np.asarray(self.timesteps)
+            if listed.ndim != 1 or listed.size == 0 or listed.dtype.kind not in "iu":
+                raise ValueError(
+                    f"timesteps={self.timesteps!r} is no list of int; pass one, such "
+                    f"as [100, 500], or one of {', '.join(TIMESTEP_PLANS)}."
+                )
+
     def _check_images(self, X):
         check_is_fitted(self)
+        # Those that say how to predict may have been set since fit.
+        self._check_parameters(len(self.trials_))
         if holds_rows(X):
             X = validate_data(self, X, reset=False)
             X = rows_to_images(X, self.image_shape)
@@ -423,7 +436,7 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
     def _check_priors(self):
         if self.priors is None:
             return None
-        priors = np.asarray(self.priors, np.float64)
+        priors = _numbers("priors", self.priors)
         if priors.shape != (self.n_classes_,):
             raise ValueError(
                 f"priors has shape {priors.shape}; pass {self.n_classes_} numbers, "
@@ -443,7 +456,7 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
         if callable(weights):
             weights = np.array([weights(t) for t in timesteps.tolist()], np.float64)
         else:
-            weights = np.asarray(weights, np.float64)
+            weights = _numbers("timestep_weights", weights)
             if weights.shape != (n_timesteps,):
                 raise ValueError(
                     f"timestep_weights has shape {weights.shape}; pass one weight for "
@@ -458,8 +471,11 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
         return weights
 
     @abstractmethod
-    def _encode_classes(self, backbone, names):
-        """Conditions of the classes, those of a class next to each other."""
+    def _encode_classes(self, backbone, names, listed):
+        """Conditions of the classes, those of a class next to each other.
+
+        `listed` tells whether the user listed the classes, rather than `y`.
+        """
 
     def __sklearn_clone__(self):
         # The model is shared, where scikit-learn would deep-copy a pipeline.
@@ -471,10 +487,11 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
 
     def __getstate__(self):
         state = dict(super().__getstate__())
-        state["model"] = portable_model(self.model)
-        if "_spec" in state:
-            state["_spec"] = portable_spec(self._spec)
+        state["model"] = pack_model(self.model)
         return state
+
+    def __setstate__(self, state):
+        super().__setstate__({**state, "model": unpack_model(state["model"])})
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -483,6 +500,13 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
         # Nothing is learned from tabular data.
         tags.classifier_tags.poor_score = True
         return tags
+
+
+def _numbers(name, values):
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={values!r} must hold numbers only.") from error
 
 
 def _as_they_are(errors, n_evaluations):

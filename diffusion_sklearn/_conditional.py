@@ -161,7 +161,7 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         )
         self.class_ids = class_ids
 
-    def _encode_classes(self, backbone, names):
+    def _encode_classes(self, backbone, names, listed):
         return backbone.condition(self._class_ids(backbone, names))
 
     def _class_ids(self, backbone, names):

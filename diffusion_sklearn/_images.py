@@ -1,22 +1,15 @@
 """Whatever the user has -> (n, 3, size, size) float32 pixels in [-1, 1]."""
 
 import os
-from pathlib import Path
+import reprlib
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-ACCEPTED = (
-    "a list of PIL images or paths, an array of shape (n, height, width[, channels]) "
-    "of uint8 or of floats in [0, 1], or a torch tensor of shape "
-    "(n, channels, height, width)"
-)
-TOLERANCE = 1e-3  # how far resized floats may overshoot [0, 1]
+from diffusion_sklearn._read_image import ACCEPTED, check_channels, read_image
 
-
-class ImageError(ValueError, OSError):
-    """An image can't be read. The message names its index and path."""
+LARGEST_THUMBNAIL = 8  # an array (h, w, 3) of a larger side is a single picture
 
 
 def holds_rows(X):
@@ -31,22 +24,22 @@ def holds_rows(X):
     -------
     rows : bool
         True for what scikit-learn's ``validate_data`` should look at: numeric arrays
-        of up to two dimensions, lists of numbers, data frames, sparse matrices.
+        of one or two dimensions, lists of numbers, data frames, sparse matrices.
     """
-    if isinstance(X, (Image.Image, str, Path, torch.Tensor)):
+    if isinstance(X, (Image.Image, torch.Tensor)):
         return False
     if isinstance(X, (list, tuple)):
-        return len(X) > 0 and not _is_image_like(X[0])
-    if not isinstance(X, np.ndarray):
-        if hasattr(X, "toarray"):  # sparse
-            return True
-        X = np.asarray(X)
-    if X.ndim > 2:
+        return len(X) > 0 and not any(map(_is_image_like, X))
+    if hasattr(X, "toarray"):  # sparse
+        return True
+    if not hasattr(X, "__array__"):
         return False
-    if X.dtype.kind in "OUS":
-        one_column = X.ndim <= 1 or X.shape[1] == 1
-        return not (one_column and X.size and _is_image_like(X.flat[0]))
-    return True
+    X = np.asarray(X)
+    if X.ndim not in (1, 2) or X.shape == (0,):
+        return False
+    one_column = X.ndim == 1 or X.shape[1] == 1
+    may_hold_images = X.dtype.kind in "OUS" and one_column
+    return not (may_hold_images and any(map(_is_image_like, X.flat)))
 
 
 def _is_image_like(item):
@@ -81,14 +74,20 @@ def rows_to_images(rows, image_shape):
             "image_shape=(height, width) or (height, width, channels) to read its rows "
             f"as images, or pass {ACCEPTED}."
         )
+    image_shape = tuple(image_shape)
     try:
         images = rows.reshape(len(rows), *image_shape)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"image_shape={tuple(image_shape)!r} does not fit rows of "
-            f"{rows.shape[1]} values; their product must be {rows.shape[1]}."
+            f"image_shape={image_shape!r} does not fit rows of {rows.shape[1]} values; "
+            f"pass integers whose product is {rows.shape[1]}, one of them -1 if wanted."
         ) from error
-    if -1 in image_shape:
+    if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,), (4,)):
+        raise ValueError(
+            f"image_shape={image_shape!r} must be (height, width) or (height, width, "
+            "channels) with 1, 3 or 4 channels."
+        )
+    if -1 in image_shape and images.dtype.kind in "if":
         images = np.clip(images, 0, 1 if images.dtype.kind == "f" else 255)
     return images
 
@@ -113,23 +112,28 @@ def check_images(X):
     ImageError
         If an image can't be read.
     """
-    if isinstance(X, (Image.Image, str, Path)):
+    if isinstance(X, (Image.Image, str, os.PathLike)):
         raise ValueError(
-            f"X is a single {type(X).__name__}; pass a list of images, here [X]."
+            f"X={reprlib.repr(X)} is a single image; pass a list of images, here [X]."
         )
-    if isinstance(X, torch.Tensor):
-        _check_rank(X.shape, channels_first=True)
+    if isinstance(X, (list, tuple)):
+        images = X
+    elif isinstance(X, torch.Tensor):
         images = X.detach()
-    elif isinstance(X, np.ndarray) and X.dtype.kind not in "OUS":
-        _check_rank(X.shape, channels_first=False)
-        images = X
-    elif isinstance(X, (list, tuple)):
-        images = X
-    elif hasattr(X, "__array__"):  # object arrays, pandas and polars
-        array = np.asarray(X)
-        images = list(array.ravel()) if array.dtype.kind in "OUS" else array
+        _check_batch(images.shape, channels_first=True)
+    elif hasattr(X, "__array__"):
+        images = X if isinstance(X, np.ndarray) else np.asarray(X)
+        if images.dtype.kind == "O" and images.ndim > 2:
+            # NumPy opens PIL images of equal size that are made an object array.
+            images = np.array(images.tolist())
+        if images.dtype.kind in "OUS" and images.ndim > 0:
+            images = list(images.ravel())
+        else:
+            _check_batch(images.shape, channels_first=False)
     else:
-        raise ValueError(f"X is of type {type(X).__name__}; pass {ACCEPTED}.")
+        raise ValueError(
+            f"X={reprlib.repr(X)} is of type {type(X).__name__}; pass {ACCEPTED}."
+        )
     if len(images) == 0:
         raise ValueError("X is empty: 0 images; pass at least one.")
     for index, image in enumerate(images):
@@ -137,27 +141,18 @@ def check_images(X):
     return images
 
 
-def _check_rank(shape, channels_first):
-    if len(shape) == 4 and not channels_first and shape[3] not in (1, 3, 4):
-        hint = ""
-        if shape[1] in (1, 3, 4):
-            hint = " It looks channels first: pass X.transpose(0, 2, 3, 1)."
-        raise ValueError(
-            f"X has shape {tuple(shape)}: the last axis of an array of images must be "
-            f"1, 3 or 4 channels.{hint}"
-        )
-    if len(shape) == 4 and channels_first and shape[1] not in (1, 3, 4):
-        hint = ""
-        if shape[3] in (1, 3, 4):
-            hint = " It looks channels last: pass X.permute(0, 3, 1, 2)."
-        raise ValueError(
-            f"X has shape {tuple(shape)}: the second axis of a tensor of images must "
-            f"be 1, 3 or 4 channels.{hint}"
-        )
-    if len(shape) not in (3, 4):
-        raise ValueError(
-            f"X has shape {tuple(shape)}, of rank {len(shape)}; pass {ACCEPTED}."
-        )
+def _check_batch(shape, channels_first):
+    shape = tuple(shape)
+    if len(shape) not in (3, 4) and shape != (0,):
+        raise ValueError(f"X has shape {shape}, of rank {len(shape)}; pass {ACCEPTED}.")
+    if len(shape) == 4:
+        check_channels("X", shape, channels_first)
+    elif not channels_first and shape[2:] in ((3,), (4,)):
+        if min(shape[:2]) > LARGEST_THUMBNAIL:
+            raise ValueError(
+                f"X has shape {shape} and looks like a single image; pass X[None], or, "
+                "if it holds gray images, X[..., None]."
+            )
 
 
 def to_pixels(images, size, first=0):
@@ -177,6 +172,11 @@ def to_pixels(images, size, first=0):
     -------
     pixels : ndarray of shape (n, 3, size, size), float32
         In [-1, 1].
+
+    Raises
+    ------
+    ImageError
+        If an image can't be read.
     """
     pixels = np.empty((len(images), 3, size, size), np.float32)
     for index, image in enumerate(images):
@@ -214,147 +214,3 @@ def fit_square(image, size):
     left, top = (width - short) / 2, (height - short) / 2
     box = (left, top, left + short, top + short)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-
-
-def read_image(image, index):
-    """Decode one image as a viewer would show it.
-
-    Orientation from EXIF, palettes, transparency (on white), grayscale, 16 bit and
-    CMYK are resolved; an animation gives its first frame.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image, str, Path, ndarray or Tensor
-        The image.
-    index : int
-        Its place in X, for error messages.
-
-    Returns
-    -------
-    array : ndarray of shape (height, width) or (height, width, 3)
-        uint8, or float32 in [0, 1].
-
-    Raises
-    ------
-    ImageError
-        If it can't be read or holds impossible values.
-    """
-    if isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
-        image = image.float() if image.is_floating_point() else image
-        image = np.moveaxis(image.numpy(), 0, -1) if image.ndim == 3 else image.numpy()
-    if isinstance(image, np.ndarray):
-        return _read_array(image, index)
-    if isinstance(image, Image.Image):
-        return _read_pil(image, f"X[{index}]")
-    if isinstance(image, (str, os.PathLike)):
-        where = f"X[{index}] ({os.fspath(image)!r})"
-        try:
-            with Image.open(image) as opened:
-                return _read_pil(opened, where)
-        except ImageError:
-            raise
-        except FileNotFoundError as error:
-            raise ImageError(
-                f"{where}: there is no such file; check the path."
-            ) from error
-        except UnidentifiedImageError as error:
-            raise ImageError(
-                f"{where} is no image that Pillow can read; remove it or convert it to "
-                "PNG or JPEG."
-            ) from error
-        except OSError as error:
-            raise ImageError(
-                f"{where} can't be read ({error}); remove it or replace the file."
-            ) from error
-    raise ImageError(f"X[{index}] is of type {type(image).__name__}; pass {ACCEPTED}.")
-
-
-def _read_pil(image, where):
-    """Decode a PIL image of any mode."""
-    try:
-        image = ImageOps.exif_transpose(image)
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise ImageError(
-            f"{where} can't be decoded ({error}); the file may be truncated: replace "
-            "or remove it."
-        ) from error
-    if image.mode.startswith("I"):
-        return _read_deep(image, where)
-    if image.mode == "F":
-        return _in_unit_range(np.asarray(image, np.float32), where)
-    if image.mode in ("1", "L"):
-        image = image.convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
-    elif image.mode != "L":
-        image = image.convert("RGB")
-    return np.asarray(image)
-
-
-def _read_deep(image, where):
-    """Integer modes, "I;16" and its kin: 16 bits a pixel."""
-    levels = np.asarray(image).astype(np.int64)
-    if levels.size and (levels.min() < 0 or levels.max() > 65535):
-        raise ImageError(
-            f"{where} has mode {image.mode!r} and values from {levels.min()} to "
-            f"{levels.max()}, outside of 16 bits; convert it to 8 bit first."
-        )
-    return (levels / 65535).astype(np.float32)
-
-
-def _read_array(array, index):
-    where = f"X[{index}]"
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ImageError(
-            f"{where} has shape {array.shape}; an image array must be (height, width) "
-            "or (height, width, channels) with 1, 3 or 4 channels."
-        )
-    if 0 in array.shape:
-        raise ImageError(f"{where} has shape {array.shape}: it has no pixels.")
-    kind = array.dtype.kind
-    if array.dtype == np.uint16:
-        array = (array / 65535).astype(np.float32)
-    elif kind == "b":
-        array = array.astype(np.uint8) * np.uint8(255)
-    elif kind in "iu":
-        if array.min() < 0 or array.max() > 255:
-            raise ImageError(
-                f"{where} has integers from {array.min()} to {array.max()}; pass "
-                "uint8 from 0 to 255, uint16, or floats in [0, 1]."
-            )
-        array = array.astype(np.uint8)
-    elif kind == "f":
-        array = _in_unit_range(array, where)
-    else:
-        raise ImageError(f"{where} has dtype {array.dtype}; pass uint8 or floats.")
-    if array.ndim == 3 and array.shape[2] == 4:
-        array = _on_white(array)
-    return np.ascontiguousarray(array)
-
-
-def _in_unit_range(array, where):
-    low, high = array.min(), array.max()
-    if not np.isfinite(low) or not np.isfinite(high):
-        raise ImageError(
-            f"{where} contains NaN or infinity; remove it or repair its pixels."
-        )
-    if low < -TOLERANCE or high > 1 + TOLERANCE:
-        raise ImageError(
-            f"{where} has floats from {low:.4g} to {high:.4g}, outside of [0, 1]; "
-            "scale them, for instance X / 255 or (X + 1) / 2, or pass uint8."
-        )
-    return np.clip(array, 0, 1).astype(np.float32)
-
-
-def _on_white(array):
-    """Lay (height, width, 4) over white."""
-    top = np.iinfo(np.uint8).max if array.dtype == np.uint8 else 1
-    color, alpha = array[..., :3].astype(np.float32), array[..., 3:] / np.float32(top)
-    flat = color * alpha + top * (1 - alpha)
-    return np.rint(flat).astype(np.uint8) if top == 255 else flat.astype(np.float32)

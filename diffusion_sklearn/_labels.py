@@ -30,8 +30,8 @@ def resolve_classes(classes, y):
         labels = np.unique(y)
         if len(labels) < 2:
             raise ValueError(
-                f"y has a single class, {labels.tolist()[0]!r}; a classifier needs two "
-                "or more: pass classes=[...] with the whole label set."
+                f"y has {len(labels)} class(es), {labels.tolist()!r}; a classifier "
+                "needs two or more: pass classes=[...] with the whole label set."
             )
         return labels
     if isinstance(classes, str):
@@ -57,11 +57,12 @@ def resolve_classes(classes, y):
     if twice:
         raise ValueError(f"classes has {twice!r} more than once; name each label once.")
     labels = np.unique(np.array(labels))
-    strangers = [] if y is None else np.setdiff1d(y, labels).tolist()
+    strangers = set() if y is None else set(y.tolist()) - set(labels.tolist())
     if strangers:
         raise ValueError(
-            f"y has the labels {strangers!r}, which are none of "
-            f"classes={labels.tolist()!r}; add them to classes."
+            f"y has the labels {sorted(strangers)!r}, which are none of "
+            f"classes={labels.tolist()!r}; add them to classes. Where a meta-estimator "
+            "encodes labels, pass class_names in place of classes."
         )
     return labels
 

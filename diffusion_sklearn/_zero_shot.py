@@ -158,7 +158,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         )
         self.prompt_template = prompt_template
 
-    def _encode_classes(self, backbone, names):
+    def _encode_classes(self, backbone, names, listed):
         templates = self.prompt_template
         if isinstance(templates, str):
             templates = [DEFAULT_TEMPLATE if templates == "auto" else templates]
@@ -169,7 +169,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
                 "{} where the name of the class goes, as in 'a photo of a {}.'."
             )
         if not all(isinstance(name, str) for name in names):
-            if self.classes is not None:
+            if listed:
                 raise ValueError(
                     f"classes={names!r} are no names; pass class_names=[...] aligned "
                     "with the sorted labels, or labels of type str."

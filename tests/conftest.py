@@ -66,7 +66,7 @@ def tiny_tokenizer():
     vocab = {word: k for k, word in enumerate(words)}
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocab[special] = len(vocab)
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=24)
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=40)
 
 
 def tiny_sd(prediction_type):
@@ -80,7 +80,7 @@ def tiny_sd(prediction_type):
             intermediate_size=16,
             num_hidden_layers=1,
             num_attention_heads=2,
-            max_position_embeddings=24,
+            max_position_embeddings=40,
             projection_dim=8,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,

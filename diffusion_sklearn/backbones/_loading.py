@@ -1,9 +1,10 @@
 """From what the user passed as `model` to a backbone, once a process."""
 
+import copyreg
 import json
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from uuid import uuid4
@@ -13,6 +14,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
+from huggingface_hub import hf_hub_download
 
 from diffusion_sklearn._device import resolve_device, resolve_dtype
 from diffusion_sklearn.backbones._base import Backbone
@@ -39,7 +41,7 @@ class BackboneSpec:
     Attributes
     ----------
     model : str or InMemory
-        Hub id, local folder or bundled name; or where the pipeline object is kept.
+        Hub id, local folder or bundled name; or what stands for a pipeline object.
     revision : str or None
         Branch, tag or commit on the Hub.
     device, dtype : str
@@ -54,29 +56,46 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class InMemory:
-    """Stands for a pipeline object that was never loaded from or saved to a folder.
+    """Stands for a pipeline object, and is pickled without it.
 
-    It is found again within the process; another process gets an error.
+    Within the process, the token leads back to the pipeline. Another process has to
+    load the name or folder that the pipeline came from, if there is one.
+
+    Attributes
+    ----------
+    token : str
+        Of this pipeline object, in this process.
+    name : str
+        Hub id or folder it was loaded from; "" if it was built in memory.
+    dtype : str
+        Of its weights.
+    pipeline : DiffusionPipeline or None
+        The object; None in another process.
     """
 
     token: str
+    name: str
+    dtype: str
+    pipeline: object = field(compare=False, repr=False)
 
     def __reduce__(self):
-        return _recall, (self.token,)
+        return _recall, (self.token, self.name, self.dtype)
 
 
-def _recall(token):
-    return _in_memory.get(token, InMemory(token))
+def _recall(token, name, dtype):
+    return InMemory(token, name, dtype, _in_memory.get(token))
 
 
 def _keep(pipeline):
-    """Make a pipeline object findable within the process, without owning it."""
-    token = pipeline.__dict__.setdefault("_diffusion_sklearn_token", uuid4().hex)
+    """Make a pipeline object findable by a token."""
+    known = (token for token, p in list(_in_memory.items()) if p is pipeline)
+    token = next(known, None) or uuid4().hex
     _in_memory[token] = pipeline
-    return InMemory(token)
+    dtype = str(pipeline.dtype).removeprefix("torch.")
+    return InMemory(token, pipeline.name_or_path or "", dtype, pipeline)
 
 
-def portable_model(model):
+def pack_model(model):
     """What stands for a `model` parameter in a pickle: never its weights.
 
     Parameters
@@ -87,32 +106,27 @@ def portable_model(model):
     Returns
     -------
     model : str, Path, InMemory or Backbone
-        A pipeline becomes the name or folder it was loaded from.
     """
-    if not isinstance(model, DiffusionPipeline):
-        return model
-    return model.name_or_path or _keep(model)
+    return _keep(model) if isinstance(model, DiffusionPipeline) else model
 
 
-def portable_spec(spec):
-    """What stands for a spec in a pickle, likewise.
+def unpack_model(model):
+    """The reverse of :func:`pack_model`.
 
     Parameters
     ----------
-    spec : BackboneSpec or Backbone
-        What :func:`backbone_spec` returned.
+    model : str, Path, InMemory or Backbone
+        What was in the pickle.
 
     Returns
     -------
-    spec : BackboneSpec or Backbone
+    model : str, Path, DiffusionPipeline, InMemory or Backbone
+        A pipeline is itself in its own process; elsewhere the name or folder it was
+        loaded from, if any.
     """
-    if isinstance(spec, Backbone) or not isinstance(spec.model, InMemory):
-        return spec
-    pipeline = _in_memory.get(spec.model.token)
-    if pipeline is None or not pipeline.name_or_path:
-        return spec
-    dtype = str(pipeline.dtype).removeprefix("torch.")
-    return BackboneSpec(pipeline.name_or_path, None, spec.device, dtype)
+    if not isinstance(model, InMemory):
+        return model
+    return model.pipeline or model.name or model
 
 
 def backbone_spec(model, device="auto", dtype="auto"):
@@ -211,27 +225,22 @@ def get_backbone(spec):
     if isinstance(spec, Backbone):
         return spec
     if isinstance(spec.model, InMemory):
-        return _wrap(spec)
+        if spec.model.pipeline is not None:
+            return _wrap(spec)
+        spec = _spec_elsewhere(spec)
     device = resolve_device(spec.device)
     dtype = resolve_dtype(spec.dtype, device)
     key = (spec.model, spec.revision, str(device), dtype)
     with _lock:
         if key not in _loaded:
             pipeline = _load_pipeline(spec.model, spec.revision, dtype)
-            _loaded[key] = _family(pipeline)(pipeline.to(device))
+            _loaded[key] = _make(pipeline.to(device), spec)
         return _loaded[key]
 
 
 def _wrap(spec):
     """A backbone around a pipeline object of this process."""
-    pipeline = _in_memory.get(spec.model.token)
-    if pipeline is None:
-        raise OSError(
-            "The diffusers pipeline of this estimator was made in another process, "
-            "never loaded from a name or folder, and pickles hold no weights. Save it "
-            "with pipeline.save_pretrained(folder, safe_serialization=True) and pass "
-            "model=folder."
-        )
+    pipeline = spec.model.pipeline
     with _lock:
         device = (
             pipeline.device if spec.device == "auto" else resolve_device(spec.device)
@@ -241,15 +250,39 @@ def _wrap(spec):
             dtype = resolve_dtype(spec.dtype, device)
         if (pipeline.device, pipeline.dtype) != (device, dtype):
             pipeline.to(device, dtype)
-        return _family(pipeline)(pipeline)
+        return _make(pipeline, spec)
 
 
-def _family(pipeline):
-    name = type(pipeline).__name__
+def _spec_elsewhere(spec):
+    """The spec of a pipeline object, away from the process it was made in."""
+    kept = spec.model
+    if not kept.name:
+        raise OSError(
+            "The diffusers pipeline of this estimator was made in another process, "
+            "never loaded from a name or folder, and pickles hold no weights. Save it "
+            "with pipeline.save_pretrained(folder, safe_serialization=True) and pass "
+            "model=folder."
+        )
+    dtype = kept.dtype if spec.dtype == "auto" else spec.dtype
+    return BackboneSpec(kept.name, None, spec.device, dtype)
+
+
+def _make(pipeline, spec):
+    """The backbone of a pipeline's family; it remembers the spec for its pickle."""
     for cls in type(pipeline).__mro__:
         if cls.__name__ in FAMILIES:
-            return FAMILIES[cls.__name__]
-    raise _unsupported(name)
+            backbone = FAMILIES[cls.__name__](pipeline)
+            backbone.spec = spec
+            return backbone
+    raise _unsupported(type(pipeline).__name__)
+
+
+def _reduce(backbone):
+    return get_backbone, (backbone.spec,)
+
+
+for _family in FAMILIES.values():
+    copyreg.pickle(_family, _reduce)  # no weights in a pickle
 
 
 def _unsupported(name):
@@ -295,7 +328,10 @@ def _load_pipeline(name, revision, dtype):
 
 
 def _read_pipeline(source, dtype, how):
-    config = DiffusionPipeline.load_config(source, **how)
+    index = Path(source) / "model_index.json"
+    if how:  # a Hub id
+        index = hf_hub_download(source, index.name, **how)
+    config = json.loads(Path(index).read_text("utf-8"))
     name = config["_class_name"]
     if name not in FAMILIES:
         raise _unsupported(name)

@@ -52,7 +52,20 @@ class Scene:
     @property
     def caption(self):
         """The scene in words, such as ``"a red sneaker left of a blue bag"``."""
-        phrases = [f"a {c} {i}" for c, i in zip(self.colors, self.items, strict=True)]
+        return self._in_words([f"{c} {i}" for c, i in self.pairs])
+
+    @property
+    def plain_caption(self):
+        """The same without colours, such as ``"a sneaker left of a bag"``."""
+        return self._in_words(self.items)
+
+    @property
+    def pairs(self):
+        """(colour, item) of each item."""
+        return tuple(zip(self.colors, self.items, strict=True))
+
+    def _in_words(self, things):
+        phrases = [f"an {t}" if t[0] in "aeiou" else f"a {t}" for t in things]
         return f" {self.relation} ".join(phrases) if self.relation else phrases[0]
 
     @property
@@ -92,8 +105,7 @@ def held_out_triples():
 
 def is_held_out(scene):
     """Tell whether a scene contains a held-out pair or triple."""
-    pairs = zip(scene.colors, scene.items, strict=True)
-    if any(pair in held_out_pairs() for pair in pairs):
+    if any(pair in held_out_pairs() for pair in scene.pairs):
         return True
     if scene.relation is None:
         return False
@@ -212,7 +224,7 @@ def render_scene(scene, photos, rng):
     image : ndarray of shape (32, 32, 3), uint8
     """
     canvas = _background(rng)  # (32, 32, 3)
-    for k, (item, color) in enumerate(zip(scene.items, scene.colors, strict=True)):
+    for k, (color, item) in enumerate(scene.pairs):
         if scene.relation is None:
             side = rng.randint(20, 27)
             center = SIDE / 2 + rng.uniform(-3, 3, size=2)  # (y, x)

@@ -1,0 +1,226 @@
+"""One image of any kind -> an array of gray or RGB pixels."""
+
+import os
+import reprlib
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+ACCEPTED = (
+    "a list of PIL images or paths, an array of shape (n, height, width[, channels]) "
+    "of uint8 or of floats in [0, 1], or a torch tensor of shape "
+    "(n, channels, height, width)"
+)
+CHANNELS = (1, 3, 4)
+TOLERANCE = 1e-3  # how far resized floats may overshoot [0, 1]
+# What undoes each EXIF orientation. Pillow's exif_transpose also writes the EXIF anew
+# and fails where that is damaged, though the pixels are fine.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+EXIF_ORIENTATION = 0x0112
+HINTS = (  # the first that fits what reading a file has raised
+    (FileNotFoundError, "does not exist; check the path"),
+    (IsADirectoryError, "is a folder; pass the paths of the files in it"),
+    (UnidentifiedImageError, "is no image; remove it or convert it to PNG or JPEG"),
+    (
+        Image.DecompressionBombError,
+        "is too large; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
+    ),
+    (Exception, "can't be opened; replace or remove it"),
+)
+
+
+class ImageError(ValueError, OSError):
+    """An image can't be read. The message names its index and path."""
+
+
+def read_image(image, index):
+    """Decode one image as a viewer would show it.
+
+    Orientation from EXIF, palettes, transparency (on white), grayscale, 16 bit and
+    CMYK are resolved; a file with an animation gives its first frame.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image, str, Path, ndarray or Tensor
+        The image.
+    index : int
+        Its place in X, for error messages.
+
+    Returns
+    -------
+    array : ndarray of shape (height, width) or (height, width, 3)
+        uint8, or float32 in [0, 1].
+
+    Raises
+    ------
+    ImageError
+        If it can't be read or holds impossible values.
+    """
+    where = f"X[{index}]"
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        return _read_array(_channels_last(image, where), where)
+    if isinstance(image, Image.Image):
+        path = getattr(image, "filename", "")
+        return _read_pil(image, f"{where} ({path})" if path else where)
+    if isinstance(image, (str, os.PathLike)):
+        return _read_file(image, f"{where} ({os.fsdecode(image)})")
+    raise ImageError(
+        f"{where}={reprlib.repr(image)} is of type {type(image).__name__}; pass as X "
+        f"{ACCEPTED}."
+    )
+
+
+def _read_file(path, where):
+    try:
+        with Image.open(path) as image:
+            return _read_pil(image, where)
+    except ImageError:
+        raise
+    except Exception as error:  # a broken file may raise anything
+        hint = next(hint for kind, hint in HINTS if isinstance(error, kind))
+        raise ImageError(f"{where} {hint}. ({error})") from error
+
+
+def _read_pil(image, where):
+    try:
+        image.load()
+        orientation = image.getexif().get(EXIF_ORIENTATION)
+    except Exception as error:  # a broken file may raise anything
+        raise ImageError(
+            f"{where} can't be decoded; replace or remove its file if it is broken, "
+            f"open it again if it was closed. ({error})"
+        ) from error
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
+    if image.mode.startswith("I"):
+        array = _read_deep(image, where)
+    elif image.mode == "F":
+        array = np.asarray(image)
+    elif image.has_transparency_data:
+        array = np.asarray(image.convert("RGBA"))
+    else:
+        array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    return _read_array(array, where)
+
+
+def _read_deep(image, where):
+    """Integer modes, "I;16" and its kin: 16 bits a pixel."""
+    levels = np.asarray(image)
+    if levels.size and (levels.min() < 0 or levels.max() > 65535):
+        raise ImageError(
+            f"{where} has mode {image.mode!r} and values from {levels.min()} to "
+            f"{levels.max()}, outside of 16 bits; convert it to 8 bit first."
+        )
+    clear = levels == image.info.get("transparency")
+    return np.where(clear, 65535, levels).astype(np.uint16)
+
+
+def _channels_last(image, where):
+    """Check the shape of an array or tensor -> (height, width[, channels])."""
+    is_tensor = isinstance(image, torch.Tensor)
+    shape = tuple(image.shape)
+    if len(shape) not in (2, 3):
+        raise ImageError(
+            f"{where} has shape {shape}, of rank {len(shape)}; an image must be of "
+            "shape (height, width) or, with 1, 3 or 4 channels, (height, width, "
+            "channels) as an array and (channels, height, width) as a tensor."
+        )
+    if len(shape) == 3:
+        check_channels(where, shape, channels_first=is_tensor)
+    if np.ma.is_masked(image):
+        raise ImageError(f"{where} has masked pixels; give them values with filled().")
+    if not is_tensor:
+        return np.asarray(image)
+    image = image.detach().cpu()
+    image = image.float().numpy() if image.is_floating_point() else image.numpy()
+    return np.moveaxis(image, 0, -1) if image.ndim == 3 else image
+
+
+def _read_array(array, where):
+    """Bring (height, width[, channels]) of any dtype to what `read_image` returns."""
+    kind = array.dtype.kind
+    if 0 in array.shape:
+        raise ImageError(
+            f"{where} has shape {array.shape} and no pixels; remove it or replace it."
+        )
+    if kind == "b":
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif kind == "u" and array.dtype.itemsize == 2:
+        array = (array / 65535).astype(np.float32)
+    elif kind in "iu":
+        array = _within(array, 0, 255, where).astype(np.uint8)
+    elif kind == "f":
+        array = _within(array.astype(np.float32), 0, 1, where)
+    else:
+        raise ImageError(
+            f"{where} has dtype {array.dtype}; pass uint8 or floats in [0, 1]."
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    elif array.ndim == 3 and array.shape[2] == 4:
+        array = _on_white(array)
+    return array
+
+
+def _within(array, bottom, top, where):
+    low, high = array.min(), array.max()
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise ImageError(
+            f"{where} contains NaN or infinity; remove it or repair its pixels."
+        )
+    slack = TOLERANCE if top == 1 else 0
+    if low < bottom - slack or high > top + slack:
+        raise ImageError(
+            f"{where} has values from {low:.6g} to {high:.6g}; {array.dtype} must be "
+            f"in [{bottom}, {top}]: scale it, for instance X / 255 or (X + 1) / 2, or "
+            "pass uint8."
+        )
+    return np.clip(array, bottom, top)
+
+
+def _on_white(array):
+    """Lay (height, width, 4) over white."""
+    top = np.float32(255 if array.dtype == np.uint8 else 1)
+    color, alpha = array[..., :3], array[..., 3:] / top
+    flat = color * alpha + top * (1 - alpha)
+    return np.rint(flat).astype(np.uint8) if top == 255 else flat
+
+
+def check_channels(where, shape, channels_first):
+    """Raise unless an axis holds 1, 3 or 4 channels.
+
+    Parameters
+    ----------
+    where : str
+        What the shape is of, for the message.
+    shape : tuple of int
+        (..., height, width, channels), or (..., channels, height, width).
+    channels_first : bool
+        Which of the two.
+
+    Raises
+    ------
+    ImageError
+        With a hint if the channels are at the other place.
+    """
+    if shape[-3 if channels_first else -1] in CHANNELS:
+        return
+    fix = ""
+    if channels_first and shape[-1] in CHANNELS:
+        fix = f" It looks channels last: pass {where}.movedim(-1, -3)."
+    elif not channels_first and shape[-3] in CHANNELS:
+        fix = f" It looks channels first: pass np.moveaxis({where}, -3, -1)."
+    raise ImageError(
+        f"{where} has shape {shape}; its "
+        f"{'third from last' if channels_first else 'last'} axis must hold 1, 3 or 4 "
+        f"channels.{fix}"
+    )

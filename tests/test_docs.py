@@ -1,0 +1,50 @@
+"""The code of README.md runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCK = re.compile(r"(<!-- needs a download -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def blocks(language):
+    return [m for m in BLOCK.finditer(README.read_text("utf-8")) if m[2] == language]
+
+
+def test_readme_python(capsys):
+    here = [block for block in blocks("python") if not block[1]]
+    namespace = {}
+    for block in here:
+        exec(compile(block[3], "README.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert len(here) == 2
+    assert "'ankle boot' 'pullover' 'trouser'" in printed
+    assert "'n_trials'" in printed
+
+
+def test_readme_of_the_hub_model(monkeypatch, sd_folder, tmp_path):
+    """The same lines, with a tiny model in the place of the one to download."""
+    from PIL import Image
+
+    import diffusion_sklearn
+
+    block = next(block[3] for block in blocks("python") if block[1])
+    cls = diffusion_sklearn.ZeroShotDiffusionClassifier
+    monkeypatch.setitem(cls.__init__.__kwdefaults__, "model", sd_folder)
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for name in ("1.jpg", "2.png"):
+        Image.new("RGB", (40, 30), "red").save(f"photos/{name}")
+    namespace = {}
+    exec(compile(block, "README.md", "exec"), namespace)
+    assert len(namespace["clf"].predict(["photos/1.jpg", "photos/2.png"])) == 2
+
+
+@pytest.mark.parametrize("needed", ["diffusion-sklearn demo", "pytest"])
+def test_two_commands(needed):
+    commands = [block[3].strip() for block in blocks("bash")]
+    assert len(commands) == 2
+    assert sum(command.endswith(needed) for command in commands) == 1
+    assert all("pip install -c constraints.txt" in command for command in commands)

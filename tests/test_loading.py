@@ -1,0 +1,198 @@
+"""Where models come from, and that each is loaded once."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_dit, tiny_sd
+
+from diffusion_sklearn import (
+    ConditionalDiffusionClassifier,
+    ZeroShotDiffusionClassifier,
+    clear_cache,
+    load_backbone,
+)
+from diffusion_sklearn.backbones import _loading
+
+IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Names of the models that are really read from disk."""
+    read, names = _loading._read_pipeline, []
+
+    def counting(source, *args):
+        names.append(source)
+        return read(source, *args)
+
+    monkeypatch.setattr(_loading, "_read_pipeline", counting)
+    clear_cache()
+    return names
+
+
+def test_loaded_once_for_each_model_and_dtype(dit_folder, sd_folder, loads):
+    first = load_backbone(dit_folder)
+    assert load_backbone(Path(dit_folder)) is first
+    assert load_backbone(dit_folder, device="cpu", dtype=torch.float32) is first
+    assert loads == [dit_folder]
+    other = load_backbone(dit_folder, dtype="float64")
+    assert other is not first and other.dtype == torch.float64
+    load_backbone(sd_folder)
+    assert loads == [dit_folder, dit_folder, sd_folder]
+    clear_cache()
+    assert load_backbone(dit_folder) is not first
+
+
+def test_folder_pipeline_object_and_backbone_agree(dit_folder):
+    def proba(model):
+        clf = ConditionalDiffusionClassifier(model=model, n_trials=5, pruning=None)
+        return clf.fit(classes=["ant", "bee", "eel"]).predict_proba(IMAGES)
+
+    expected = proba(dit_folder)
+    np.testing.assert_array_equal(proba(load_backbone(dit_folder)), expected)
+    np.testing.assert_array_equal(proba(load_backbone(dit_folder).pipeline), expected)
+    np.testing.assert_allclose(proba(tiny_dit()), expected, rtol=1e-5)
+
+
+def test_a_pipeline_in_train_mode_is_put_in_eval_mode():
+    pipeline = tiny_dit()
+    pipeline.transformer.train()
+    clf = ConditionalDiffusionClassifier(model=pipeline, n_trials=5)
+    clf.fit(classes=["ant", "bee"])
+    assert not pipeline.transformer.training
+    np.testing.assert_array_equal(clf.predict_proba(IMAGES), clf.predict_proba(IMAGES))
+
+
+def test_configs_are_read_not_assumed(sd_folder, sd_v_folder, dit_folder):
+    backbone = load_backbone(sd_folder)
+    assert (backbone.kind, backbone.native) == ("text", "epsilon")
+    assert load_backbone(sd_v_folder).native == "velocity"
+    assert load_backbone(dit_folder).labels["hound"] == 3
+    assert backbone.image_size == 8 and backbone.latent_shape(8) == (4, 4, 4)
+    pixels = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2) / 127.5 - 1)
+    vae = backbone.vae
+    with torch.no_grad():
+        mean = vae.encode(pixels.float()).latent_dist.mean
+    torch.testing.assert_close(backbone.encode(pixels), (mean - 0.1) * 0.7)
+
+
+def test_schedule_stays_in_float32(dit_folder):
+    backbone = load_backbone(dit_folder, dtype="bfloat16")
+    assert backbone.alphas_cumprod.dtype == torch.float32
+    assert backbone.alphas_cumprod[0] < 1
+
+
+@pytest.mark.parametrize(
+    "estimator", [ConditionalDiffusionClassifier, ZeroShotDiffusionClassifier]
+)
+def test_a_checkpoint_that_can_not_be_had(estimator, tmp_path):
+    """Offline, the default model of each: what was tried and what to do."""
+    with pytest.raises(OSError, match="can't be loaded") as error:
+        estimator().fit(classes=["tench", "goldfish"])
+    message = str(error.value)
+    for part in (
+        estimator().model,
+        "the local cache",
+        "Hugging Face Hub",
+        "no local folder",
+        "save_pretrained",
+        "'fashion-dit'",
+    ):
+        assert part in message
+
+
+def test_revision_reaches_the_hub(monkeypatch):
+    asked = []
+
+    def refuse(source, dtype, how):
+        asked.append((source, how))
+        raise OSError("no network")
+
+    monkeypatch.setattr(_loading, "_read_pipeline", refuse)
+    for load in (
+        lambda: load_backbone("org/name@v1.2"),
+        lambda: load_backbone("org/name", revision="v1.2"),
+    ):
+        with pytest.raises(OSError, match=r"'org/name' at revision 'v1.2'"):
+            load()
+    assert asked == 2 * [
+        ("org/name", {"local_files_only": True, "revision": "v1.2"}),
+        ("org/name", {"revision": "v1.2"}),
+    ]
+
+
+def test_hub_cache_is_used_offline(dit_folder, tmp_path, monkeypatch):
+    """A repository in the layout of the Hub's cache loads without a network."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "models--org--tiny"
+    shutil.copytree(dit_folder, repo / "snapshots" / commit)
+    for ref in ("main", "v2"):
+        (repo / "refs").mkdir(exist_ok=True)
+        (repo / "refs" / ref).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    clear_cache()
+    for name in ("org/tiny", "org/tiny@v2"):
+        assert load_backbone(name).labels["eel"] == 4
+
+
+def test_weights_that_are_not_safetensors_are_refused(dit_folder, tmp_path):
+    folder = tmp_path / "pickled"
+    tiny_dit().save_pretrained(folder, safe_serialization=False)
+    with pytest.raises(OSError, match="safetensors"):
+        load_backbone(folder)
+
+
+def test_a_folder_that_is_no_pipeline(tmp_path):
+    with pytest.raises(OSError, match="a local folder"):
+        load_backbone(tmp_path)
+
+
+def test_an_unsupported_family(dit_folder, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(dit_folder, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(
+        json.dumps({**index, "_class_name": "FluxPipeline"})
+    )
+    with pytest.raises(ValueError, match="FluxPipeline are not supported"):
+        load_backbone(folder)
+
+
+def test_an_inpainting_model_is_refused():
+    pipeline = tiny_sd("epsilon")
+    pipeline.unet.register_to_config(in_channels=9)
+    with pytest.raises(ValueError, match="takes 9 channels"):
+        load_backbone(pipeline)
+
+
+def test_what_is_no_model():
+    with pytest.raises(TypeError, match="model=3 is of type int"):
+        load_backbone(3)
+
+
+def test_a_prompt_that_is_cut_is_named(sd_folder):
+    clf = ZeroShotDiffusionClassifier(model=sd_folder, prompt_template="{}")
+    with pytest.warns(UserWarning, match="nopqrstuvwxyz' was cut"):
+        clf.fit(classes=["abcdefghijklmnopqrstuvwxyz" * 2, "b"])
+
+
+def test_the_bundled_model_is_a_plain_pipeline(tmp_path):
+    """diffusers alone loads it and samples from it."""
+    from importlib.resources import files
+
+    from diffusers import DiTPipeline
+
+    folder = files("diffusion_sklearn.bundled") / "fashion-dit"
+    pipeline = DiTPipeline.from_pretrained(folder, dtype=torch.float32)
+    assert pipeline.labels["ankle boot"] == 9 and len(pipeline.labels) == 10
+    pipeline.set_progress_bar_config(disable=True)
+    made = pipeline([9, 1], guidance_scale=1.0, num_inference_steps=4).images
+    assert made[0].size == (32, 32)
+    size = sum(p.stat().st_size for p in Path(str(folder)).rglob("*.safetensors"))
+    assert size <= 16 * 2**20
+    state = pipeline.transformer.config
+    assert state.out_channels == 2 * state.in_channels

@@ -2,11 +2,11 @@
 
     python benchmarks/accuracy.py --json accuracy.json
 
-On the first 1,000 Fashion-MNIST test photos: the diffusion classifier with l2 and l1 and
-every trial, then with the default race; and scikit-learn's LogisticRegression and
+On the first 1,000 Fashion-MNIST test photos: the diffusion classifier with l2 and l1
+and every trial, then with the default race; and scikit-learn's LogisticRegression and
 SVC(rbf) trained on all 60,000 training photos, which need the IDX files of
 Fashion-MNIST (see ``load_fashion_mnist``). About 40 minutes on 2 cores, ``--quick``
-(100 photos, no SVC) about 2.
+(100 photos, no SVC) about 4.
 """
 
 import argparse

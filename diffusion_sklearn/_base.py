@@ -56,6 +56,8 @@ class DenoisingErrors:
         Timestep of each trial.
     n_evaluations : ndarray of shape (n_images,), int64
         Network evaluations that each image took.
+    log_proba : ndarray of shape (n_images, n_classes), float64
+        Log posterior that follows from the errors.
     classes : ndarray of shape (n_classes,)
         Label of each class.
     """
@@ -63,6 +65,7 @@ class DenoisingErrors:
     errors: np.ndarray
     timesteps: np.ndarray
     n_evaluations: np.ndarray
+    log_proba: np.ndarray
     classes: np.ndarray
 
 
@@ -273,13 +276,16 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
         -------
         result : DenoisingErrors
             With ``errors`` (n_images, n_classes, n_trials) float32, NaN where pruned,
-            ``timesteps``, ``n_evaluations`` and ``classes``.
+            ``timesteps``, ``n_evaluations``, ``log_proba`` and ``classes``.
         """
-        errors, n_evaluations = zip(*self._score(X, _as_they_are), strict=True)
+        errors, n_evaluations, log_proba = zip(
+            *self._score(X, self._with_posterior), strict=True
+        )
         return DenoisingErrors(
-            np.concatenate(errors, dtype=np.float32),
+            np.concatenate(errors),
             self.trials_.timesteps,
             np.concatenate(n_evaluations),
+            np.concatenate(log_proba),
             self.classes_,
         )
 
@@ -392,6 +398,10 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
         return log_posterior(
             errors * self._weights, np.prod(shape), self._priors, self.temperature
         )
+
+    def _with_posterior(self, errors, n_evaluations):
+        log_proba = self._posterior(errors, n_evaluations)
+        return errors.astype(np.float32), n_evaluations, log_proba
 
     def _check_parameters(self, n_trials):
         self._validate_params()
@@ -507,10 +517,6 @@ def _numbers(name, values):
         return np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}={values!r} must hold numbers only.") from error
-
-
-def _as_they_are(errors, n_evaluations):
-    return errors, n_evaluations
 
 
 def _images_at_once(plan):

@@ -92,6 +92,13 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
     --------
     ZeroShotDiffusionClassifier : The same with a text-to-image model.
 
+    Notes
+    -----
+    `set_params` on a fitted estimator changes at once how it predicts (`pruning`,
+    `loss`, `target`, `temperature`, `image_size`, `image_shape`, `batch_size`,
+    `n_jobs`, `verbose`). All other parameters wait for the next `fit`. A pickle holds
+    the model's name, never its weights.
+
     References
     ----------
     .. [1] Li, Prabhudesai, Duggal, Brown and Pathak, "Your Diffusion Model is Secretly

@@ -91,6 +91,13 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
     --------
     ConditionalDiffusionClassifier : The same with a class-conditional model.
 
+    Notes
+    -----
+    `set_params` on a fitted estimator changes at once how it predicts (`pruning`,
+    `loss`, `target`, `temperature`, `image_size`, `image_shape`, `batch_size`,
+    `n_jobs`, `verbose`). All other parameters wait for the next `fit`. A pickle holds
+    the model's name, never its weights.
+
     References
     ----------
     .. [1] Li, Prabhudesai, Duggal, Brown and Pathak, "Your Diffusion Model is Secretly

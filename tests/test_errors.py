@@ -228,5 +228,5 @@ def test_image_size(dit_folder):
         model=dit_folder, n_trials=2, pruning=None, image_size=16
     ).fit(classes=["ant", "bee"])
     assert clf.predict_proba(IMAGES).shape == (3, 2)
-    with pytest.raises(ValueError, match="image_size=9.*multiple of 4"):
+    with pytest.raises(ValueError, match=r"image_size=9.*multiple of 4"):
         clf.set_params(image_size=9).fit(classes=["ant", "bee"])

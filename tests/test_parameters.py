@@ -105,7 +105,7 @@ def test_bad_value(clf, name, value, hint):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_no_cuda_here(clf):
-    with pytest.raises(ValueError, match="device='cuda' can't be used here.*'auto'"):
+    with pytest.raises(ValueError, match=r"device='cuda' can't be used here.*'auto'"):
         clf.set_params(device="cuda").fit(classes=NAMES)
 
 
@@ -174,9 +174,10 @@ def test_unknown_names_and_those_near_to_them(dit_folder):
 
 
 def test_the_other_estimator_is_named(dit_folder, sd_folder):
-    with pytest.raises(ValueError, match="model=.*ZeroShotDiffusionClassifier instead"):
+    match = r"model=.*ZeroShotDiffusionClassifier instead"
+    with pytest.raises(ValueError, match=match):
         ConditionalDiffusionClassifier(model=sd_folder).fit(classes=NAMES)
-    match = "model=.*ConditionalDiffusionClassifier instead"
+    match = r"model=.*ConditionalDiffusionClassifier instead"
     with pytest.raises(ValueError, match=match):
         ZeroShotDiffusionClassifier(model=dit_folder).fit(classes=NAMES)
 

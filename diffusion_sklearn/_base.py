@@ -8,30 +8,25 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    check_consistent_length,
-    check_is_fitted,
-    column_or_1d,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from diffusion_sklearn._device import resolve_batch_size
 from diffusion_sklearn._errors import LOSSES, Plan, denoising_losses, score_images
-from diffusion_sklearn._images import (
-    check_images,
-    holds_rows,
-    rows_to_images,
-    to_pixels,
-)
+from diffusion_sklearn._image_classifier import BaseImageClassifier
+from diffusion_sklearn._images import to_pixels
 from diffusion_sklearn._labels import names_of, resolve_classes
-from diffusion_sklearn._posterior import log_posterior
+from diffusion_sklearn._posterior import check_priors, log_posterior
 from diffusion_sklearn._pruning import check_pruning, pruning_rounds, stage_ends
-from diffusion_sklearn._trials import TIMESTEP_PLANS, make_trials
+from diffusion_sklearn._trials import (
+    TIMESTEP_PLANS,
+    check_timesteps,
+    make_trials,
+    trial_weights,
+)
 from diffusion_sklearn.backbones._base import SPACES
 from diffusion_sklearn.backbones._loading import (
     backbone_spec,
@@ -69,7 +64,7 @@ class DenoisingErrors:
     classes: np.ndarray
 
 
-class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
+class BaseDiffusionClassifier(BaseImageClassifier):
     """A conditional diffusion model as a classifier (Li et al., ICCV 2023)."""
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
@@ -171,7 +166,7 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
         y = self._check_training_data(X, y, classes)
         self.classes_ = resolve_classes(classes, y)
         self.n_classes_ = len(self.classes_)
-        self._priors = self._check_priors()
+        self._priors = check_priors(self.priors, self.classes_)
         names = names_of(self.classes_, self.class_names)
         self._spec = backbone_spec(self.model, self.device, self.dtype)
         backbone = get_backbone(self._spec)
@@ -190,7 +185,9 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
             check_random_state(self.random_state),
             stage_ends(self.pruning),
         )
-        self._weights = self._check_timestep_weights(backbone.n_timesteps)
+        self._weights = trial_weights(
+            self.timestep_weights, self.trials_.timesteps, backbone.n_timesteps
+        )
         return self
 
     @property
@@ -198,38 +195,6 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
         """The diffusion model; its ``pipeline`` is the diffusers pipeline."""
         check_is_fitted(self)
         return get_backbone(self._spec)
-
-    def predict(self, X):
-        """Predict the class of highest posterior.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor of n_images
-            Images: PIL images, paths, arrays, tensors, or flat rows with
-            `image_shape`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_images,)
-            Taken from `classes_`.
-        """
-        best = self.predict_log_proba(X).argmax(axis=1)
-        return self.classes_[best]
-
-    def predict_proba(self, X):
-        """Posterior probability of each class (equation 6 of the paper).
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor of n_images
-            Images, as for :meth:`predict`.
-
-        Returns
-        -------
-        proba : ndarray of shape (n_images, n_classes), float64
-            Columns in the order of `classes_`.
-        """
-        return np.exp(self.predict_log_proba(X))
 
     def predict_log_proba(self, X):
         """Log posterior probability of each class.
@@ -245,24 +210,6 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
             Columns in the order of `classes_`.
         """
         return np.concatenate(self._score(X, self._posterior))
-
-    def decision_function(self, X):
-        """Log posterior, up to a constant for each image.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor of n_images
-            Images, as for :meth:`predict`.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_images, n_classes) or (n_images,), float64
-            With two classes, the log odds of ``classes_[1]``.
-        """
-        log_proba = self.predict_log_proba(X)
-        if self.n_classes_ == 2:
-            return log_proba[:, 1] - log_proba[:, 0]
-        return log_proba
 
     def denoising_errors(self, X):
         """Error of every image, class and trial that a prediction is made of.
@@ -406,79 +353,13 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
     def _check_parameters(self, n_trials):
         self._validate_params()
         check_pruning(self.pruning, n_trials)
-        if not isinstance(self.timesteps, str):
-            listed = np.asarray(self.timesteps)
-            if listed.ndim != 1 or listed.size == 0 or listed.dtype.kind not in "iu":
-                raise ValueError(
-                    f"timesteps={self.timesteps!r} is no list of int; pass one, such "
-                    f"as [100, 500], or one of {', '.join(TIMESTEP_PLANS)}."
-                )
+        check_timesteps(self.timesteps)
 
     def _check_images(self, X):
         check_is_fitted(self)
         # Those that say how to predict may have been set since fit.
         self._check_parameters(len(self.trials_))
-        if holds_rows(X):
-            X = validate_data(self, X, reset=False)
-            X = rows_to_images(X, self.image_shape)
-        return check_images(X)
-
-    def _check_training_data(self, X, y, classes):
-        if y is None:
-            if classes is None:
-                raise ValueError(
-                    f"{type(self).__name__} requires y to be passed, but the target y "
-                    "is None and classes=None; name the label set, for instance "
-                    "fit(classes=['cat', 'dog'])."
-                )
-            if X is not None and holds_rows(X):
-                validate_data(self, X)
-            return None
-        if X is not None and holds_rows(X):
-            _, y = validate_data(self, X, y)
-        else:
-            y = column_or_1d(y, warn=True)
-            if X is not None:
-                check_consistent_length(X, y)
-        check_classification_targets(y)
-        return y
-
-    def _check_priors(self):
-        if self.priors is None:
-            return None
-        priors = _numbers("priors", self.priors)
-        if priors.shape != (self.n_classes_,):
-            raise ValueError(
-                f"priors has shape {priors.shape}; pass {self.n_classes_} numbers, "
-                f"aligned with the sorted labels {self.classes_.tolist()}."
-            )
-        if not np.all(priors >= 0) or not np.isclose(priors.sum(), 1):
-            raise ValueError(
-                f"priors={priors.tolist()} must not be negative and must sum to 1; "
-                f"their sum is {priors.sum():.6g}."
-            )
-        return priors
-
-    def _check_timestep_weights(self, n_timesteps):
-        timesteps, weights = self.trials_.timesteps, self.timestep_weights
-        if weights is None:
-            return np.ones(len(timesteps))
-        if callable(weights):
-            weights = np.array([weights(t) for t in timesteps.tolist()], np.float64)
-        else:
-            weights = _numbers("timestep_weights", weights)
-            if weights.shape != (n_timesteps,):
-                raise ValueError(
-                    f"timestep_weights has shape {weights.shape}; pass one weight for "
-                    f"each of the model's {n_timesteps} timesteps, or a callable."
-                )
-            weights = weights[timesteps]
-        if not np.all(np.isfinite(weights)) or not np.all(weights >= 0):
-            raise ValueError(
-                "timestep_weights must be finite and not negative; they range from "
-                f"{weights.min()} to {weights.max()}."
-            )
-        return weights
+        return self._read_images(X)
 
     @abstractmethod
     def _encode_classes(self, backbone, names, listed):
@@ -502,21 +383,6 @@ class BaseDiffusionClassifier(ClassifierMixin, BaseEstimator):
 
     def __setstate__(self, state):
         super().__setstate__({**state, "model": unpack_model(state["model"])})
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.target_tags.required = self.classes is None
-        # Nothing is learned from tabular data.
-        tags.classifier_tags.poor_score = True
-        return tags
-
-
-def _numbers(name, values):
-    try:
-        return np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}={values!r} must hold numbers only.") from error
 
 
 def _images_at_once(plan):

@@ -195,6 +195,16 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
                 f"with the sorted labels {self.classes_.tolist()!r}, or "
                 "class_ids='order'."
             )
+        shared = [
+            label
+            for label, i in zip(self.classes_.tolist(), ids, strict=True)
+            if ids.count(i) > 1
+        ]
+        if shared:
+            raise ValueError(
+                f"The labels {shared!r} share a class of the model, which can't tell "
+                "them apart; keep one of them."
+            )
         return ids
 
 

@@ -46,3 +46,41 @@ def log_posterior(errors, n_elements, priors=None, temperature=1.0):
         with np.errstate(divide="ignore"):
             log_likelihood = log_likelihood + np.log(priors)
     return log_softmax(log_likelihood, axis=1)
+
+
+def check_priors(priors, classes):
+    """Class priors as an array.
+
+    Parameters
+    ----------
+    priors : array-like of shape (n_classes,) or None
+        As in the estimators.
+    classes : ndarray of shape (n_classes,)
+        The sorted labels.
+
+    Returns
+    -------
+    priors : ndarray of shape (n_classes,), float64, or None
+
+    Raises
+    ------
+    ValueError
+        Unless they are numbers, one for each class, not negative, with sum 1.
+    """
+    if priors is None:
+        return None
+    try:
+        values = np.asarray(priors, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"priors={priors!r} must hold numbers only.") from error
+    if values.shape != classes.shape:
+        raise ValueError(
+            f"priors has shape {values.shape}; pass {len(classes)} numbers, aligned "
+            f"with the sorted labels {classes.tolist()}."
+        )
+    if not np.all(values >= 0) or not np.isclose(values.sum(), 1):
+        raise ValueError(
+            f"priors={values.tolist()} must not be negative and must sum to 1; their "
+            f"sum is {values.sum():.6g}."
+        )
+    return values

@@ -105,6 +105,76 @@ def make_trials(plan, n_trials, n_timesteps, random_state, stages=()):
     return Trials(timesteps.astype(np.int64), seed, order)
 
 
+def check_timesteps(plan):
+    """Raise unless `plan` is a known name or a list of int.
+
+    Parameters
+    ----------
+    plan : str or array-like of int
+        The parameter `timesteps` of the estimators.
+
+    Raises
+    ------
+    ValueError
+        With what to pass instead.
+    """
+    if isinstance(plan, str):
+        return
+    listed = np.asarray(plan)
+    if listed.ndim != 1 or listed.size == 0 or listed.dtype.kind not in "iu":
+        raise ValueError(
+            f"timesteps={plan!r} is no list of int; pass one, such as [100, 500], or "
+            f"one of {', '.join(TIMESTEP_PLANS)}."
+        )
+
+
+def trial_weights(timestep_weights, timesteps, n_timesteps):
+    """Weight of each trial's error.
+
+    Parameters
+    ----------
+    timestep_weights : array-like of shape (n_timesteps,), callable or None
+        As in the estimators.
+    timesteps : ndarray of shape (n_trials,), int64
+        Timestep of each trial.
+    n_timesteps : int
+        T, the number of timesteps the model was trained with.
+
+    Returns
+    -------
+    weights : ndarray of shape (n_trials,), float64
+
+    Raises
+    ------
+    ValueError
+        Unless they are numbers, finite and not negative, one for each timestep.
+    """
+    if timestep_weights is None:
+        return np.ones(len(timesteps))
+    given = timestep_weights
+    if callable(given):
+        given = [given(t) for t in timesteps.tolist()]
+    try:
+        weights = np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"timestep_weights={timestep_weights!r} must hold numbers only."
+        ) from error
+    if not callable(timestep_weights):
+        if weights.shape != (n_timesteps,):
+            raise ValueError(
+                f"timestep_weights has shape {weights.shape}; pass one weight for each "
+                f"of the model's {n_timesteps} timesteps, or a callable."
+            )
+        weights = weights[timesteps]
+    if not np.all(np.isfinite(weights)) or not np.all(weights >= 0):
+        raise ValueError(
+            "timestep_weights must be finite and not negative; they range from "
+            f"{weights.min()} to {weights.max()}."
+        )
+    return weights
+
+
 def _van_der_corput(n):
     """First n points of the base-2 van der Corput sequence, in (0, 1)."""
     points, digit, index = np.zeros(n), 0.5, np.arange(1, n + 1)

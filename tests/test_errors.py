@@ -1,5 +1,7 @@
 """The Monte Carlo errors, against a double loop written from the paper's equation 7."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -221,6 +223,20 @@ def test_half_precision_sums_in_float32(dit_folder):
     assert not np.array_equal(half, as_bfloat16)
     full = clf.set_params(dtype="float32").fit(classes=["ant", "bee"])
     np.testing.assert_allclose(half, full.denoising_errors(IMAGES).errors, rtol=0.1)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(dit_folder):
+    clf = ConditionalDiffusionClassifier(
+        model=dit_folder, n_trials=50, pruning=((5, 2),)
+    ).fit(classes=["ant", "bee", "cat", "eel"])
+    peaks = []
+    for n in (64, 512):
+        images = np.resize(IMAGES, (n, 8, 8, 3))
+        tracemalloc.start()
+        clf.predict_proba(images)
+        peaks.append(tracemalloc.get_traced_memory()[1] - 4 * 8 * n)
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 def test_image_size(dit_folder):

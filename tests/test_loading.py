@@ -105,6 +105,12 @@ def test_a_checkpoint_that_can_not_be_had(estimator, tmp_path):
         assert part in message
 
 
+@pytest.mark.parametrize("name", ["./no/such/folder", "two words", "a/b/c"])
+def test_a_name_that_can_not_be_on_the_hub(name):
+    with pytest.raises(OSError, match="no local folder"):
+        load_backbone(name)
+
+
 def test_revision_reaches_the_hub(monkeypatch):
     asked = []
 

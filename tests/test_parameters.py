@@ -140,6 +140,7 @@ def test_listed_integers_need_names_in_prompts(sd_folder, how):
         ([0, 1], "class_ids has 2 ids for the 3"),
         ([0, 1, 5], r"\[5\] are no class ids.*0 to 4"),
         ([0, 1, -1], r"\[-1\] are no class ids.*class_ids='order'"),
+        ([0, 1, 1], r"labels \['bee', 'eel'\] share a class"),
         ([0, 1, 1.5], "are no class ids.*class_ids"),
         (["ant", "bee", "eel"], "are no class ids.*class_ids"),
         ("sorted", "class_ids.*'order'"),

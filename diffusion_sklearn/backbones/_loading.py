@@ -15,6 +15,7 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
 
 from diffusion_sklearn._device import resolve_device, resolve_dtype
 from diffusion_sklearn.backbones._base import Backbone
@@ -178,7 +179,8 @@ def load_backbone(model, *, revision=None, device="auto", dtype="auto"):
     revision : str, default=None
         Branch, tag or commit on the Hub. ``"org/name@revision"`` means the same.
     device : "auto", str or torch.device, default="auto"
-        Where to put it. A pipeline object stays where it is with "auto".
+        Where to put it. A pipeline object stays where it is with "auto", and is moved
+        otherwise; a backbone stays as it is.
     dtype : "auto", str or torch.dtype, default="auto"
         Of the weights. "auto": float32 on a CPU, bfloat16 or float16 on a GPU; a
         pipeline object keeps its own.
@@ -315,7 +317,7 @@ def _load_pipeline(name, revision, dtype):
         try:
             with _quiet():
                 return _read_pipeline(source, dtype, how)
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, HFValidationError, json.JSONDecodeError) as error:
             reason = str(error).strip().splitlines()
             tried.append(f"{place}: {reason[0] if reason else type(error).__name__}")
     at = f" at revision {revision!r}" if revision else ""

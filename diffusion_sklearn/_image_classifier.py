@@ -1,0 +1,111 @@
+"""The manners of an image classifier in scikit-learn, whatever its model."""
+
+from abc import abstractmethod
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    check_consistent_length,
+    column_or_1d,
+    validate_data,
+)
+
+from diffusion_sklearn._images import check_images, holds_rows, rows_to_images
+
+
+class BaseImageClassifier(ClassifierMixin, BaseEstimator):
+    """Reads images, checks labels, and turns log posteriors into answers.
+
+    A subclass has the parameters `classes` and `image_shape`, sets `classes_` and
+    `n_classes_`, and implements :meth:`predict_log_proba`.
+    """
+
+    @abstractmethod
+    def predict_log_proba(self, X):
+        """Log posterior probability of each class."""
+
+    def predict(self, X):
+        """Predict the class of highest posterior.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images: PIL images, paths, arrays, tensors, or flat rows with
+            `image_shape`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_images,)
+            Taken from `classes_`.
+        """
+        best = self.predict_log_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def predict_proba(self, X):
+        """Posterior probability of each class.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_images, n_classes), float64
+            Columns in the order of `classes_`.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def decision_function(self, X):
+        """Log posterior, up to a constant for each image.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_images, n_classes) or (n_images,), float64
+            With two classes, the log odds of ``classes_[1]``.
+        """
+        log_proba = self.predict_log_proba(X)
+        if self.n_classes_ == 2:
+            return log_proba[:, 1] - log_proba[:, 0]
+        return log_proba
+
+    def _read_images(self, X):
+        """Check that all of X can be read; flat rows become images."""
+        if holds_rows(X):
+            X = validate_data(self, X, reset=False)
+            X = rows_to_images(X, self.image_shape)
+        return check_images(X)
+
+    def _check_training_data(self, X, y, classes):
+        if y is None:
+            if classes is None:
+                raise ValueError(
+                    f"{type(self).__name__} requires y to be passed, but the target y "
+                    "is None and classes=None; name the label set, for instance "
+                    "fit(classes=['cat', 'dog'])."
+                )
+            if X is not None and holds_rows(X):
+                validate_data(self, X)
+            return None
+        if X is not None and holds_rows(X):
+            _, y = validate_data(self, X, y)
+        else:
+            y = column_or_1d(y, warn=True)
+            if X is not None:
+                check_consistent_length(X, y)
+        check_classification_targets(y)
+        return y
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = self.classes is None
+        # Nothing is learned from tabular data.
+        tags.classifier_tags.poor_score = True
+        return tags

@@ -1,12 +1,40 @@
-"""The code of README.md runs as it stands."""
+"""The code of README.md and of the docstrings runs as it stands."""
 
+import doctest
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+import diffusion_sklearn
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"(<!-- needs a download -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
+
+
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(
+        diffusion_sklearn.__path__, "diffusion_sklearn."
+    )
+    if not module.name.endswith("__main__")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name):
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
+
+
+def test_public_names_have_examples():
+    for name in ("ConditionalDiffusionClassifier", "load_backbone"):
+        finder = doctest.DocTestFinder()
+        examples = finder.find(getattr(diffusion_sklearn, name), name)[0].examples
+        assert len(examples) >= 3
 
 
 def blocks(language):
@@ -26,10 +54,6 @@ def test_readme_python(capsys):
 
 def test_readme_of_the_hub_model(monkeypatch, sd_folder, tmp_path):
     """The same lines, with a tiny model in the place of the one to download."""
-    from PIL import Image
-
-    import diffusion_sklearn
-
     block = next(block[3] for block in blocks("python") if block[1])
     cls = diffusion_sklearn.ZeroShotDiffusionClassifier
     monkeypatch.setitem(cls.__init__.__kwdefaults__, "model", sd_folder)

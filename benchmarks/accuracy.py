@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.preprocessing import MinMaxScaler
 from sklearn.svm import SVC
 
 from diffusion_sklearn import ConditionalDiffusionClassifier
@@ -72,7 +72,7 @@ def trained_rows(photos, n, data_home, quick):
     names = train.target_names[train.target]
     classifiers = {
         "LogisticRegression, 60,000 photos": make_pipeline(
-            StandardScaler(), LogisticRegression(max_iter=100, tol=1e-2)
+            MinMaxScaler(), LogisticRegression(max_iter=200)
         ),
     }
     if not quick:

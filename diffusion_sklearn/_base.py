@@ -4,23 +4,27 @@ import itertools
 from abc import abstractmethod
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from diffusion_sklearn._device import resolve_batch_size
-from diffusion_sklearn._errors import LOSSES, Plan, denoising_losses, score_images
+from diffusion_sklearn._errors import LOSSES, Plan, error_difference, score_images
 from diffusion_sklearn._image_classifier import BaseImageClassifier
 from diffusion_sklearn._images import to_pixels
 from diffusion_sklearn._labels import names_of, resolve_classes
 from diffusion_sklearn._posterior import check_priors, log_posterior
+from diffusion_sklearn._prefilter import candidates, fit_prefilter
 from diffusion_sklearn._pruning import check_pruning, pruning_rounds, stage_ends
+from diffusion_sklearn._store import ErrorMemory
 from diffusion_sklearn._trials import (
     TIMESTEP_PLANS,
     check_timesteps,
@@ -77,6 +81,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         "target": [StrOptions({"native", *SPACES})],
         "timesteps": [StrOptions(set(TIMESTEP_PLANS)), "array-like"],
         "timestep_weights": [callable, "array-like", None],
+        "prefilter": [HasMethods(["fit", "predict_proba"]), None],
+        "n_candidates": [Interval(Integral, 1, None, closed="left")],
         "priors": ["array-like", None],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
@@ -88,6 +94,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         "device": "no_validation",
         "dtype": "no_validation",
         "random_state": ["random_state"],
+        "memory": [str, Path, None],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
@@ -105,6 +112,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         target,
         timesteps,
         timestep_weights,
+        prefilter,
+        n_candidates,
         priors,
         temperature,
         image_size,
@@ -113,6 +122,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         device,
         dtype,
         random_state,
+        memory,
         n_jobs,
         verbose,
     ):
@@ -125,6 +135,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self.target = target
         self.timesteps = timesteps
         self.timestep_weights = timestep_weights
+        self.prefilter = prefilter
+        self.n_candidates = n_candidates
         self.priors = priors
         self.temperature = temperature
         self.image_size = image_size
@@ -133,6 +145,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
+        self.memory = memory
         self.n_jobs = n_jobs
         self.verbose = verbose
 
@@ -188,6 +201,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self._weights = trial_weights(
             self.timestep_weights, self.trials_.timesteps, backbone.n_timesteps
         )
+        if self.prefilter is not None:
+            self.prefilter_ = fit_prefilter(self.prefilter, X, y, self.classes_)
         return self
 
     @property
@@ -266,52 +281,49 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                 )
         pair = np.searchsorted(self.classes_, [a, b])
         plan, size = self._plan()
-        n_prompts = len(plan.conditions) // plan.n_classes
-        conditions = (pair[:, None] * n_prompts + np.arange(n_prompts)).ravel()
-        trial, k = np.meshgrid(np.arange(len(plan.timesteps)), conditions)
-        triples = np.stack([np.zeros_like(trial), trial, k], axis=-1).reshape(-1, 3)
         maps = []
         for index in range(len(images)):
-            latents = self._encode(images[index : index + 1], index, size, plan)
-            losses = torch.cat(
-                [
-                    batch.mean(dim=1)
-                    for batch in denoising_losses(latents, triples, plan)
-                ]
-            )  # (2 * n_prompts * n_trials, h, w)
-            mean_a, mean_b = losses.view(2, -1, *losses.shape[1:]).mean(dim=1)
-            gap = (mean_b - mean_a)[None, None].float()
-            maps.append(
-                torch.nn.functional.interpolate(gap, size=(size, size), mode="bilinear")
-            )
+            pixels = to_pixels(images[index : index + 1], size, index)
+            gap = error_difference(self._encode(pixels, plan), *pair, plan)  # (h, w)
+            maps.append(F.interpolate(gap[None, None], (size, size), mode="bilinear"))
         return torch.cat(maps)[:, 0].cpu().numpy()
 
     def _score(self, X, reduce):
         """Score images group by group; `reduce` says what is kept of each group."""
         images = self._check_images(X)
+        alive = np.ones((len(images), self.n_classes_), bool)
+        if self.prefilter is not None:
+            alive = candidates(self.prefilter_, X, self.classes_, self.n_candidates)
         n_workers = min(effective_n_jobs(self.n_jobs), len(images))
         if n_workers == 1:
-            return self._score_part(images, 0, reduce)
+            return self._score_part(images, alive, 0, reduce)
         ends = np.linspace(0, len(images), n_workers + 1).astype(int)
         parts = Parallel(n_jobs=self.n_jobs)(
-            delayed(self._score_part)(images[a:b], a, reduce)
+            delayed(self._score_part)(images[a:b], alive[a:b], a, reduce)
             for a, b in itertools.pairwise(ends)
         )
         return [group for part in parts for group in part]
 
-    def _score_part(self, images, first, reduce):
+    def _score_part(self, images, alive, first, reduce):
         plan, size = self._plan()
+        memory = None
+        if self.memory is not None:
+            memory = ErrorMemory(self.memory, plan, self.trials_.seed)
         at_once = _images_at_once(plan)
         kept, total = [], 0
         with tqdm(total=len(images), unit="image", disable=not self.verbose) as bar:
             for start in range(0, len(images), at_once):
-                group = images[start : start + at_once]
-                latents = self._encode(group, first + start, size, plan)
-                errors, n_evaluations = score_images(latents, plan)
+                group = slice(start, start + at_once)
+                pixels = to_pixels(images[group], size, first + start)
+                known = None if memory is None else memory.load(pixels)
+                latents = self._encode(pixels, plan)
+                errors, n_evaluations = score_images(latents, alive[group], known, plan)
+                if memory is not None:
+                    memory.save(pixels, errors)
                 kept.append(reduce(errors, n_evaluations))
                 total += int(n_evaluations.sum())
                 bar.set_postfix(evaluations=total, refresh=False)
-                bar.update(len(group))
+                bar.update(len(pixels))
         return kept
 
     def _plan(self):
@@ -334,9 +346,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         )
         return plan, size
 
-    def _encode(self, images, first, size, plan):
-        pixels = torch.from_numpy(to_pixels(images, size, first))
-        parts = pixels.split(plan.batch_size)
+    def _encode(self, pixels, plan):
+        parts = torch.from_numpy(pixels).split(plan.batch_size)
         return torch.cat([plan.backbone.encode(part) for part in parts])
 
     def _posterior(self, errors, n_evaluations):

@@ -105,17 +105,22 @@ def mean_errors(latents, triples, plan):
         the number of elements.
     """
     batches = denoising_losses(latents, triples, plan)
-    errors = torch.cat([losses.mean(dim=(1, 2, 3)) for losses in batches])
+    errors = [losses.mean(dim=(1, 2, 3)) for losses in batches]
+    errors = torch.cat(errors) if errors else torch.zeros(0)
     return errors.cpu().numpy().astype(np.float64)
 
 
-def score_images(latents, plan):
+def score_images(latents, alive, known, plan):
     """Errors of a group of images for every class, dropping classes on the way.
 
     Parameters
     ----------
     latents : Tensor of shape (n_images, c, h, w)
         Clean latents.
+    alive : ndarray of shape (n_images, n_classes), bool
+        The classes that are in the running at the start.
+    known : ndarray of shape (n_images, n_classes, n_trials) or None
+        Errors that need no evaluation; NaN where unknown.
     plan : Plan
         Everything that is the same for all images.
 
@@ -130,17 +135,19 @@ def score_images(latents, plan):
     n_images, n_trials = len(latents), len(plan.timesteps)
     n_prompts = len(plan.conditions) // plan.n_classes
     errors = np.full((n_images, plan.n_classes, n_trials), np.nan)
-    alive = np.ones((n_images, plan.n_classes), bool)
     n_evaluations = np.zeros(n_images, np.int64)
     done = 0
     for end, rule in plan.rounds:
         fresh, so_far = plan.order[done:end], plan.order[:end]
         image, k, j = np.nonzero(alive[:, :, None] & np.ones(len(fresh), bool))
         trial = fresh[j]
-        triples = np.stack([image, trial, k], axis=1).repeat(n_prompts, axis=0)
-        triples[:, 2] = triples[:, 2] * n_prompts + np.tile(
-            np.arange(n_prompts), len(image)
-        )
+        if known is not None:
+            errors[image, k, trial] = known[image, k, trial]
+            missing = np.isnan(errors[image, k, trial])
+            image, k, trial = image[missing], k[missing], trial[missing]
+        triples = np.stack([image, trial, k * n_prompts], axis=1)
+        triples = triples.repeat(n_prompts, axis=0)
+        triples[:, 2] += np.tile(np.arange(n_prompts), len(image))
         found = mean_errors(latents, triples, plan)
         errors[image, k, trial] = found.reshape(-1, n_prompts).mean(axis=1)
         n_evaluations += np.bincount(triples[:, 0], minlength=n_images)
@@ -152,3 +159,31 @@ def score_images(latents, plan):
             if not alive.any():
                 break
     return errors, n_evaluations
+
+
+def error_difference(latents, a, b, plan):
+    """Where class `a` explains an image better than class `b`.
+
+    Parameters
+    ----------
+    latents : Tensor of shape (1, c, h, w)
+        The clean latent of one image.
+    a, b : int
+        Index of each class.
+    plan : Plan
+        As for :func:`score_images`; its rounds and weights play no part.
+
+    Returns
+    -------
+    gap : Tensor of shape (h, w), float32
+        Error of `b` minus error of `a` at each position of the latent, a mean over
+        channels, prompts and trials.
+    """
+    n_prompts = len(plan.conditions) // plan.n_classes
+    conditions = (np.array([[a], [b]]) * n_prompts + np.arange(n_prompts)).ravel()
+    trial, k = np.meshgrid(np.arange(len(plan.timesteps)), conditions)
+    triples = np.stack([np.zeros_like(trial), trial, k], axis=-1).reshape(-1, 3)
+    batches = denoising_losses(latents, triples, plan)
+    losses = torch.cat([losses.mean(dim=1) for losses in batches])  # (2 p m, h, w)
+    mean_a, mean_b = losses.view(2, -1, *losses.shape[1:]).mean(dim=1)
+    return (mean_b - mean_a).float()

@@ -50,6 +50,11 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         cycled through.
     timestep_weights : array-like of shape (n_timesteps,) or callable, default=None
         Weight of the error at each timestep, or a function t -> weight; None: 1.
+    prefilter : classifier, default=None
+        Any classifier with predict_proba. `fit` fits a copy of it; only its best
+        classes are scored, the others get probability 0 (appendix B of the paper).
+    n_candidates : int, default=20
+        How many classes the prefilter leaves.
     priors : array-like of shape (n_classes,), default=None
         Class priors aligned with `classes_`; None: uniform.
     temperature : float, default=1.0
@@ -67,6 +72,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         Of the weights. "auto": float32 on a CPU, bfloat16 or float16 on a GPU.
     random_state : int, RandomState or None, default=0
         Seeds the trials.
+    memory : str or Path, default=None
+        Folder that keeps every error computed, across fits, processes and restarts.
     n_jobs : int, default=None
         joblib workers over images; honours ``joblib.parallel_config``.
     verbose : int, default=0
@@ -84,6 +91,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         The model; its ``pipeline`` is the diffusers pipeline.
     trials_ : Trials
         ``timesteps`` (n_trials,) and ``noise(shape)``, float32 (n_trials, \*shape).
+    prefilter_ : classifier
+        The fitted prefilter, if there is one.
     n_features_in_ : int
         Length of a flat row, if `fit` saw some.
 
@@ -131,6 +140,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         target="native",
         timesteps="even",
         timestep_weights=None,
+        prefilter=None,
+        n_candidates=20,
         priors=None,
         temperature=1.0,
         image_size=None,
@@ -139,6 +150,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         device="auto",
         dtype="auto",
         random_state=0,
+        memory=None,
         n_jobs=None,
         verbose=0,
     ):
@@ -152,6 +164,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
             target=target,
             timesteps=timesteps,
             timestep_weights=timestep_weights,
+            prefilter=prefilter,
+            n_candidates=n_candidates,
             priors=priors,
             temperature=temperature,
             image_size=image_size,
@@ -160,6 +174,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
             device=device,
             dtype=dtype,
             random_state=random_state,
+            memory=memory,
             n_jobs=n_jobs,
             verbose=verbose,
         )

@@ -1,6 +1,10 @@
 """What every diffusion model offers to the estimators."""
 
+from functools import cached_property
+
 import torch
+
+from diffusion_sklearn._store import digest_weights
 
 SPACES = ("epsilon", "sample", "velocity")
 
@@ -75,6 +79,12 @@ class Backbone:
     def compute_dtype(self):
         """Dtype of latents, noise and errors: float32 or better."""
         return torch.promote_types(self.dtype, torch.float32)
+
+    @cached_property
+    def digest(self):
+        """Name of the weights, the same wherever they are loaded."""
+        parts = self.pipeline.components.values()
+        return digest_weights(p for p in parts if isinstance(p, torch.nn.Module))
 
     def latent_shape(self, image_size):
         """Shape of the latent of a square image.

@@ -1,0 +1,158 @@
+"""The kept errors: what was computed once is read from disk afterwards."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class ErrorMemory:
+    """Errors of (image, class, trial) in a folder, one small file an image.
+
+    What is kept is found again in any later fit, process or session, as long as the
+    weights, the image's pixels, the class's prompts or id, the trial and the settings
+    are the same. Several processes may use the folder at once.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where the files go; made when needed.
+    plan : Plan
+        Model, trials, classes and settings.
+    seed : int
+        Seed of the trials' noise.
+    """
+
+    def __init__(self, folder, plan, seed):
+        settings = {
+            "weights": plan.backbone.digest,
+            "dtype": str(plan.backbone.dtype),
+            "native": plan.backbone.native,
+            "schedule": digest(plan.backbone.alphas_cumprod.cpu().numpy()),
+            "loss": plan.loss,
+            "target": plan.target,
+            "latent": list(plan.noise.shape[1:]),
+            "seed": seed,
+        }
+        name = digest(json.dumps(settings).encode())
+        self.folder = Path(folder).expanduser() / name[:32]
+        self.classes = [
+            digest(rows.double().cpu().numpy())
+            for rows in plan.conditions.chunk(plan.n_classes)
+        ]
+        self.trials = list(enumerate(plan.timesteps.tolist()))
+
+    def load(self, pixels):
+        """Look up errors.
+
+        Parameters
+        ----------
+        pixels : ndarray of shape (n_images, 3, size, size)
+            The images.
+
+        Returns
+        -------
+        errors : ndarray of shape (n_images, n_classes, n_trials), float64
+            NaN where nothing is kept.
+        """
+        shape = (len(pixels), len(self.classes), len(self.trials))
+        errors = np.full(shape, np.nan)
+        for row, image in zip(errors, pixels, strict=True):
+            kept = self._read(digest(image))
+            for k, label in enumerate(self.classes):
+                found = kept.get(label, {})
+                row[k] = [found.get(trial, np.nan) for trial in self.trials]
+        return errors
+
+    def save(self, pixels, errors):
+        """Keep errors beside those that are there.
+
+        Parameters
+        ----------
+        pixels : ndarray of shape (n_images, 3, size, size)
+            The images.
+        errors : ndarray of shape (n_images, n_classes, n_trials)
+            NaN where there is nothing to keep.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for image, rows in zip(pixels, errors, strict=True):
+            kept = self._read(digest(image))
+            for label, row in zip(self.classes, rows, strict=True):
+                found = kept.setdefault(label, {})
+                for j in np.flatnonzero(~np.isnan(row)):
+                    found[self.trials[j]] = row[j]
+            self._write(digest(image), kept)
+
+    def _read(self, image):
+        """Errors kept for an image: {class: {(index, timestep): error}}."""
+        path = self.folder / f"{image}.npz"
+        if not path.exists():
+            return {}
+        with np.load(path) as stored:
+            labels, trials, errors = (
+                stored[k] for k in ("classes", "trials", "errors")
+            )
+        keys = [tuple(trial) for trial in trials.tolist()]
+        return {
+            str(label): {
+                key: value
+                for key, value in zip(keys, row.tolist(), strict=True)
+                if not np.isnan(value)
+            }
+            for label, row in zip(labels, errors, strict=True)
+        }
+
+    def _write(self, image, kept):
+        trials = sorted({trial for found in kept.values() for trial in found})
+        errors = [[found.get(t, np.nan) for t in trials] for found in kept.values()]
+        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            np.savez(
+                file,
+                classes=np.array(list(kept)),
+                trials=np.array(trials, np.int64).reshape(-1, 2),
+                errors=np.array(errors, np.float64),
+            )
+        os.replace(name, self.folder / f"{image}.npz")
+
+
+def digest(data):
+    """Name some bytes.
+
+    Parameters
+    ----------
+    data : bytes-like or ndarray
+        What to name.
+
+    Returns
+    -------
+    name : str
+        SHA-256, in hexadecimal.
+    """
+    return hashlib.sha256(memoryview(data).cast("B")).hexdigest()
+
+
+def digest_weights(modules):
+    """Name a model by its weights.
+
+    Parameters
+    ----------
+    modules : iterable of torch.nn.Module
+        Its parts.
+
+    Returns
+    -------
+    name : str
+        SHA-256, in hexadecimal; about a second for each gigabyte.
+    """
+    total = hashlib.sha256()
+    for module in modules:
+        for name, weights in module.state_dict().items():
+            total.update(name.encode())
+            flat = weights.detach().cpu().contiguous().reshape(-1)
+            total.update(flat.view(torch.uint8).numpy())
+    return total.hexdigest()

@@ -1,0 +1,75 @@
+"""A cheap classifier first: only its candidates are scored."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+
+from diffusion_sklearn import ConditionalDiffusionClassifier
+
+NAMES = ["ant", "bee", "cat", "eel"]
+ROWS = np.random.RandomState(0).rand(12, 192)
+Y = np.array(NAMES * 3)
+
+
+@pytest.fixture
+def clf(dit_folder):
+    return ConditionalDiffusionClassifier(
+        model=dit_folder,
+        n_trials=3,
+        pruning=None,
+        image_shape=(8, 8, 3),
+        prefilter=LogisticRegression(),
+        n_candidates=2,
+    )
+
+
+def test_only_the_candidates_are_scored(clf):
+    fitted = clf.fit(ROWS, Y)
+    found = fitted.denoising_errors(ROWS)
+    assert found.n_evaluations.tolist() == [2 * 3] * 12
+    proba = LogisticRegression().fit(ROWS, Y).predict_proba(ROWS)
+    best_two = proba.argsort(axis=1)[:, ::-1][:, :2]
+    scored = ~np.isnan(found.errors).any(axis=2)
+    for row, best in zip(scored, best_two, strict=True):
+        assert np.flatnonzero(row).tolist() == sorted(best)
+    # Bayes' rule among the candidates; nothing for the rest.
+    full = clone(clf).set_params(prefilter=None).fit(ROWS, Y).predict_proba(ROWS)
+    expected = np.where(scored, full, 0)
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(fitted.predict_proba(ROWS), expected, rtol=1e-4)
+
+
+def test_one_candidate_is_the_answer_of_the_prefilter(clf):
+    fitted = clf.set_params(n_candidates=1).fit(ROWS, Y)
+    np.testing.assert_array_equal(
+        fitted.predict(ROWS), LogisticRegression().fit(ROWS, Y).predict(ROWS)
+    )
+    np.testing.assert_array_equal(fitted.predict_proba(ROWS).max(axis=1), 1)
+
+
+def test_more_candidates_than_classes_change_nothing(clf):
+    found = clf.set_params(n_candidates=20).fit(ROWS, Y).predict_proba(ROWS)
+    plain = clf.set_params(prefilter=None).fit(ROWS, Y).predict_proba(ROWS)
+    np.testing.assert_allclose(found, plain, rtol=1e-6)
+
+
+def test_a_fitted_prefilter_that_lacks_a_class(clf):
+    known = LogisticRegression().fit(ROWS[Y != "eel"], Y[Y != "eel"])
+    clf.set_params(prefilter=FrozenEstimator(known)).fit(classes=NAMES)
+    assert clf.prefilter_.estimator is known
+    assert "eel" not in clf.predict(ROWS)
+
+
+def test_what_is_no_prefilter(clf):
+    with pytest.raises(ValueError, match=r"'prefilter' parameter.*predict_proba"):
+        clf.set_params(prefilter=LinearSVC()).fit(ROWS, Y)
+    with pytest.raises(ValueError, match=r"prefilter=Log.*pass FrozenEstimator"):
+        clf.set_params(prefilter=LogisticRegression()).fit(classes=NAMES)
+    other = FrozenEstimator(LogisticRegression().fit(ROWS, Y == "ant"))
+    with pytest.raises(ValueError, match=r"prefilter has the classes \[False, True\]"):
+        clf.set_params(prefilter=other).fit(classes=NAMES)
+    with pytest.raises(ValueError, match="'n_candidates'"):
+        clf.set_params(n_candidates=0).fit(ROWS, Y)

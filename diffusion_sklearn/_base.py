@@ -17,7 +17,13 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from diffusion_sklearn._device import resolve_batch_size
-from diffusion_sklearn._errors import LOSSES, Plan, error_difference, score_images
+from diffusion_sklearn._errors import (
+    LOSSES,
+    VARIATIONAL,
+    Plan,
+    error_difference,
+    score_images,
+)
 from diffusion_sklearn._image_classifier import BaseImageClassifier
 from diffusion_sklearn._images import to_pixels
 from diffusion_sklearn._labels import names_of, resolve_classes
@@ -77,7 +83,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         "class_names": ["array-like", None],
         "n_trials": [Interval(Integral, 1, None, closed="left")],
         "pruning": "no_validation",
-        "loss": [StrOptions(set(LOSSES))],
+        "loss": [StrOptions({*LOSSES, *VARIATIONAL})],
         "target": [StrOptions({"native", *SPACES})],
         "timesteps": [StrOptions(set(TIMESTEP_PLANS)), "array-like"],
         "timestep_weights": [callable, "array-like", None],
@@ -190,6 +196,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                 f"{_ESTIMATOR_FOR[backbone.kind]} instead."
             )
         backbone.latent_shape(self.image_size or backbone.image_size)
+        _check_variance(self.loss, backbone)
         self._conditions = self._encode_classes(backbone, names, classes is not None)
         self.trials_ = make_trials(
             self.timesteps,
@@ -328,6 +335,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
     def _plan(self):
         backbone = self.backbone_
+        _check_variance(self.loss, backbone)
         size = self.image_size or backbone.image_size
         shape = backbone.latent_shape(size)
         noise = torch.from_numpy(self.trials_.noise(shape))
@@ -394,6 +402,14 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
     def __setstate__(self, state):
         super().__setstate__({**state, "model": unpack_model(state["model"])})
+
+
+def _check_variance(loss, backbone):
+    if loss in VARIATIONAL and not backbone.learns_variance:
+        raise ValueError(
+            f"loss={loss!r} needs a model that learns its variance, such as DiT; pass "
+            f"one of {', '.join(repr(name) for name in LOSSES)}."
+        )
 
 
 def _images_at_once(plan):

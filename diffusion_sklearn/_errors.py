@@ -6,11 +6,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from diffusion_sklearn._variational import variational_terms
+
 LOSSES = {
     "l1": F.l1_loss,
     "l2": F.mse_loss,
     "huber": F.huber_loss,
 }
+VARIATIONAL = ("vlb", "l2+vlb")
+"""Losses of a model that learns its variance."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Plan:
     weights : ndarray of shape (n_trials,)
         Weight of each trial's error.
     loss : str
-        "l1", "l2" or "huber".
+        One of :data:`LOSSES` or :data:`VARIATIONAL`.
     target : str
         The space of the error.
     batch_size : int
@@ -82,12 +86,21 @@ def denoising_losses(latents, triples, plan):
         image, trial, condition = batch.to(latents.device)  # (b,) each
         clean, eps, t = latents[image], plan.noise[trial], plan.timesteps[trial]
         noised = backbone.add_noise(clean, eps, t)  # (b, c, h, w)
+        asked = noised, t, plan.conditions[condition]
         with torch.inference_mode():
-            predicted = backbone.predict(noised, t, plan.conditions[condition])
-        predicted, truth = backbone.in_space(
-            plan.target, predicted, noised, clean, eps, t
-        )
-        yield LOSSES[plan.loss](predicted, truth, reduction="none")
+            if plan.loss in VARIATIONAL:
+                predicted, share = backbone.predict_with_variance(*asked)
+            else:
+                predicted = backbone.predict(*asked)
+        if plan.loss != "vlb":
+            pair = backbone.in_space(plan.target, predicted, noised, clean, eps, t)
+            losses = LOSSES[plan.loss.removesuffix("+vlb")](*pair, reduction="none")
+        if plan.loss in VARIATIONAL:
+            terms = variational_terms(
+                predicted, share, clean, noised, t, backbone.alphas_cumprod
+            )
+            losses = terms if plan.loss == "vlb" else losses + terms
+        yield losses
 
 
 def mean_errors(latents, triples, plan):

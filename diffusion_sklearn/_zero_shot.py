@@ -40,8 +40,10 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         best classes stay (Algorithm 2 of the paper). A float: a race, in which a
         class is dropped once its paired difference from the best is positive at that
         confidence.
-    loss : {"l1", "l2", "huber"}, default="l2"
-        How predicted and true noise are compared.
+    loss : {"l1", "l2", "huber", "vlb", "l2+vlb"}, default="l2"
+        How predicted and true noise are compared. "vlb" is the variational bound of a
+        model that learns its variance (DiT does), "l2+vlb" what such a model was
+        trained with.
     target : {"native", "epsilon", "sample", "velocity"}, default="native"
         The space of the error: what the model was trained to predict, or another.
     timesteps : {"even", "random", "anytime"} or array-like of int, default="even"

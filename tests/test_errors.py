@@ -117,6 +117,64 @@ def test_stable_diffusion_against_double_loop(prediction_type, loss):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["vlb", "l2+vlb"])
+def test_variational_losses_against_gaussians(loss):
+    """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) of DDPM, by torch.distributions."""
+    clf = ConditionalDiffusionClassifier(
+        model=tiny_dit(),
+        timesteps=[0, 1, 400, 999],
+        n_trials=4,
+        pruning=None,
+        loss=loss,
+    ).fit(classes=["ant", "bee"])
+    found = clf.denoising_errors(IMAGES[:1]).errors[0]
+
+    pipeline = tiny_dit()
+    vae, dit = pipeline.vae.double().eval(), pipeline.transformer.double().eval()
+    abar = np.append(alphas_cumprod(pipeline.scheduler), 1)  # abar[-1] is that before 0
+    x = torch.from_numpy(IMAGES[:1].transpose(0, 3, 1, 2) / 127.5 - 1).double()
+    with torch.no_grad():
+        z = (vae.encode(x).latent_dist.mean - 0.1) * 0.7
+        for j, t in enumerate([0, 1, 400, 999]):
+            eps = torch.from_numpy(clf.trials_.noise(z.shape[1:])[j]).double()
+            alpha, beta = abar[t] / abar[t - 1], 1 - abar[t] / abar[t - 1]
+            xt = abar[t] ** 0.5 * z + (1 - abar[t]) ** 0.5 * eps
+            lower = beta * (1 - abar[t - 1]) / (1 - abar[t])
+            if t == 0:  # DDPM's posterior variance is 0 there; that of t = 1 stands in
+                beta_1 = 1 - abar[1] / abar[0]
+                lower = beta_1 * (1 - abar[0]) / (1 - abar[1])
+
+            def step(x0):
+                """Mean of q(x_{t-1} | x_t, x_0), DDPM equation 7."""
+                a = abar[t - 1] ** 0.5 * beta / (1 - abar[t])  # noqa: B023
+                b = alpha**0.5 * (1 - abar[t - 1]) / (1 - abar[t])  # noqa: B023
+                return a * x0 + b * xt  # noqa: B023
+
+            for k in (0, 1):
+                label, time = torch.tensor([k]), torch.tensor([t])
+                output = dit(xt, timestep=time, class_labels=label).sample
+                predicted, share = output.chunk(2, dim=1)
+                guess = (xt - (1 - abar[t]) ** 0.5 * predicted) / abar[t] ** 0.5
+                share = (share + 1) / 2
+                scale = beta ** (share / 2) * lower ** ((1 - share) / 2)
+                model = torch.distributions.Normal(step(guess), scale)
+                true = torch.distributions.Normal(step(z), lower**0.5)
+                nats = torch.distributions.kl_divergence(true, model)
+                if t == 0:
+                    nats = -model.log_prob(z)
+                expected = nats.mean() / np.log(2)
+                if loss == "l2+vlb":
+                    expected += (predicted - eps).square().mean()
+                # The pipeline's schedule is float32, and 1 - abar is 1e-4 at t = 0.
+                np.testing.assert_allclose(found[k, j], expected, rtol=1e-3)
+
+
+def test_variational_losses_need_a_learned_variance(sd_folder):
+    clf = ZeroShotDiffusionClassifier(model=sd_folder, loss="vlb")
+    with pytest.raises(ValueError, match=r"loss='vlb' needs a model that learns"):
+        clf.fit(classes=["a", "b"])
+
+
 def test_bundled_model_against_double_loop(photos):
     images = np.repeat(photos.images[:2, ..., None], 3, axis=3)
     images = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])  # no resizing

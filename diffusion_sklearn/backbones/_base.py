@@ -35,6 +35,9 @@ class Backbone:
     kind = "text"
     """What it is conditioned on: "text" or "class"."""
 
+    learns_variance = False
+    """Whether it has ``predict_with_variance``, for the variational losses."""
+
     def __init__(self, pipeline):
         self.pipeline = pipeline
         self.vae, self.network = pipeline.vae, self._network(pipeline)

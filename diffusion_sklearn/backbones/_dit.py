@@ -48,10 +48,33 @@ class DiTBackbone(Backbone):
         """
         return torch.tensor(names, dtype=torch.int64)
 
+    @property
+    def learns_variance(self):
+        """Whether the network has a second half of channels for sigma."""
+        return self.network.config.out_channels == 2 * self.network.config.in_channels
+
     def predict(self, noised, timesteps, conditions):
+        output = self._output(noised, timesteps, conditions)
+        # With a learned sigma the first half of the channels is epsilon.
+        return output[:, : noised.shape[1]]
+
+    def predict_with_variance(self, noised, timesteps, conditions):
+        """Run the network once, for epsilon and for its learned variance.
+
+        Parameters
+        ----------
+        noised, timesteps, conditions
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        predicted, share : Tensor of shape (b, c, h, w), float32 or float64
+            `share` places the log variance between its bounds, -1 to 1.
+        """
+        return self._output(noised, timesteps, conditions).chunk(2, dim=1)
+
+    def _output(self, noised, timesteps, conditions):
         output = self.network(
             noised.to(self.dtype), timestep=timesteps, class_labels=conditions
         )
-        # With a learned sigma the first half of the channels is epsilon.
-        channels = noised.shape[1]
-        return output.sample[:, :channels].to(self.compute_dtype)
+        return output.sample.to(self.compute_dtype)

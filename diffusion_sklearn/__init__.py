@@ -1,7 +1,7 @@
 """Any pretrained conditional diffusion model as a scikit-learn classifier."""
 
-from diffusion_sklearn._base import DenoisingErrors
 from diffusion_sklearn._conditional import ConditionalDiffusionClassifier
+from diffusion_sklearn._errors import DenoisingErrors
 from diffusion_sklearn._read_image import ImageError
 from diffusion_sklearn._zero_shot import ZeroShotDiffusionClassifier
 from diffusion_sklearn.backbones import Backbone, clear_cache, load_backbone

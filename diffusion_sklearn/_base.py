@@ -2,14 +2,12 @@
 
 import itertools
 from abc import abstractmethod
-from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -20,6 +18,7 @@ from diffusion_sklearn._device import resolve_batch_size
 from diffusion_sklearn._errors import (
     LOSSES,
     VARIATIONAL,
+    DenoisingErrors,
     Plan,
     error_difference,
     score_images,
@@ -38,40 +37,9 @@ from diffusion_sklearn._trials import (
     trial_weights,
 )
 from diffusion_sklearn.backbones._base import SPACES
-from diffusion_sklearn.backbones._loading import (
-    backbone_spec,
-    get_backbone,
-    pack_model,
-    unpack_model,
-)
+from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 
 MOST_IMAGES_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class DenoisingErrors:
-    """Monte Carlo terms behind a prediction.
-
-    Attributes
-    ----------
-    errors : ndarray of shape (n_images, n_classes, n_trials), float32
-        Error of each (image, class, trial), as a mean over the latent's elements; NaN
-        where the class was pruned.
-    timesteps : ndarray of shape (n_trials,), int64
-        Timestep of each trial.
-    n_evaluations : ndarray of shape (n_images,), int64
-        Network evaluations that each image took.
-    log_proba : ndarray of shape (n_images, n_classes), float64
-        Log posterior that follows from the errors.
-    classes : ndarray of shape (n_classes,)
-        Label of each class.
-    """
-
-    errors: np.ndarray
-    timesteps: np.ndarray
-    n_evaluations: np.ndarray
-    log_proba: np.ndarray
-    classes: np.ndarray
 
 
 class BaseDiffusionClassifier(BaseImageClassifier):
@@ -208,6 +176,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self._weights = trial_weights(
             self.timestep_weights, self.trials_.timesteps, backbone.n_timesteps
         )
+        self.prefilter_ = None
         if self.prefilter is not None:
             self.prefilter_ = fit_prefilter(self.prefilter, X, y, self.classes_)
         return self
@@ -299,7 +268,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """Score images group by group; `reduce` says what is kept of each group."""
         images = self._check_images(X)
         alive = np.ones((len(images), self.n_classes_), bool)
-        if self.prefilter is not None:
+        if self.prefilter_ is not None:
             alive = candidates(self.prefilter_, X, self.classes_, self.n_candidates)
         n_workers = min(effective_n_jobs(self.n_jobs), len(images))
         if n_workers == 1:
@@ -386,22 +355,6 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
         `listed` tells whether the user listed the classes, rather than `y`.
         """
-
-    def __sklearn_clone__(self):
-        # The model is shared, where scikit-learn would deep-copy a pipeline.
-        twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__, model=None)
-        twin = BaseEstimator.__sklearn_clone__(twin)
-        twin.model = self.model
-        return twin
-
-    def __getstate__(self):
-        state = dict(super().__getstate__())
-        state["model"] = pack_model(self.model)
-        return state
-
-    def __setstate__(self, state):
-        super().__setstate__({**state, "model": unpack_model(state["model"])})
 
 
 def _check_variance(loss, backbone):

@@ -18,6 +18,32 @@ VARIATIONAL = ("vlb", "l2+vlb")
 
 
 @dataclass(frozen=True)
+class DenoisingErrors:
+    """Monte Carlo terms behind a prediction.
+
+    Attributes
+    ----------
+    errors : ndarray of shape (n_images, n_classes, n_trials), float32
+        Error of each (image, class, trial), as a mean over the latent's elements; NaN
+        where the class was pruned.
+    timesteps : ndarray of shape (n_trials,), int64
+        Timestep of each trial.
+    n_evaluations : ndarray of shape (n_images,), int64
+        Network evaluations that each image took.
+    log_proba : ndarray of shape (n_images, n_classes), float64
+        Log posterior that follows from the errors.
+    classes : ndarray of shape (n_classes,)
+        Label of each class.
+    """
+
+    errors: np.ndarray
+    timesteps: np.ndarray
+    n_evaluations: np.ndarray
+    log_proba: np.ndarray
+    classes: np.ndarray
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is the same for all images of a call.
 

@@ -12,13 +12,15 @@ from sklearn.utils.validation import (
 )
 
 from diffusion_sklearn._images import check_images, holds_rows, rows_to_images
+from diffusion_sklearn.backbones._loading import pack_model, unpack_model
 
 
 class BaseImageClassifier(ClassifierMixin, BaseEstimator):
     """Reads images, checks labels, and turns log posteriors into answers.
 
-    A subclass has the parameters `classes` and `image_shape`, sets `classes_` and
-    `n_classes_`, and implements :meth:`predict_log_proba`.
+    A subclass has the parameters `model`, `classes` and `image_shape`, sets `classes_`
+    and `n_classes_`, and implements :meth:`predict_log_proba`. Clones share the model,
+    and pickles hold its name.
     """
 
     @abstractmethod
@@ -101,6 +103,22 @@ class BaseImageClassifier(ClassifierMixin, BaseEstimator):
                 check_consistent_length(X, y)
         check_classification_targets(y)
         return y
+
+    def __sklearn_clone__(self):
+        # The model is shared, where scikit-learn would deep-copy a pipeline.
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__, model=None)
+        twin = BaseEstimator.__sklearn_clone__(twin)
+        twin.model = self.model
+        return twin
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        state["model"] = pack_model(self.model)
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__({**state, "model": unpack_model(state["model"])})
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -93,7 +93,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         The model; its ``pipeline`` is the diffusers pipeline.
     trials_ : Trials
         ``timesteps`` (n_trials,) and ``noise(shape)``, float32 (n_trials, \*shape).
-    prefilter_ : classifier
+    prefilter_ : classifier or None
         The fitted prefilter, if there is one.
     n_features_in_ : int
         Length of a flat row, if `fit` saw some.
@@ -105,8 +105,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
     Notes
     -----
     `set_params` on a fitted estimator changes at once how it predicts (`pruning`,
-    `loss`, `target`, `temperature`, `image_size`, `image_shape`, `batch_size`,
-    `n_jobs`, `verbose`). All other parameters wait for the next `fit`. A pickle holds
+    `loss`, `target`, `n_candidates`, `temperature`, `image_size`, `image_shape`,
+    `batch_size`, `memory`, `n_jobs`, `verbose`). All other parameters wait for the next `fit`. A pickle holds
     the model's name, never its weights.
 
     References

@@ -25,6 +25,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from diffusion_sklearn._images import fit_square
+from diffusion_sklearn._variational import variational_terms
 from diffusion_sklearn.datasets import load_fashion_mnist
 
 N_CLASSES = 10
@@ -47,38 +48,14 @@ def encode_photos(vae, data_home):
 
 
 def hybrid_loss(output, x0, xt, noise, t, alphas_cumprod):
-    """Simple loss plus the variational bound that trains sigma alone.
+    """Simple loss plus the variational bound, which trains sigma alone.
 
     Nichol and Dhariwal (2021), "Improved Denoising Diffusion Probabilistic Models",
-    equations 15 and 16; the network's second half of channels interpolates the log
-    variance between beta and the posterior's.
+    equation 16.
     """
-    eps, sigma = output.float().chunk(2, dim=1)  # (b, c, h, w) each
-    simple = F.mse_loss(eps, noise)
-
-    def at(values):
-        return values[t].view(-1, 1, 1, 1)
-
-    previous = torch.cat([torch.ones(1), alphas_cumprod[:-1]])
-    beta = 1 - alphas_cumprod / previous
-    variance = beta * (1 - previous) / (1 - alphas_cumprod)
-    log_variance = torch.cat([variance[1:2], variance[1:]]).log()
-    weight_x0 = beta * previous.sqrt() / (1 - alphas_cumprod)
-    guess = (xt - at((1 - alphas_cumprod).sqrt()) * eps.detach()) / at(
-        alphas_cumprod.sqrt()
-    )
-    mean_gap = at(weight_x0) * (x0 - guess)  # the terms in xt cancel
-    share = (sigma + 1) / 2
-    model_log = share * at(beta.log()) + (1 - share) * at(log_variance)
-    true_log = at(log_variance)
-    kl = 0.5 * (
-        model_log
-        - true_log
-        - 1
-        + (true_log - model_log).exp()
-        + mean_gap**2 * (-model_log).exp()
-    )
-    return simple + kl.mean() / np.log(2)
+    eps, share = output.float().chunk(2, dim=1)  # (b, c, h, w) each
+    bound = variational_terms(eps.detach(), share, x0, xt, t, alphas_cumprod)
+    return F.mse_loss(eps, noise) + bound.mean()
 
 
 @torch.inference_mode()

@@ -16,6 +16,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from diffusion_sklearn import clear_cache
+from diffusion_sklearn.backbones import _loading
 from diffusion_sklearn.datasets import load_fashion_photos
 
 
@@ -146,3 +148,17 @@ def sd_v_folder(tmp_path_factory):
 def photos():
     """The 1,000 photos that ship."""
     return load_fashion_photos()
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Names of the models that are really read from disk."""
+    read, names = _loading._read_pipeline, []
+
+    def counting(source, *args):
+        names.append(source)
+        return read(source, *args)
+
+    monkeypatch.setattr(_loading, "_read_pipeline", counting)
+    clear_cache()
+    return names

@@ -20,20 +20,6 @@ from diffusion_sklearn.backbones import _loading
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 
 
-@pytest.fixture
-def loads(monkeypatch):
-    """Names of the models that are really read from disk."""
-    read, names = _loading._read_pipeline, []
-
-    def counting(source, *args):
-        names.append(source)
-        return read(source, *args)
-
-    monkeypatch.setattr(_loading, "_read_pipeline", counting)
-    clear_cache()
-    return names
-
-
 def test_loaded_once_for_each_model_and_dtype(dit_folder, sd_folder, loads):
     first = load_backbone(dit_folder)
     assert load_backbone(Path(dit_folder)) is first

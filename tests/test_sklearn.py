@@ -34,10 +34,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
-    clear_cache,
     load_backbone,
 )
-from diffusion_sklearn.backbones import _loading
 
 NAMES = ["ant", "bee", "eel"]
 ARRAY = np.random.RandomState(0).randint(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -56,20 +54,6 @@ def clf(request, dit_folder, sd_folder):
     if request.param == "text":
         return ZeroShotDiffusionClassifier(model=sd_folder, **common)
     return ConditionalDiffusionClassifier(model=dit_folder, **common)
-
-
-@pytest.fixture
-def loads(monkeypatch):
-    """Names of the models that are really read from disk."""
-    read, names = _loading._read_pipeline, []
-
-    def counting(source, *args):
-        names.append(source)
-        return read(source, *args)
-
-    monkeypatch.setattr(_loading, "_read_pipeline", counting)
-    clear_cache()
-    return names
 
 
 # scikit-learn's checks ---------------------------------------------------------------

@@ -322,10 +322,10 @@ def _load_pipeline(name, revision, dtype):
             tried.append(f"{place}: {reason[0] if reason else type(error).__name__}")
     at = f" at revision {revision!r}" if revision else ""
     raise OSError(
-        f"model={name!r}{at} can't be loaded. Tried: {'; '.join(tried)}. Only "
-        "safetensors are read. Check the name and the network, pass a local folder saved by "
-        "pipeline.save_pretrained(folder, safe_serialization=True), or a bundled "
-        f"model that needs no download: {_bundled_names()}."
+        f"model={name!r}{at} can't be loaded. Tried: {'; '.join(tried)}. "
+        "Only safetensors are read. Check the name and the network, pass a local "
+        "folder saved by pipeline.save_pretrained(folder, safe_serialization=True), "
+        f"or a bundled model that needs no download: {_bundled_names()}."
     )
 
 

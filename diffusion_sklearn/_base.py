@@ -132,7 +132,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             Images, not looked at but for their number (and, as flat rows, their
             width).
         y : array-like of shape (n_images,), default=None
-            Labels; the label set where neither `classes` is given.
+            Labels. Where `classes` is not given, they are the label set.
         classes : array-like of shape (n_classes,), default=None
             The label set; goes before the parameter of the same name.
 

@@ -1,5 +1,6 @@
 """Class-conditional models: labels -> class ids."""
 
+import warnings
 from difflib import get_close_matches
 from numbers import Integral
 
@@ -90,6 +91,8 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         The sorted labels.
     n_classes_ : int
         How many there are.
+    class_ids_ : ndarray of shape (n_classes,), int64
+        The model's class of each sorted label.
     backbone_ : Backbone
         The model; its ``pipeline`` is the diffusers pipeline.
     trials_ : Trials
@@ -186,13 +189,11 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         self.class_ids = class_ids
 
     def _encode_classes(self, backbone, names, listed):
-        return backbone.condition(self._class_ids(backbone, names))
-
-    def _class_ids(self, backbone, names):
-        if isinstance(self.class_ids, str):  # "order"
+        given = self.class_ids
+        if isinstance(given, str):  # "order"
             ids = list(range(self.n_classes_))
-        elif self.class_ids is not None:
-            ids = np.asarray(self.class_ids).ravel().tolist()
+        elif given is not None:
+            ids = np.asarray(given).ravel().tolist()
             if len(ids) != self.n_classes_:
                 raise ValueError(
                     f"class_ids has {len(ids)} ids for the {self.n_classes_} sorted "
@@ -200,43 +201,66 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
                 )
         else:
             ids = _look_up(names, backbone.labels)
+        self._check_ids(ids, backbone)
+        if given is None and not listed and _may_be_encoded(names, backbone.n_labels):
+            read = [name for name, i in backbone.labels.items() if i in ids]
+            warnings.warn(
+                f"y holds the integers 0 to {len(ids) - 1}, read as the model's own "
+                f"classes {ids}{f' ({read})' if read else ''}. If they are encoded "
+                "labels (by LabelEncoder, VotingClassifier, cross_val_predict with "
+                "method='predict_proba', ...), pass class_names=[...] or "
+                "class_ids=[...] aligned with the sorted labels.",
+                UserWarning,
+                stacklevel=3,
+            )
+        self.class_ids_ = np.array(ids)
+        return backbone.condition(ids)
+
+    def _check_ids(self, ids, backbone):
         wrong = [
             i
             for i in ids
-            if not isinstance(i, Integral) or not 0 <= i < backbone.n_labels
+            if not isinstance(i, Integral)
+            or isinstance(i, bool)
+            or not 0 <= i < backbone.n_labels
         ]
+        labels = self.classes_.tolist()
         if wrong:
             raise ValueError(
-                f"{wrong!r} are no class ids of model={self.model!r}, which has the "
-                f"classes 0 to {backbone.n_labels - 1}; pass class_ids=[...] aligned "
-                f"with the sorted labels {self.classes_.tolist()!r}, or "
+                f"{wrong!r} are no class ids of model={self.model!r}, which are the "
+                f"integers 0 to {backbone.n_labels - 1}; pass class_ids=[...] or "
+                f"class_names=[...] aligned with the sorted labels {labels!r}, or "
                 "class_ids='order'."
             )
         shared = [
-            label
-            for label, i in zip(self.classes_.tolist(), ids, strict=True)
-            if ids.count(i) > 1
+            label for label, i in zip(labels, ids, strict=True) if ids.count(i) > 1
         ]
         if shared:
             raise ValueError(
                 f"The labels {shared!r} share a class of the model, which can't tell "
                 "them apart; keep one of them."
             )
-        return ids
+
+
+def _may_be_encoded(names, n_labels):
+    """Whether labels look like what an encoder makes of a few classes."""
+    return names == list(range(len(names))) and len(names) < n_labels
 
 
 def _look_up(names, labels):
     """Ids of names; what is no str is an id already."""
     unknown = [name for name in names if isinstance(name, str) and name not in labels]
     if unknown:
-        near = {name: get_close_matches(name, labels, n=3) for name in unknown}
-        hints = [f"{name!r} (near: {', '.join(n)})" for name, n in near.items() if n]
+        lower = {name.lower(): name for name in labels}
+        near = [(name, get_close_matches(name.lower(), lower, n=1)) for name in unknown]
+        hints = [f"{lower[found[0]]!r} for {name!r}" for name, found in near if found]
         known = list(labels)
         raise ValueError(
-            f"The model has no classes named {unknown!r}. It knows {len(known)} names: "
-            f"{', '.join(known[:20])}{', ...' if len(known) > 20 else ''}. "
-            + (f"Did you mean {'; '.join(hints)}? " if hints else "")
-            + "Use its names, or pass class_names or class_ids aligned with the sorted "
-            "labels."
+            f"The model has no classes named {unknown!r}"
+            + (f" (did you mean {', '.join(hints)}?)" if hints else "")
+            + f". It knows {len(known)} names: "
+            f"{', '.join(known[:20])}{', ...' if len(known) > 20 else ''}. Use those, "
+            "or pass class_names or class_ids aligned with the sorted labels; only "
+            "ZeroShotDiffusionClassifier takes classes of any name."
         )
     return [labels[name] if isinstance(name, str) else name for name in names]

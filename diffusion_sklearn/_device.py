@@ -29,6 +29,7 @@ def resolve_device(device):
         torch.empty(1, device=resolved)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
+        reason = "no such device" if reason.startswith("Expected one of") else reason
         raise ValueError(
             f"device={device!r} can't be used here ({reason}); pass 'cpu', another "
             "torch device, or 'auto' for the best one there is."

@@ -72,7 +72,8 @@ def rows_to_images(rows, image_shape):
         raise ValueError(
             f"X is a table of {rows.shape[1]} columns and image_shape=None; pass "
             "image_shape=(height, width) or (height, width, channels) to read its rows "
-            f"as images, or pass {ACCEPTED}."
+            "as images. If X is one image, pass X[None]; otherwise pass "
+            f"{ACCEPTED}."
         )
     image_shape = tuple(image_shape)
     try:

@@ -41,7 +41,7 @@ def resolve_classes(classes, y):
     labels = np.asarray(classes, dtype=object).ravel().tolist()
     if len(labels) < 2:
         raise ValueError(
-            f"classes={labels!r} has {len(labels)} names; a classifier needs two or "
+            f"classes={labels!r} has {len(labels)} name(s); a classifier needs two or "
             "more."
         )
     of_one_kind = any(

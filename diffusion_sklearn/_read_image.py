@@ -182,7 +182,7 @@ def _within(array, bottom, top, where):
         raise ImageError(
             f"{where} has values from {low:.6g} to {high:.6g}; {array.dtype} must be "
             f"in [{bottom}, {top}]: scale it, for instance X / 255 or (X + 1) / 2, or "
-            "pass uint8."
+            "pass uint8. Standardised values can't be read as pixels."
         )
     return np.clip(array, bottom, top)
 

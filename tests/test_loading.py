@@ -97,6 +97,11 @@ def test_a_name_that_can_not_be_on_the_hub(name):
         load_backbone(name)
 
 
+def test_a_bundled_name_with_a_slip():
+    with pytest.raises(OSError, match=r"'fashion-dt' .*did you mean 'fashion-dit'\?"):
+        load_backbone("fashion-dt")
+
+
 def test_revision_reaches_the_hub(monkeypatch):
     asked = []
 

@@ -166,7 +166,7 @@ def test_unknown_names_and_those_near_to_them(dit_folder):
     clf = ConditionalDiffusionClassifier(model=dit_folder)
     with pytest.raises(ValueError, match=r"no classes named \['bees'\]") as error:
         clf.fit(classes=["ant", "bees"])
-    assert "Did you mean 'bees' (near: bee)?" in str(error.value)
+    assert "did you mean 'bee' for 'bees'?" in str(error.value)
     assert "class_names or class_ids" in str(error.value)
     with pytest.raises(ValueError, match=r"no classes named \['wyvern'\]") as error:
         clf.set_params(class_names=["ant", "wyvern"]).fit(classes=[0, 1])
@@ -224,3 +224,25 @@ def test_bad_values_set_after_fit(clf, name, value):
     clf.fit(classes=NAMES).set_params(**{name: value})
     with pytest.raises(ValueError, match=name):
         clf.predict(IMAGES)
+
+
+def test_integers_that_may_be_encoded_labels(dit_folder):
+    clf = ConditionalDiffusionClassifier(model=dit_folder, n_trials=2)
+    with pytest.warns(
+        UserWarning, match=r"classes \[0, 1\] \(\['ant', 'bee'\]\).*Voting"
+    ):
+        clf.fit(IMAGES, [0, 1, 0])
+    assert clf.class_ids_.tolist() == [0, 1]
+    # No doubt where they are listed, named, given, all there, or not counted from 0.
+    clf.fit(classes=[0, 1])
+    clf.fit(IMAGES, [1, 2, 1])
+    clf.set_params(class_ids=[4, 2]).fit(IMAGES, [0, 1, 0])
+    assert clf.class_ids_.tolist() == [4, 2]
+    clf.set_params(class_ids=None, class_names=["eel", "cat"]).fit(IMAGES, [0, 1, 0])
+    assert clf.class_ids_.tolist() == [4, 2]
+
+
+def test_booleans_are_no_class_ids(dit_folder):
+    clf = ConditionalDiffusionClassifier(model=dit_folder, n_trials=2)
+    with pytest.raises(ValueError, match=r"\[False, True\] are no class ids"):
+        clf.fit(IMAGES, [False, True, True])

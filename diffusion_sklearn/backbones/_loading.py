@@ -5,6 +5,7 @@ import json
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from uuid import uuid4
@@ -15,7 +16,9 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
 
 from diffusion_sklearn._device import resolve_device, resolve_dtype
 from diffusion_sklearn.backbones._base import Backbone
@@ -300,14 +303,18 @@ def _bundled_names():
 
 def _load_pipeline(name, revision, dtype):
     """Load from the package, a folder, the local cache, then the Hub."""
+    folder = Path(name).expanduser()
     if name in BUNDLED:
         source, tried = str(files("diffusion_sklearn.bundled") / name), []
         attempts = [("the bundled model", {})]
-    elif Path(name).expanduser().is_dir():
-        source, tried = str(Path(name).expanduser()), []
-        attempts = [("a local folder", {})]
+    elif folder.is_dir():
+        source, tried = str(folder), []
+        attempts = [("the local folder", {})]
+    elif name.count("/") != 1 or name[0] in "./~":
+        source, attempts = name, []
+        tried = ["it is no bundled name, no local folder and no Hub id (org/name)"]
     else:
-        source, tried = name, [f"{name!r} is no bundled name and no local folder"]
+        source, tried = name, ["it is no bundled name and no local folder"]
         # The cache first: offline works, and a model does not change between runs.
         attempts = [
             ("the local cache", {"local_files_only": True, "revision": revision}),
@@ -317,15 +324,21 @@ def _load_pipeline(name, revision, dtype):
         try:
             with _quiet():
                 return _read_pipeline(source, dtype, how)
+        except LocalEntryNotFoundError:
+            missing = how.get("local_files_only") or HF_HUB_OFFLINE
+            tried.append(f"{place} {'lacks it' if missing else 'can not be reached'}")
         except (OSError, HFValidationError, json.JSONDecodeError) as error:
-            reason = str(error).strip().splitlines()
-            tried.append(f"{place}: {reason[0] if reason else type(error).__name__}")
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            tried.append(f"{place} says: {reason.rstrip('.')}")
     at = f" at revision {revision!r}" if revision else ""
+    near = get_close_matches(name, BUNDLED, n=1)
     raise OSError(
-        f"model={name!r}{at} can't be loaded. Tried: {'; '.join(tried)}. "
-        "Only safetensors are read. Check the name and the network, pass a local "
-        "folder saved by pipeline.save_pretrained(folder, safe_serialization=True), "
-        f"or a bundled model that needs no download: {_bundled_names()}."
+        f"model={name!r}{at} can't be loaded"
+        + (f" (did you mean {near[0]!r}?)" if near else "")
+        + f": {'; '.join(tried)}. Only safetensors are read. Check the name and the "
+        "network, pass a local folder saved by pipeline.save_pretrained(folder, "
+        "safe_serialization=True), or a bundled model that needs no download: "
+        f"{_bundled_names()}."
     )
 
 
@@ -347,18 +360,20 @@ def _read_pipeline(source, dtype, how):
 @contextmanager
 def _quiet():
     """Hush the bars and the advice of the libraries while they load."""
-    logs = (diffusers.utils.logging, transformers.utils.logging)
-    before = [(log.is_progress_bar_enabled(), log.get_verbosity()) for log in logs]
+    logs = (diffusers.utils.logging, transformers.utils.logging, hub_logging)
+    bars = [log for log in logs[:2] if log.is_progress_bar_enabled()]
+    before = [log.get_verbosity() for log in logs]
     try:
-        for log in logs:
+        for log in bars:
             log.disable_progress_bar()
+        for log in logs:
             log.set_verbosity_error()
         yield
     finally:
-        for log, (bar, verbosity) in zip(logs, before, strict=True):
+        for log in bars:
+            log.enable_progress_bar()
+        for log, verbosity in zip(logs, before, strict=True):
             log.set_verbosity(verbosity)
-            if bar:
-                log.enable_progress_bar()
 
 
 def clear_cache():

@@ -38,6 +38,7 @@ from diffusion_sklearn._trials import (
 )
 from diffusion_sklearn.backbones._base import SPACES
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
+from diffusion_sklearn.backbones._spec import describe
 
 MOST_IMAGES_AT_ONCE = 64
 
@@ -55,7 +56,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         "target": [StrOptions({"native", *SPACES})],
         "timesteps": [StrOptions(set(TIMESTEP_PLANS)), "array-like"],
         "timestep_weights": [callable, "array-like", None],
-        "prefilter": [HasMethods(["fit", "predict_proba"]), None],
+        "prefilter": [HasMethods(["fit"]), None],
         "n_candidates": [Interval(Integral, 1, None, closed="left")],
         "priors": ["array-like", None],
         "temperature": [Interval(Real, 0, None, closed="neither")],
@@ -151,40 +152,48 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self._check_parameters(self.n_trials)
         classes = self.classes if classes is None else classes
         y = self._check_training_data(X, y, classes)
-        self.classes_ = resolve_classes(classes, y)
-        self.n_classes_ = len(self.classes_)
-        self._priors = check_priors(self.priors, self.classes_)
-        names = names_of(self.classes_, self.class_names)
-        self._spec = backbone_spec(self.model, self.device, self.dtype)
-        backbone = get_backbone(self._spec)
+        labels = resolve_classes(classes, y)
+        names = names_of(labels, self.class_names)
+        priors = check_priors(self.priors, labels)
+        spec = backbone_spec(self.model, self.device, self.dtype)
+        backbone = get_backbone(spec)
         if backbone.kind != self._kind:
             raise ValueError(
-                f"model={self.model!r} is conditioned on {backbone.kind}, but "
+                f"model={describe(self.model)} is conditioned on {backbone.kind}, but "
                 f"{type(self).__name__} needs a model conditioned on {self._kind}; use "
                 f"{_ESTIMATOR_FOR[backbone.kind]} instead."
             )
         backbone.latent_shape(self.image_size or backbone.image_size)
         _check_variance(self.loss, backbone)
-        self._conditions = self._encode_classes(backbone, names, classes is not None)
-        self.trials_ = make_trials(
+        listed = classes is not None
+        conditions, encoded = self._encode_classes(backbone, labels, names, listed)
+        trials = make_trials(
             self.timesteps,
             self.n_trials,
             backbone.n_timesteps,
             check_random_state(self.random_state),
             stage_ends(self.pruning),
         )
-        self._weights = trial_weights(
-            self.timestep_weights, self.trials_.timesteps, backbone.n_timesteps
+        weights = trial_weights(
+            self.timestep_weights, trials.timesteps, backbone.n_timesteps
         )
-        self.prefilter_ = None
+        prefilter = None
         if self.prefilter is not None:
-            self.prefilter_ = fit_prefilter(self.prefilter, X, y, self.classes_)
+            prefilter = fit_prefilter(self.prefilter, X, y, labels)
+
+        # All has gone well: what was fitted before goes now.
+        self.classes_, self.n_classes_ = labels, len(labels)
+        for name, value in encoded.items():
+            setattr(self, name, value)
+        self.trials_, self.prefilter_ = trials, prefilter
+        self._spec, self._conditions = spec, conditions
+        self._priors, self._weights = priors, weights
         return self
 
     @property
     def backbone_(self):
         """The diffusion model; its ``pipeline`` is the diffusers pipeline."""
-        check_is_fitted(self)
+        check_is_fitted(self, "classes_")
         return get_backbone(self._spec)
 
     def predict_log_proba(self, X):
@@ -344,16 +353,17 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         check_timesteps(self.timesteps)
 
     def _check_images(self, X):
-        check_is_fitted(self)
+        check_is_fitted(self, "classes_")
         # Those that say how to predict may have been set since fit.
         self._check_parameters(len(self.trials_))
         return self._read_images(X)
 
     @abstractmethod
-    def _encode_classes(self, backbone, names, listed):
-        """Conditions of the classes, those of a class next to each other.
+    def _encode_classes(self, backbone, labels, names, listed):
+        """Conditions of the classes, and the fitted attributes that tell of them.
 
-        `listed` tells whether the user listed the classes, rather than `y`.
+        Those of a class stand next to each other. `listed` tells whether the user
+        listed the classes, rather than `y`.
         """
 
 

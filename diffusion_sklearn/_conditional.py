@@ -188,20 +188,20 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         )
         self.class_ids = class_ids
 
-    def _encode_classes(self, backbone, names, listed):
+    def _encode_classes(self, backbone, labels, names, listed):
         given = self.class_ids
         if isinstance(given, str):  # "order"
-            ids = list(range(self.n_classes_))
+            ids = list(range(len(labels)))
         elif given is not None:
             ids = np.asarray(given).ravel().tolist()
-            if len(ids) != self.n_classes_:
+            if len(ids) != len(labels):
                 raise ValueError(
-                    f"class_ids has {len(ids)} ids for the {self.n_classes_} sorted "
-                    f"labels {self.classes_.tolist()!r}; pass one for each."
+                    f"class_ids has {len(ids)} ids for the {len(labels)} sorted labels "
+                    f"{labels.tolist()!r}; pass one for each."
                 )
         else:
-            ids = _look_up(names, backbone.labels)
-        self._check_ids(ids, backbone)
+            ids = _look_up(names, backbone)
+        _check_ids(ids, labels.tolist(), backbone.n_labels)
         if given is None and not listed and _may_be_encoded(names, backbone.n_labels):
             read = [name for name, i in backbone.labels.items() if i in ids]
             warnings.warn(
@@ -213,33 +213,27 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
                 UserWarning,
                 stacklevel=3,
             )
-        self.class_ids_ = np.array(ids)
-        return backbone.condition(ids)
+        return backbone.condition(ids), {"class_ids_": np.array(ids)}
 
-    def _check_ids(self, ids, backbone):
-        wrong = [
-            i
-            for i in ids
-            if not isinstance(i, Integral)
-            or isinstance(i, bool)
-            or not 0 <= i < backbone.n_labels
-        ]
-        labels = self.classes_.tolist()
-        if wrong:
-            raise ValueError(
-                f"{wrong!r} are no class ids of model={self.model!r}, which are the "
-                f"integers 0 to {backbone.n_labels - 1}; pass class_ids=[...] or "
-                f"class_names=[...] aligned with the sorted labels {labels!r}, or "
-                "class_ids='order'."
-            )
-        shared = [
-            label for label, i in zip(labels, ids, strict=True) if ids.count(i) > 1
-        ]
-        if shared:
-            raise ValueError(
-                f"The labels {shared!r} share a class of the model, which can't tell "
-                "them apart; keep one of them."
-            )
+
+def _check_ids(ids, labels, n_labels):
+    wrong = [
+        i
+        for i in ids
+        if not isinstance(i, Integral) or isinstance(i, bool) or not 0 <= i < n_labels
+    ]
+    if wrong:
+        raise ValueError(
+            f"{wrong!r} are no class ids of the model, which are the integers 0 to "
+            f"{n_labels - 1}; pass class_ids=[...] or class_names=[...] aligned with "
+            f"the sorted labels {labels!r}, or class_ids='order'."
+        )
+    shared = [label for label, i in zip(labels, ids, strict=True) if ids.count(i) > 1]
+    if shared:
+        raise ValueError(
+            f"The labels {shared!r} share a class of the model, which can't tell them "
+            "apart; keep one of them."
+        )
 
 
 def _may_be_encoded(names, n_labels):
@@ -247,9 +241,21 @@ def _may_be_encoded(names, n_labels):
     return names == list(range(len(names))) and len(names) < n_labels
 
 
-def _look_up(names, labels):
+def _look_up(names, backbone):
     """Ids of names; what is no str is an id already."""
+    labels, shared = backbone.labels, backbone.shared
+    unclear = {name: shared[name] for name in names if name in shared}
+    if unclear:
+        raise ValueError(
+            f"Names of several classes of the model: {unclear!r}. Pass class_ids=[...] "
+            "aligned with the sorted labels, or their full names."
+        )
     unknown = [name for name in names if isinstance(name, str) and name not in labels]
+    if unknown and not labels:
+        raise ValueError(
+            f"The pipeline has no names for its classes, {unknown!r} can't be looked "
+            "up; pass class_ids=[...] aligned with the sorted labels."
+        )
     if unknown:
         lower = {name.lower(): name for name in labels}
         near = [(name, get_close_matches(name.lower(), lower, n=1)) for name in unknown]

@@ -22,11 +22,11 @@ def resolve_device(device):
     """
     if isinstance(device, str) and device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.empty(1, device="cuda").device
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-        torch.empty(1, device=resolved)
+        resolved = torch.empty(1, device=resolved).device  # "cuda" is "cuda:0"
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         reason = "no such device" if reason.startswith("Expected one of") else reason
@@ -59,7 +59,8 @@ def resolve_dtype(dtype, device):
     if isinstance(dtype, str) and dtype == "auto":
         if device.type != "cuda":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if has_bfloat16 else torch.float16
     known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     name = str(dtype).removeprefix("torch.")
     for candidate in known:

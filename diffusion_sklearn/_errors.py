@@ -142,11 +142,25 @@ def mean_errors(latents, triples, plan):
     errors : ndarray of shape (n,), float64
         One for each triple: a term of equation 7 of Li et al. (ICCV 2023), divided by
         the number of elements.
+
+    Raises
+    ------
+    FloatingPointError
+        If the network's output overflowed, as float16 may.
     """
     batches = denoising_losses(latents, triples, plan)
     errors = [losses.mean(dim=(1, 2, 3)) for losses in batches]
     errors = torch.cat(errors) if errors else torch.zeros(0)
-    return errors.cpu().numpy().astype(np.float64)
+    errors = errors.cpu().numpy().astype(np.float64)
+    wrong = triples[~np.isfinite(errors), 1]
+    if len(wrong):
+        timesteps = np.unique(plan.timesteps.cpu().numpy()[wrong]).tolist()
+        raise FloatingPointError(
+            f"dtype={plan.backbone.dtype} gave NaN or infinity at timesteps "
+            f"{timesteps[:10]}; pass dtype='float32' or 'bfloat16', another target, or "
+            "other timesteps."
+        )
+    return errors
 
 
 def score_images(latents, alive, known, plan):

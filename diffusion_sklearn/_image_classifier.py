@@ -12,7 +12,7 @@ from sklearn.utils.validation import (
 )
 
 from diffusion_sklearn._images import check_images, holds_rows, rows_to_images
-from diffusion_sklearn.backbones._loading import pack_model, unpack_model
+from diffusion_sklearn.backbones._spec import pack_model, unpack_model
 
 
 class BaseImageClassifier(ClassifierMixin, BaseEstimator):
@@ -72,7 +72,8 @@ class BaseImageClassifier(ClassifierMixin, BaseEstimator):
         scores : ndarray of shape (n_images, n_classes) or (n_images,), float64
             With two classes, the log odds of ``classes_[1]``.
         """
-        log_proba = self.predict_log_proba(X)
+        # Finite where a prior or the prefilter rules a class out.
+        log_proba = np.maximum(self.predict_log_proba(X), np.finfo(np.float32).min)
         if self.n_classes_ == 2:
             return log_proba[:, 1] - log_proba[:, 0]
         return log_proba

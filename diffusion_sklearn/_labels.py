@@ -101,6 +101,11 @@ def names_of(labels, class_names):
             f"{labels.tolist()!r}; pass one name for each, and classes=[...] if y does "
             "not hold every label."
         )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"class_names has {twice!r} more than once; names must differ."
+        )
     wrong = [name for name in names if not isinstance(name, str) or not name.strip()]
     if wrong:
         raise ValueError(f"class_names has {wrong!r}; every name must be a str.")

@@ -9,7 +9,8 @@ def log_posterior(errors, n_elements, priors=None, temperature=1.0):
 
     The log-likelihood of a class is minus its mean error over trials, summed over the
     latent's elements (Li et al., ICCV 2023, equations 4 and 6). A class that was
-    pruned is compared with the best one over the trials that both have (equation 8).
+    pruned is compared with the best one over the trials that both have (equation 8),
+    and is never likelier than it.
 
     Parameters
     ----------
@@ -42,9 +43,17 @@ def log_posterior(errors, n_elements, priors=None, temperature=1.0):
     gap = np.where(n_done > 0, gap, np.inf)
 
     log_likelihood = -gap * n_elements / temperature
+    # A class that lost the race to an earlier leader is not ahead of the winner.
+    lost = np.where(in_front, np.inf, -1e-9)
+    log_likelihood = np.minimum(log_likelihood, lost)
     if priors is not None:
         with np.errstate(divide="ignore"):
             log_likelihood = log_likelihood + np.log(priors)
+        if np.isneginf(log_likelihood).all(axis=1).any():
+            raise ValueError(
+                f"priors={priors.tolist()} rule out every class that is left for an "
+                "image; raise n_candidates or give each class a prior above 0."
+            )
     return log_softmax(log_likelihood, axis=1)
 
 

@@ -31,7 +31,7 @@ def fit_prefilter(prefilter, X, y, classes):
     if not hasattr(prefilter, "predict_proba"):
         raise ValueError(
             f"prefilter={prefilter!r} has no predict_proba; pass a classifier that "
-            "has, for instance SVC(probability=True)."
+            "has, for instance CalibratedClassifierCV(prefilter)."
         )
     named = {"classes": classes} if has_fit_parameter(prefilter, "classes") else {}
     try:

@@ -5,9 +5,13 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from weakref import WeakKeyDictionary
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+
+ARRAYS = ("classes", "trials", "errors")
 
 
 class ErrorMemory:
@@ -29,7 +33,8 @@ class ErrorMemory:
 
     def __init__(self, folder, plan, seed):
         settings = {
-            "weights": plan.backbone.digest,
+            "weights": plan.backbone.digest(),
+            "configs": plan.backbone.configs(),
             "dtype": str(plan.backbone.dtype),
             "native": plan.backbone.native,
             "schedule": digest(plan.backbone.alphas_cumprod.cpu().numpy()),
@@ -38,10 +43,10 @@ class ErrorMemory:
             "latent": list(plan.noise.shape[1:]),
             "seed": seed,
         }
-        name = digest(json.dumps(settings).encode())
+        name = digest(json.dumps(settings, sort_keys=True, default=str).encode())
         self.folder = Path(folder).expanduser() / name[:32]
         self.classes = [
-            digest(rows.double().cpu().numpy())
+            digest(rows.cpu().double().numpy())
             for rows in plan.conditions.chunk(plan.n_classes)
         ]
         self.trials = list(enumerate(plan.timesteps.tolist()))
@@ -92,10 +97,11 @@ class ErrorMemory:
         path = self.folder / f"{image}.npz"
         if not path.exists():
             return {}
-        with np.load(path) as stored:
-            labels, trials, errors = (
-                stored[k] for k in ("classes", "trials", "errors")
-            )
+        try:
+            with np.load(path) as stored:
+                labels, trials, errors = (stored[name] for name in ARRAYS)
+        except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+            return {}  # cut short by a crash; written anew
         keys = [tuple(trial) for trial in trials.tolist()]
         return {
             str(label): {
@@ -136,23 +142,37 @@ def digest(data):
     return hashlib.sha256(memoryview(data).cast("B")).hexdigest()
 
 
-def digest_weights(modules):
-    """Name a model by its weights.
+_digests = WeakKeyDictionary()
+
+
+def digest_weights(pipeline):
+    """Name a pipeline by its weights.
 
     Parameters
     ----------
-    modules : iterable of torch.nn.Module
-        Its parts.
+    pipeline : diffusers.DiffusionPipeline
+        Whose modules are named.
 
     Returns
     -------
     name : str
-        SHA-256, in hexadecimal; about a second for each gigabyte.
+        SHA-256, in hexadecimal. Kept until a weight is changed or replaced.
     """
-    total = hashlib.sha256()
-    for module in modules:
-        for name, weights in module.state_dict().items():
-            total.update(name.encode())
-            flat = weights.detach().cpu().contiguous().reshape(-1)
-            total.update(flat.view(torch.uint8).numpy())
-    return total.hexdigest()
+    parts = pipeline.components.values()
+    weights = [
+        (name, tensor.detach())
+        for part in parts
+        if isinstance(part, torch.nn.Module)
+        for name, tensor in part.state_dict(keep_vars=True).items()
+    ]
+    state = [(name, tensor.data_ptr(), tensor._version) for name, tensor in weights]
+    kept_state, name = _digests.get(pipeline, (None, None))
+    if kept_state != state:
+        total = hashlib.sha256()
+        for key, tensor in weights:
+            flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
+            total.update(key.encode())
+            total.update(flat.numpy())
+        name = total.hexdigest()
+        _digests[pipeline] = state, name
+    return name

@@ -182,7 +182,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         )
         self.prompt_template = prompt_template
 
-    def _encode_classes(self, backbone, names, listed):
+    def _encode_classes(self, backbone, labels, names, listed):
         templates = self.prompt_template
         if isinstance(templates, str):
             templates = [DEFAULT_TEMPLATE if templates == "auto" else templates]
@@ -204,7 +204,6 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
                 UserWarning,
                 stacklevel=3,
             )
-        self.prompts_ = [
-            [t.replace("{}", str(name)) for t in templates] for name in names
-        ]
-        return backbone.condition([p for prompts in self.prompts_ for p in prompts])
+        prompts = [[t.replace("{}", str(name)) for t in templates] for name in names]
+        conditions = backbone.condition([p for one in prompts for p in one])
+        return conditions, {"prompts_": prompts}

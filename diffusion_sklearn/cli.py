@@ -50,6 +50,10 @@ def main(argv=None):
         demo.error(f"--n-images={args.n_images} must lie between 1 and 1000")
     if args.n_trials < 1:
         demo.error(f"--n-trials={args.n_trials} must be 1 or more")
+    if args.output.suffix not in Image.registered_extensions():
+        demo.error(f"--output={args.output} must end in .png or another image suffix")
+    if not args.output.absolute().parent.is_dir():
+        demo.error(f"--output={args.output}: there is no such folder")
     return run_demo(args)
 
 

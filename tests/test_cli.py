@@ -27,7 +27,16 @@ def test_demo(tmp_path, capsys):
         assert picture.size[0] > 1000 and len(picture.getcolors(10**6)) > 50
 
 
-@pytest.mark.parametrize("flag", ["--n-images=0", "--n-images=2000", "--n-trials=0"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--n-images=0",
+        "--n-images=2000",
+        "--n-trials=0",
+        "--output=no/such/a.png",
+        "--output=a.xyz",
+    ],
+)
 def test_bad_flags_are_named(flag, capsys):
     with pytest.raises(SystemExit) as error:
         main(["demo", flag])

@@ -64,7 +64,7 @@ def test_a_fitted_prefilter_that_lacks_a_class(clf):
 
 
 def test_what_is_no_prefilter(clf):
-    with pytest.raises(ValueError, match=r"'prefilter' parameter.*predict_proba"):
+    with pytest.raises(ValueError, match=r"prefilter=LinearSVC.*has no predict_proba"):
         clf.set_params(prefilter=LinearSVC()).fit(ROWS, Y)
     with pytest.raises(ValueError, match=r"prefilter=Log.*pass FrozenEstimator"):
         clf.set_params(prefilter=LogisticRegression()).fit(classes=NAMES)

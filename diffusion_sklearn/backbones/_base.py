@@ -1,7 +1,5 @@
 """What every diffusion model offers to the estimators."""
 
-from functools import cached_property
-
 import torch
 
 from diffusion_sklearn._store import digest_weights
@@ -35,6 +33,9 @@ class Backbone:
     kind = "text"
     """What it is conditioned on: "text" or "class"."""
 
+    spec = None
+    """What it was loaded from; stands for it in a pickle, which holds no weights."""
+
     learns_variance = False
     """Whether it has ``predict_with_variance``, for the variational losses."""
 
@@ -59,11 +60,25 @@ class Backbone:
         self.n_timesteps = len(self.alphas_cumprod)
         predicts = config.get("prediction_type", "epsilon")
         self.native = "velocity" if predicts == "v_prediction" else predicts
+        if self.native not in SPACES:
+            raise ValueError(
+                f"The scheduler's prediction_type={predicts!r} is not supported; pass "
+                "a model with 'epsilon', 'v_prediction' or 'sample'."
+            )
         self.vae_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.image_size = self.network.config.sample_size * self.vae_factor
+        side = self.network.config.sample_size
+        side = side if isinstance(side, int) else min(side)
+        self.image_size = side * self.vae_factor
 
     def __sklearn_clone__(self):
         return self
+
+    def __reduce_ex__(self, protocol):
+        if self.spec is None:  # made by hand: pickled as it is
+            return super().__reduce_ex__(protocol)
+        from diffusion_sklearn.backbones._loading import get_backbone
+
+        return get_backbone, (self.spec,)
 
     def __deepcopy__(self, memo):
         return self
@@ -83,11 +98,39 @@ class Backbone:
         """Dtype of latents, noise and errors: float32 or better."""
         return torch.promote_types(self.dtype, torch.float32)
 
-    @cached_property
     def digest(self):
-        """Name of the weights, the same wherever they are loaded."""
-        parts = self.pipeline.components.values()
-        return digest_weights(p for p in parts if isinstance(p, torch.nn.Module))
+        """Name of the weights, the same wherever they are loaded.
+
+        Returns
+        -------
+        name : str
+            SHA-256; about a second for each gigabyte, at the first call and after a
+            change.
+
+        Raises
+        ------
+        ValueError
+            If adapters are attached, whose scale and state the weights do not show.
+        """
+        if getattr(self.network, "peft_config", None):
+            raise ValueError(
+                "The model has adapters attached, which memory can't tell apart; call "
+                "pipeline.fuse_lora() and pipeline.unload_lora_weights() first, or "
+                "pass memory=None."
+            )
+        return digest_weights(self.pipeline)
+
+    def configs(self):
+        """Configs that an error depends on beside the weights, as plain values.
+
+        Returns
+        -------
+        configs : dict
+        """
+        return {
+            name: {k: v for k, v in part.config.items() if not k.startswith("_")}
+            for name, part in (("vae", self.vae), ("network", self.network))
+        }
 
     def latent_shape(self, image_size):
         """Shape of the latent of a square image.

@@ -17,6 +17,8 @@ class DiTBackbone(Backbone):
     ----------
     labels : dict of str to int
         The pipeline's own names of its classes.
+    shared : dict of str to list of int
+        Names that several classes have, as "crane" does in ImageNet.
     n_labels : int
         Number of classes the model was trained on.
     """
@@ -25,7 +27,7 @@ class DiTBackbone(Backbone):
 
     def __init__(self, pipeline):
         super().__init__(pipeline)
-        self.labels = dict(pipeline.labels)
+        self.labels, self.shared = _names(pipeline)
         self.n_labels = self.network.config.num_embeds_ada_norm
 
     def _network(self, pipeline):
@@ -51,7 +53,8 @@ class DiTBackbone(Backbone):
     @property
     def learns_variance(self):
         """Whether the network has a second half of channels for sigma."""
-        return self.network.config.out_channels == 2 * self.network.config.in_channels
+        config = self.network.config
+        return config.out_channels == 2 * config.in_channels
 
     def predict(self, noised, timesteps, conditions):
         output = self._output(noised, timesteps, conditions)
@@ -77,4 +80,20 @@ class DiTBackbone(Backbone):
         output = self.network(
             noised.to(self.dtype), timestep=timesteps, class_labels=conditions
         )
-        return output.sample.to(self.compute_dtype)
+        return output.sample.to(noised.device, self.compute_dtype)
+
+
+def _names(pipeline):
+    """Names of the classes: those of one class, and those that several share.
+
+    "dog, hound" is a name as a whole, and so is each of its parts.
+    """
+    given = pipeline.config.get("id2label")
+    if not given:  # a pipeline that was built by hand or saved by diffusers
+        return dict(pipeline.labels), {}
+    ids = {}
+    for key, value in given.items():
+        for name in {value.strip(), *(part.strip() for part in value.split(","))}:
+            ids.setdefault(name, []).append(int(key))
+    alone = {name: found[0] for name, found in sorted(ids.items()) if len(found) == 1}
+    return alone, {name: found for name, found in ids.items() if len(found) > 1}

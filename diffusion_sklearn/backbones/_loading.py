@@ -1,15 +1,12 @@
 """From what the user passed as `model` to a backbone, once a process."""
 
-import copyreg
+import copy
 import json
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from uuid import uuid4
-from weakref import WeakValueDictionary
 
 import diffusers
 import torch
@@ -21,8 +18,10 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 
 from diffusion_sklearn._device import resolve_device, resolve_dtype
+from diffusion_sklearn._store import digest_weights
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._dit import DiTBackbone
+from diffusion_sklearn.backbones._spec import BackboneSpec, InMemory, keep
 from diffusion_sklearn.backbones._stable_diffusion import StableDiffusionBackbone
 
 FAMILIES = {
@@ -34,103 +33,7 @@ BUNDLED = {"fashion-dit": "class"}
 """Models that ship with the package, and what each is conditioned on."""
 
 _loaded = {}
-_in_memory = WeakValueDictionary()
 _lock = threading.RLock()
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """All that is needed to find a backbone again, in this or another process.
-
-    Attributes
-    ----------
-    model : str or InMemory
-        Hub id, local folder or bundled name; or what stands for a pipeline object.
-    revision : str or None
-        Branch, tag or commit on the Hub.
-    device, dtype : str
-        As the user asked for them: "auto" is resolved where the model is loaded.
-    """
-
-    model: object
-    revision: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """Stands for a pipeline object, and is pickled without it.
-
-    Within the process, the token leads back to the pipeline. Another process has to
-    load the name or folder that the pipeline came from, if there is one.
-
-    Attributes
-    ----------
-    token : str
-        Of this pipeline object, in this process.
-    name : str
-        Hub id or folder it was loaded from; "" if it was built in memory.
-    dtype : str
-        Of its weights.
-    pipeline : DiffusionPipeline or None
-        The object; None in another process.
-    """
-
-    token: str
-    name: str
-    dtype: str
-    pipeline: object = field(compare=False, repr=False)
-
-    def __reduce__(self):
-        return _recall, (self.token, self.name, self.dtype)
-
-
-def _recall(token, name, dtype):
-    return InMemory(token, name, dtype, _in_memory.get(token))
-
-
-def _keep(pipeline):
-    """Make a pipeline object findable by a token."""
-    known = (token for token, p in list(_in_memory.items()) if p is pipeline)
-    token = next(known, None) or uuid4().hex
-    _in_memory[token] = pipeline
-    dtype = str(pipeline.dtype).removeprefix("torch.")
-    return InMemory(token, pipeline.name_or_path or "", dtype, pipeline)
-
-
-def pack_model(model):
-    """What stands for a `model` parameter in a pickle: never its weights.
-
-    Parameters
-    ----------
-    model : str, Path, DiffusionPipeline, InMemory or Backbone
-        The estimator's parameter.
-
-    Returns
-    -------
-    model : str, Path, InMemory or Backbone
-    """
-    return _keep(model) if isinstance(model, DiffusionPipeline) else model
-
-
-def unpack_model(model):
-    """The reverse of :func:`pack_model`.
-
-    Parameters
-    ----------
-    model : str, Path, InMemory or Backbone
-        What was in the pickle.
-
-    Returns
-    -------
-    model : str, Path, DiffusionPipeline, InMemory or Backbone
-        A pipeline is itself in its own process; elsewhere the name or folder it was
-        loaded from, if any.
-    """
-    if not isinstance(model, InMemory):
-        return model
-    return model.pipeline or model.name or model
 
 
 def backbone_spec(model, device="auto", dtype="auto"):
@@ -148,11 +51,11 @@ def backbone_spec(model, device="auto", dtype="auto"):
     spec : BackboneSpec or Backbone
         A backbone stands for itself.
     """
-    if isinstance(model, Backbone):
-        return model
     device, dtype = str(device), str(dtype).removeprefix("torch.")
+    if isinstance(model, Backbone):
+        return _as_asked(model, device, dtype)
     if isinstance(model, DiffusionPipeline):
-        model = _keep(model)
+        model = keep(model)
     if isinstance(model, InMemory):
         return BackboneSpec(model, None, device, dtype)
     if not isinstance(model, (str, Path)):
@@ -162,9 +65,31 @@ def backbone_spec(model, device="auto", dtype="auto"):
             "Backbone."
         )
     name, revision = str(model), None
-    if name not in BUNDLED and not Path(name).expanduser().is_dir():
+    folder = Path(name).expanduser()
+    if name not in BUNDLED and folder.is_dir():
+        name = str(folder.absolute())
+    elif name not in BUNDLED:
         name, _, revision = name.partition("@")
     return BackboneSpec(name, revision or None, device, dtype)
+
+
+def _as_asked(backbone, device, dtype):
+    """A backbone stays as it is; raise if it was to be elsewhere."""
+    for name, value, there in (
+        ("device", device, lambda: resolve_device(device) == backbone.device),
+        (
+            "dtype",
+            dtype,
+            lambda: resolve_dtype(dtype, backbone.device) == backbone.dtype,
+        ),
+    ):
+        if value != "auto" and not there():
+            raise ValueError(
+                f"{name}={value!r}, but the backbone passed as model has "
+                f"{name}={str(getattr(backbone, name))!r}; pass {name}='auto', or load "
+                f"it with load_backbone(..., {name}={value!r})."
+            )
+    return backbone
 
 
 def load_backbone(model, *, revision=None, device="auto", dtype="auto"):
@@ -182,8 +107,8 @@ def load_backbone(model, *, revision=None, device="auto", dtype="auto"):
     revision : str, default=None
         Branch, tag or commit on the Hub. ``"org/name@revision"`` means the same.
     device : "auto", str or torch.device, default="auto"
-        Where to put it. A pipeline object stays where it is with "auto", and is moved
-        otherwise; a backbone stays as it is.
+        Where to put it. A pipeline object stays where it is with "auto"; for another
+        device or dtype a copy of it is made. A backbone stays as it is.
     dtype : "auto", str or torch.dtype, default="auto"
         Of the weights. "auto": float32 on a CPU, bfloat16 or float16 on a GPU; a
         pipeline object keeps its own.
@@ -232,7 +157,7 @@ def get_backbone(spec):
     if isinstance(spec.model, InMemory):
         if spec.model.pipeline is not None:
             return _wrap(spec)
-        spec = _spec_elsewhere(spec)
+        return _load_elsewhere(spec)
     device = resolve_device(spec.device)
     dtype = resolve_dtype(spec.dtype, device)
     key = (spec.model, spec.revision, str(device), dtype)
@@ -244,22 +169,28 @@ def get_backbone(spec):
 
 
 def _wrap(spec):
-    """A backbone around a pipeline object of this process."""
+    """A backbone around a pipeline object of this process.
+
+    The object itself is never moved or cast: casting down and up again would round
+    its weights for good, and other estimators may be using it.
+    """
     pipeline = spec.model.pipeline
-    with _lock:
-        device = (
-            pipeline.device if spec.device == "auto" else resolve_device(spec.device)
-        )
-        dtype = pipeline.dtype
-        if spec.dtype != "auto":
-            dtype = resolve_dtype(spec.dtype, device)
-        if (pipeline.device, pipeline.dtype) != (device, dtype):
-            pipeline.to(device, dtype)
+    device, dtype = pipeline.device, pipeline.dtype
+    if spec.device != "auto":
+        device = resolve_device(spec.device)
+    if spec.dtype != "auto":
+        dtype = resolve_dtype(spec.dtype, device)
+    if (pipeline.device, pipeline.dtype) == (device, dtype):
         return _make(pipeline, spec)
+    key = (spec.model.token, digest_weights(pipeline), str(device), dtype)
+    with _lock:
+        if key not in _loaded:
+            _loaded[key] = _make(copy.deepcopy(pipeline).to(device, dtype), spec)
+        return _loaded[key]
 
 
-def _spec_elsewhere(spec):
-    """The spec of a pipeline object, away from the process it was made in."""
+def _load_elsewhere(spec):
+    """The backbone of a pipeline object, away from the process it was made in."""
     kept = spec.model
     if not kept.name:
         raise OSError(
@@ -268,8 +199,18 @@ def _spec_elsewhere(spec):
             "with pipeline.save_pretrained(folder, safe_serialization=True) and pass "
             "model=folder."
         )
-    dtype = kept.dtype if spec.dtype == "auto" else spec.dtype
-    return BackboneSpec(kept.name, None, spec.device, dtype)
+    found = get_backbone(BackboneSpec(kept.name, None, spec.device, kept.dtype))
+    if digest_weights(found.pipeline) != kept.weights:
+        raise OSError(
+            f"The diffusers pipeline of this estimator was loaded from {kept.name!r} "
+            "and has other weights than are found there (changed after loading, or of "
+            "another revision), and pickles hold no weights. Save it with "
+            "pipeline.save_pretrained(folder, safe_serialization=True) and pass "
+            "model=folder."
+        )
+    if spec.dtype == "auto":
+        return found
+    return get_backbone(BackboneSpec(kept.name, None, spec.device, spec.dtype))
 
 
 def _make(pipeline, spec):
@@ -280,14 +221,6 @@ def _make(pipeline, spec):
             backbone.spec = spec
             return backbone
     raise _unsupported(type(pipeline).__name__)
-
-
-def _reduce(backbone):
-    return get_backbone, (backbone.spec,)
-
-
-for _family in FAMILIES.values():
-    copyreg.pickle(_family, _reduce)  # no weights in a pickle
 
 
 def _unsupported(name):
@@ -322,8 +255,7 @@ def _load_pipeline(name, revision, dtype):
         ]
     for place, how in attempts:
         try:
-            with _quiet():
-                return _read_pipeline(source, dtype, how)
+            return _read_pipeline(source, dtype, how)
         except LocalEntryNotFoundError:
             missing = how.get("local_files_only") or HF_HUB_OFFLINE
             tried.append(f"{place} {'lacks it' if missing else 'can not be reached'}")
@@ -344,17 +276,25 @@ def _load_pipeline(name, revision, dtype):
 
 def _read_pipeline(source, dtype, how):
     index = Path(source) / "model_index.json"
-    if how:  # a Hub id
-        index = hf_hub_download(source, index.name, **how)
-    config = json.loads(Path(index).read_text("utf-8"))
-    name = config["_class_name"]
-    if name not in FAMILIES:
-        raise _unsupported(name)
+    with _quiet():
+        if how:  # a Hub id
+            index = hf_hub_download(source, index.name, **how)
+        config = json.loads(Path(index).read_text("utf-8"))
+        if config["_class_name"] not in FAMILIES:
+            raise _unsupported(config["_class_name"])
+        cls = getattr(diffusers, config["_class_name"])
+    without = {}
     if "safety_checker" in config:
-        how = {**how, "safety_checker": None, "requires_safety_checker": False}
-    return getattr(diffusers, name).from_pretrained(
-        source, dtype=dtype, use_safetensors=True, **how
-    )
+        without = {"safety_checker": None, "requires_safety_checker": False}
+    if how:  # with a progress bar: it may be gigabytes
+        source = cls.download(source, use_safetensors=True, **without, **how)
+    with _quiet():
+        pipeline = cls.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, **without
+        )
+    if "id2label" in config:  # diffusers drops it where the pipeline is saved again
+        pipeline.register_to_config(id2label=config["id2label"])
+    return pipeline
 
 
 @contextmanager

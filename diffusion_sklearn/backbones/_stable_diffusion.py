@@ -74,7 +74,7 @@ class StableDiffusionBackbone(Backbone):
             timesteps,
             encoder_hidden_states=conditions.to(self.dtype),
         )
-        return output.sample.to(self.compute_dtype)
+        return output.sample.to(noised.device, self.compute_dtype)
 
 
 def _warn_of_cut(prompts, tokenizer):

@@ -1,0 +1,138 @@
+"""What stands for a model in an estimator and in its pickle."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+from weakref import WeakValueDictionary
+
+from diffusers import DiffusionPipeline
+
+from diffusion_sklearn._store import digest_weights
+
+_in_memory = WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """All that is needed to find a backbone again, in this or another process.
+
+    Attributes
+    ----------
+    model : str or InMemory
+        Hub id, local folder or bundled name; or what stands for a pipeline object.
+    revision : str or None
+        Branch, tag or commit on the Hub.
+    device, dtype : str
+        As the user asked for them: "auto" is resolved where the model is loaded.
+    """
+
+    model: object
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Stands for a pipeline object, and is pickled without it.
+
+    Within the process, the token leads back to the pipeline. Another process has to
+    load the name or folder that the pipeline came from, if there is one.
+
+    Attributes
+    ----------
+    token : str
+        Of this pipeline object, in this process.
+    name : str
+        Hub id or folder it was loaded from; "" if it was built in memory.
+    dtype : str
+        Of its weights.
+    pipeline : DiffusionPipeline or None
+        The object; None in another process.
+    weights : str
+        Name of its weights when it was pickled.
+    """
+
+    token: str
+    name: str
+    dtype: str
+    pipeline: object = field(compare=False, repr=False)
+    weights: str = field(default="", compare=False, repr=False)
+
+    def __reduce__(self):
+        weights = self.weights
+        if self.name and self.pipeline is not None:
+            weights = digest_weights(self.pipeline)
+        return _recall, (self.token, self.name, self.dtype, weights)
+
+
+def _recall(token, name, dtype, weights):
+    return InMemory(token, name, dtype, _in_memory.get(token), weights)
+
+
+def keep(pipeline):
+    """Make a pipeline object findable by a token, without owning it.
+
+    Parameters
+    ----------
+    pipeline : DiffusionPipeline
+        The object.
+
+    Returns
+    -------
+    kept : InMemory
+    """
+    known = (token for token, p in list(_in_memory.items()) if p is pipeline)
+    token = next(known, None) or uuid4().hex
+    _in_memory[token] = pipeline
+    dtype = str(pipeline.dtype).removeprefix("torch.")
+    return InMemory(token, pipeline.name_or_path or "", dtype, pipeline)
+
+
+def pack_model(model):
+    """What stands for a `model` parameter in a pickle: never its weights.
+
+    Parameters
+    ----------
+    model : str, Path, DiffusionPipeline, InMemory or Backbone
+        The estimator's parameter.
+
+    Returns
+    -------
+    model : str, Path, InMemory or Backbone
+    """
+    return keep(model) if isinstance(model, DiffusionPipeline) else model
+
+
+def unpack_model(model):
+    """The reverse of :func:`pack_model`.
+
+    Parameters
+    ----------
+    model : str, Path, InMemory or Backbone
+        What was in the pickle.
+
+    Returns
+    -------
+    model : str, Path, DiffusionPipeline, InMemory or Backbone
+        A pipeline is itself in its own process; elsewhere the name or folder it was
+        loaded from, if any.
+    """
+    if not isinstance(model, InMemory):
+        return model
+    return model.pipeline or model.name or model
+
+
+def describe(model):
+    """Name a `model` parameter in a message.
+
+    Parameters
+    ----------
+    model : str, Path, DiffusionPipeline or Backbone
+        The estimator's parameter.
+
+    Returns
+    -------
+    name : str
+    """
+    return repr(str(model)) if isinstance(model, (str, Path)) else type(model).__name__

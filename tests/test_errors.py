@@ -304,3 +304,14 @@ def test_image_size(dit_folder):
     assert clf.predict_proba(IMAGES).shape == (3, 2)
     with pytest.raises(ValueError, match=r"image_size=9.*multiple of 4"):
         clf.set_params(image_size=9).fit(classes=["ant", "bee"])
+
+
+def test_overflow_is_an_error_not_an_answer():
+    pipeline = tiny_dit()
+    pipeline.transformer.proj_out_2.bias.data[0] = torch.nan
+    clf = ConditionalDiffusionClassifier(model=pipeline, n_trials=3)
+    clf.fit(classes=["ant", "bee"])
+    with pytest.raises(
+        FloatingPointError, match=r"dtype=.*at timesteps \[166, 500, 83"
+    ):
+        clf.predict(IMAGES)

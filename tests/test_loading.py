@@ -193,3 +193,59 @@ def test_the_bundled_model_is_a_plain_pipeline(tmp_path):
     assert size <= 16 * 2**20
     state = pipeline.transformer.config
     assert state.out_channels == 2 * state.in_channels
+
+
+def test_a_pipeline_object_is_never_cast_or_moved(dit_folder):
+    pipeline = tiny_dit()
+    before = pipeline.transformer.proj_out_2.weight.clone()
+    clf = ConditionalDiffusionClassifier(model=pipeline, n_trials=3, pruning=None)
+    expected = clf.fit(classes=["ant", "bee"]).predict_proba(IMAGES)
+    half = ConditionalDiffusionClassifier(model=pipeline, n_trials=3, dtype="bfloat16")
+    half.fit(classes=["ant", "bee"]).predict(IMAGES)
+    assert half.backbone_.dtype == torch.bfloat16
+    assert pipeline.dtype == torch.float32
+    assert torch.equal(pipeline.transformer.proj_out_2.weight, before)
+    np.testing.assert_array_equal(clf.predict_proba(IMAGES), expected)
+
+
+def test_a_backbone_is_not_what_was_asked_for(dit_folder):
+    backbone = load_backbone(dit_folder)
+    clf = ConditionalDiffusionClassifier(model=backbone, dtype="float64")
+    with pytest.raises(ValueError, match=r"dtype='float64', but the backbone.*float32"):
+        clf.fit(classes=["ant", "bee"])
+    clf.set_params(dtype=torch.float32, device="cpu").fit(classes=["ant", "bee"])
+
+
+def test_names_of_classes_survive_saving(dit_folder, tmp_path):
+    load_backbone(dit_folder).pipeline.save_pretrained(tmp_path)
+    assert load_backbone(tmp_path).labels == load_backbone(dit_folder).labels
+    assert load_backbone(tmp_path).labels["dog, hound"] == 3
+
+
+def test_a_name_of_several_classes():
+    pipeline = tiny_dit()
+    names = {0: "crane, bird", 1: "crane, machine", 2: "cat", 3: "dog", 4: "eel"}
+    pipeline.register_to_config(id2label=names)
+    clf = ConditionalDiffusionClassifier(model=pipeline, n_trials=2)
+    with pytest.raises(ValueError, match=r"several classes.*'crane': \[0, 1\]"):
+        clf.fit(classes=["crane", "cat"])
+    clf.fit(classes=["crane, machine", "bird"])
+    assert clf.class_ids_.tolist() == [0, 1]
+
+
+def test_a_pipeline_without_names():
+    pipeline = tiny_dit()
+    pipeline.register_to_config(id2label=None)
+    pipeline.labels = {}
+    clf = ConditionalDiffusionClassifier(model=pipeline, n_trials=2)
+    with pytest.raises(ValueError, match=r"no names for its classes.*class_ids"):
+        clf.fit(classes=["ant", "bee"])
+
+
+def test_configs_that_diffusers_allows():
+    pipeline = tiny_sd("epsilon")
+    pipeline.unet.register_to_config(sample_size=[4, 4])
+    assert load_backbone(pipeline).image_size == 8
+    pipeline.scheduler.register_to_config(prediction_type="flow_prediction")
+    with pytest.raises(ValueError, match="prediction_type='flow_prediction'"):
+        load_backbone(pipeline)

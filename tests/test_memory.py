@@ -11,6 +11,7 @@ from sklearn.base import clone
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
+    load_backbone,
 )
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3), dtype=np.uint8)
@@ -119,3 +120,23 @@ def test_prompts_are_part_of_the_key(sd_folder, tmp_path):
     clf.set_params(prompt_template=["a photo of a {}.", "{}"])
     found = clf.fit(classes=["a", "b"]).denoising_errors(IMAGES[:1])
     assert found.n_evaluations.tolist() == [12]
+
+
+def test_changed_weights_and_configs_are_noticed(clf):
+    pipeline = tiny_dit()
+    clf.set_params(model=load_backbone(pipeline), classes=["ant", "bee"])
+    clf.fit().predict(IMAGES[:1])
+    assert clf.denoising_errors(IMAGES[:1]).n_evaluations.tolist() == [0]
+    pipeline.transformer.proj_out_2.bias.data.mul_(0.5)
+    assert clf.denoising_errors(IMAGES[:1]).n_evaluations.tolist() == [24]
+    pipeline.vae.register_to_config(scaling_factor=0.18)
+    assert clf.denoising_errors(IMAGES[:1]).n_evaluations.tolist() == [24]
+
+
+def test_a_file_cut_short_is_written_anew(clf):
+    clf.fit(classes=["ant", "bee"]).predict(IMAGES[:1])
+    (path,) = clf.memory.rglob("*.npz")
+    path.write_bytes(path.read_bytes()[:50])
+    for expected in (24, 0):
+        found = clf.denoising_errors(IMAGES[:1])
+        assert found.n_evaluations.tolist() == [expected]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
@@ -246,3 +247,27 @@ def test_booleans_are_no_class_ids(dit_folder):
     clf = ConditionalDiffusionClassifier(model=dit_folder, n_trials=2)
     with pytest.raises(ValueError, match=r"\[False, True\] are no class ids"):
         clf.fit(IMAGES, [False, True, True])
+
+
+def test_class_names_must_differ(clf):
+    with pytest.raises(ValueError, match=r"class_names has \['ant'\] more than once"):
+        clf.set_params(class_names=["ant", "ant"]).fit(classes=["x", "y"])
+
+
+def test_a_failed_fit_leaves_the_last_one(clf):
+    with pytest.raises(ValueError, match="image_size"):
+        clf.set_params(image_size=9).fit(classes=NAMES)
+    with pytest.raises(NotFittedError):
+        clf.predict(IMAGES)
+    clf.set_params(image_size=None).fit(classes=NAMES)
+    expected = clf.predict_proba(IMAGES)
+    with pytest.raises(ValueError, match="timestep_weights"):
+        clf.set_params(timestep_weights=[1.0]).fit(classes=["ant", "cat"])
+    np.testing.assert_array_equal(clf.predict_proba(IMAGES), expected)
+    assert clf.classes_.tolist() == NAMES
+
+
+def test_decision_is_finite_where_a_class_is_ruled_out(clf):
+    clf.set_params(priors=[1.0, 0.0]).fit(classes=["ant", "bee"])
+    assert np.isfinite(clf.decision_function(IMAGES)).all()
+    assert clf.predict(IMAGES).tolist() == ["ant"] * 3

@@ -128,6 +128,16 @@ def test_a_pipeline_built_in_memory_is_not_in_the_pickle(tmp_path):
     assert "save_pretrained(folder, safe_serialization=True)" in error.value.stderr
 
 
+def test_a_pipeline_changed_after_loading_is_not_mistaken(dit_folder, tmp_path):
+    pipeline = from_folder(dit_folder)
+    pipeline.transformer.proj_out_2.weight.data *= 1.5
+    clf = ConditionalDiffusionClassifier(model=pipeline, n_trials=5)
+    joblib.dump(clf.fit(classes=NAMES), tmp_path / "clf")
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        predict_elsewhere(tmp_path, tmp_path / "clf")
+    assert "has other weights than are found there" in error.value.stderr
+
+
 def test_a_deep_copy_of_a_pipeline_is_another_model():
     first = tiny_dit()
     clf = ConditionalDiffusionClassifier(model=first, n_trials=5).fit(classes=NAMES)

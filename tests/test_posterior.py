@@ -48,3 +48,18 @@ def test_large_differences_do_not_overflow():
     found = log_posterior(errors, 4096)
     np.testing.assert_array_equal(np.exp(found), [[1, 0, 0]])
     assert np.isfinite(found).all()
+
+
+def test_a_pruned_class_is_never_likelier_than_the_best():
+    """X was dropped against Y, early; Z, the winner, started worse than X."""
+    x = [1.0, 1.0, np.nan, np.nan]
+    z = [1.2, 1.2, 0.2, 0.2]
+    found = log_posterior(np.array([[x, z]]), 10)
+    assert found[0].argmax() == 1
+    np.testing.assert_allclose(np.exp(found), [[0.5, 0.5]], rtol=1e-6)
+
+
+def test_priors_that_rule_all_out():
+    errors = np.array([[[1.0], [np.nan]]])
+    with pytest.raises(ValueError, match="rule out every class"):
+        log_posterior(errors, 2, np.array([0.0, 1.0]))

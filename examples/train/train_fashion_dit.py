@@ -219,6 +219,9 @@ def save_pipeline(model, vae, scale, scheduler, folder):
     pipeline.register_to_config(id2label=names)
     pipeline.to(torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
+    config = folder / "vae" / "config.json"
+    lines = [x for x in config.read_text().splitlines() if "_name_or_path" not in x]
+    config.write_text("\n".join(lines) + "\n")  # no path of the training machine
 
 
 if __name__ == "__main__":

@@ -75,20 +75,17 @@ def backbone_spec(model, device="auto", dtype="auto"):
 
 def _as_asked(backbone, device, dtype):
     """A backbone stays as it is; raise if it was to be elsewhere."""
-    for name, value, there in (
-        ("device", device, lambda: resolve_device(device) == backbone.device),
-        (
-            "dtype",
-            dtype,
-            lambda: resolve_dtype(dtype, backbone.device) == backbone.dtype,
-        ),
-    ):
-        if value != "auto" and not there():
-            raise ValueError(
-                f"{name}={value!r}, but the backbone passed as model has "
-                f"{name}={str(getattr(backbone, name))!r}; pass {name}='auto', or load "
-                f"it with load_backbone(..., {name}={value!r})."
-            )
+    wrong = None
+    if device != "auto" and resolve_device(device) != backbone.device:
+        wrong = "device", device, str(backbone.device)
+    if dtype != "auto" and resolve_dtype(dtype, backbone.device) != backbone.dtype:
+        wrong = "dtype", dtype, str(backbone.dtype)
+    if wrong:
+        name, value, there = wrong
+        raise ValueError(
+            f"{name}={value!r}, but the backbone passed as model has {name}={there!r}; "
+            f"pass {name}='auto', or load it with load_backbone(..., {name}={value!r})."
+        )
     return backbone
 
 
@@ -231,7 +228,7 @@ def _unsupported(name):
 
 
 def _bundled_names():
-    return ", ".join(repr(name) for name in BUNDLED)
+    return ", ".join(f"{name!r} ({kind}-conditional)" for name, kind in BUNDLED.items())
 
 
 def _load_pipeline(name, revision, dtype):

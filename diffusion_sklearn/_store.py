@@ -84,13 +84,13 @@ class ErrorMemory:
             NaN where there is nothing to keep.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for image, rows in zip(pixels, errors, strict=True):
-            kept = self._read(digest(image))
+        for image, rows in zip(map(digest, pixels), errors, strict=True):
+            kept = self._read(image)
             for label, row in zip(self.classes, rows, strict=True):
                 found = kept.setdefault(label, {})
                 for j in np.flatnonzero(~np.isnan(row)):
                     found[self.trials[j]] = row[j]
-            self._write(digest(image), kept)
+            self._write(image, kept)
 
     def _read(self, image):
         """Errors kept for an image: {class: {(index, timestep): error}}."""

@@ -144,12 +144,9 @@ def test_variational_losses_against_gaussians(loss):
                 beta_1 = 1 - abar[1] / abar[0]
                 lower = beta_1 * (1 - abar[0]) / (1 - abar[1])
 
-            def step(x0):
-                """Mean of q(x_{t-1} | x_t, x_0), DDPM equation 7."""
-                a = abar[t - 1] ** 0.5 * beta / (1 - abar[t])  # noqa: B023
-                b = alpha**0.5 * (1 - abar[t - 1]) / (1 - abar[t])  # noqa: B023
-                return a * x0 + b * xt  # noqa: B023
-
+            # Mean of q(x_{t-1} | x_t, x_0) = a x_0 + b x_t, DDPM equation 7.
+            a = abar[t - 1] ** 0.5 * beta / (1 - abar[t])
+            b = alpha**0.5 * (1 - abar[t - 1]) / (1 - abar[t])
             for k in (0, 1):
                 label, time = torch.tensor([k]), torch.tensor([t])
                 output = dit(xt, timestep=time, class_labels=label).sample
@@ -157,8 +154,8 @@ def test_variational_losses_against_gaussians(loss):
                 guess = (xt - (1 - abar[t]) ** 0.5 * predicted) / abar[t] ** 0.5
                 share = (share + 1) / 2
                 scale = beta ** (share / 2) * lower ** ((1 - share) / 2)
-                model = torch.distributions.Normal(step(guess), scale)
-                true = torch.distributions.Normal(step(z), lower**0.5)
+                model = torch.distributions.Normal(a * guess + b * xt, scale)
+                true = torch.distributions.Normal(a * z + b * xt, lower**0.5)
                 nats = torch.distributions.kl_divergence(true, model)
                 if t == 0:
                     nats = -model.log_prob(z)

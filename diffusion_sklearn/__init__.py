@@ -5,11 +5,13 @@ from diffusion_sklearn._errors import DenoisingErrors
 from diffusion_sklearn._read_image import ImageError
 from diffusion_sklearn._zero_shot import ZeroShotDiffusionClassifier
 from diffusion_sklearn.backbones import Backbone, clear_cache, load_backbone
+from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Backbone",
+    "CLIPZeroShotClassifier",
     "ConditionalDiffusionClassifier",
     "DenoisingErrors",
     "ImageError",

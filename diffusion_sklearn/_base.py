@@ -41,6 +41,7 @@ from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._spec import describe
 
 MOST_IMAGES_AT_ONCE = 64
+MOST_ERRORS = 2**23  # kept of a group of images, 64 MiB
 
 
 class BaseDiffusionClassifier(BaseImageClassifier):
@@ -155,45 +156,26 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         labels = resolve_classes(classes, y)
         names = names_of(labels, self.class_names)
         priors = check_priors(self.priors, labels)
-        spec = backbone_spec(self.model, self.device, self.dtype)
-        backbone = get_backbone(spec)
-        if backbone.kind != self._kind:
-            raise ValueError(
-                f"model={describe(self.model)} is conditioned on {backbone.kind}, but "
-                f"{type(self).__name__} needs a model conditioned on {self._kind}; use "
-                f"{_ESTIMATOR_FOR[backbone.kind]} instead."
-            )
-        backbone.latent_shape(self.image_size or backbone.image_size)
-        _check_variance(self.loss, backbone)
+        drawn = self._draw_trials()
+        backbone = get_backbone(drawn["_spec"])
         listed = classes is not None
         conditions, encoded = self._encode_classes(backbone, labels, names, listed)
-        trials = make_trials(
-            self.timesteps,
-            self.n_trials,
-            backbone.n_timesteps,
-            check_random_state(self.random_state),
-            stage_ends(self.pruning),
-        )
-        weights = trial_weights(
-            self.timestep_weights, trials.timesteps, backbone.n_timesteps
-        )
         prefilter = None
         if self.prefilter is not None:
             prefilter = fit_prefilter(self.prefilter, X, y, labels)
 
         # All has gone well: what was fitted before goes now.
         self.classes_, self.n_classes_ = labels, len(labels)
-        for name, value in encoded.items():
+        self.prefilter_, self._priors = prefilter, priors
+        self._conditions = conditions
+        for name, value in {**drawn, **encoded}.items():
             setattr(self, name, value)
-        self.trials_, self.prefilter_ = trials, prefilter
-        self._spec, self._conditions = spec, conditions
-        self._priors, self._weights = priors, weights
         return self
 
     @property
     def backbone_(self):
         """The diffusion model; its ``pipeline`` is the diffusers pipeline."""
-        check_is_fitted(self, "classes_")
+        check_is_fitted(self, "_spec")
         return get_backbone(self._spec)
 
     def predict_log_proba(self, X):
@@ -265,7 +247,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                     f"{name}={label!r} is none of classes_={self.classes_.tolist()}."
                 )
         pair = np.searchsorted(self.classes_, [a, b])
-        plan, size = self._plan()
+        plan, size = self._plan(self._conditions, self.n_classes_)
         maps = []
         for index in range(len(images)):
             pixels = to_pixels(images[index : index + 1], size, index)
@@ -273,24 +255,51 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             maps.append(F.interpolate(gap[None, None], (size, size), mode="bilinear"))
         return torch.cat(maps)[:, 0].cpu().numpy()
 
+    def _draw_trials(self):
+        """What `fit` sets that has nothing to do with the classes."""
+        spec = backbone_spec(self.model, self.device, self.dtype)
+        backbone = get_backbone(spec)
+        if backbone.kind != self._kind:
+            raise ValueError(
+                f"model={describe(self.model)} is conditioned on {backbone.kind}, but "
+                f"{type(self).__name__} needs a model conditioned on {self._kind}; use "
+                f"{_ESTIMATOR_FOR[backbone.kind]} instead."
+            )
+        backbone.latent_shape(self.image_size or backbone.image_size)
+        _check_variance(self.loss, backbone)
+        trials = make_trials(
+            self.timesteps,
+            self.n_trials,
+            backbone.n_timesteps,
+            check_random_state(self.random_state),
+            stage_ends(self.pruning),
+        )
+        weights = trial_weights(
+            self.timestep_weights, trials.timesteps, backbone.n_timesteps
+        )
+        return {"_spec": spec, "trials_": trials, "_weights": weights}
+
     def _score(self, X, reduce):
-        """Score images group by group; `reduce` says what is kept of each group."""
+        """Score images with the classes; `reduce` says what is kept of each group."""
         images = self._check_images(X)
         alive = np.ones((len(images), self.n_classes_), bool)
         if self.prefilter_ is not None:
             alive = candidates(self.prefilter_, X, self.classes_, self.n_candidates)
+        return self._score_all(images, alive, self._conditions, self.pruning, reduce)
+
+    def _score_all(self, images, alive, *how):
         n_workers = min(effective_n_jobs(self.n_jobs), len(images))
         if n_workers == 1:
-            return self._score_part(images, alive, 0, reduce)
+            return self._score_part(images, alive, 0, *how)
         ends = np.linspace(0, len(images), n_workers + 1).astype(int)
         parts = Parallel(n_jobs=self.n_jobs)(
-            delayed(self._score_part)(images[a:b], alive[a:b], a, reduce)
+            delayed(self._score_part)(images[a:b], alive[a:b], a, *how)
             for a, b in itertools.pairwise(ends)
         )
         return [group for part in parts for group in part]
 
-    def _score_part(self, images, alive, first, reduce):
-        plan, size = self._plan()
+    def _score_part(self, images, alive, first, conditions, pruning, reduce):
+        plan, size = self._plan(conditions, alive.shape[1], pruning)
         memory = None
         if self.memory is not None:
             memory = ErrorMemory(self.memory, plan, self.trials_.seed)
@@ -311,7 +320,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                 bar.update(len(pixels))
         return kept
 
-    def _plan(self):
+    def _plan(self, conditions, n_classes, pruning=None):
         backbone = self.backbone_
         _check_variance(self.loss, backbone)
         size = self.image_size or backbone.image_size
@@ -321,9 +330,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             backbone=backbone,
             noise=noise.to(backbone.device, backbone.compute_dtype),
             timesteps=torch.from_numpy(self.trials_.timesteps).to(backbone.device),
-            conditions=self._conditions.to(backbone.device),
-            n_classes=self.n_classes_,
-            rounds=pruning_rounds(self.pruning, len(self.trials_)),
+            conditions=conditions.to(backbone.device),
+            n_classes=n_classes,
+            rounds=pruning_rounds(pruning, len(self.trials_)),
             order=self.trials_.order,
             weights=self._weights,
             loss=self.loss,
@@ -337,11 +346,15 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         return torch.cat([plan.backbone.encode(part) for part in parts])
 
     def _posterior(self, errors, n_evaluations):
-        backbone = self.backbone_
-        shape = backbone.latent_shape(self.image_size or backbone.image_size)
+        weighted = errors * self._weights
         return log_posterior(
-            errors * self._weights, np.prod(shape), self._priors, self.temperature
+            weighted, self._n_elements(), self._priors, self.temperature
         )
+
+    def _n_elements(self):
+        backbone = self.backbone_
+        size = self.image_size or backbone.image_size
+        return int(np.prod(backbone.latent_shape(size)))
 
     def _with_posterior(self, errors, n_evaluations):
         log_proba = self._posterior(errors, n_evaluations)
@@ -379,7 +392,8 @@ def _images_at_once(plan):
     """Images scored together, enough to fill a batch when two classes are left."""
     ends = [0] + [end for end, _ in plan.rounds]
     fewest = min(b - a for a, b in itertools.pairwise(ends))
-    return min(MOST_IMAGES_AT_ONCE, -(-plan.batch_size // (2 * fewest)))
+    most = min(MOST_IMAGES_AT_ONCE, MOST_ERRORS // (plan.n_classes * ends[-1]))
+    return max(1, min(most, -(-plan.batch_size // (2 * fewest))))
 
 
 _ESTIMATOR_FOR = {

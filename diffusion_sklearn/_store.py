@@ -87,9 +87,8 @@ class ErrorMemory:
         for image, rows in zip(map(digest, pixels), errors, strict=True):
             kept = self._read(image)
             for label, row in zip(self.classes, rows, strict=True):
-                found = kept.setdefault(label, {})
                 for j in np.flatnonzero(~np.isnan(row)):
-                    found[self.trials[j]] = row[j]
+                    kept.setdefault(label, {})[self.trials[j]] = row[j]
             self._write(image, kept)
 
     def _read(self, image):

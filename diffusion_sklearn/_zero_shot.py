@@ -1,10 +1,12 @@
 """Text-to-image models: labels -> prompts -> embeddings."""
 
-import warnings
+import copy
+
+import numpy as np
 
 from diffusion_sklearn._base import BaseDiffusionClassifier
-
-DEFAULT_TEMPLATE = "a photo of a {}."
+from diffusion_sklearn._pairs import read_pairs
+from diffusion_sklearn._prompts import make_prompts
 
 
 class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
@@ -32,7 +34,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         Names aligned with the sorted labels, for labels that are not names.
     prompt_template : str or list of str, default="auto"
         A text with ``{}`` for the name of the class. Errors of several are averaged.
-        "auto": ``"a photo of a {}."``.
+        "auto": the bundled model's own, else ``"a photo of a {}."``.
     n_trials : int, default=100
         Number of (t, eps) pairs for a class that is never pruned.
     pruning : None, float or sequence of (int, int), default=0.99
@@ -182,28 +184,82 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         )
         self.prompt_template = prompt_template
 
+    def score_pairs(self, images, captions, *, subtract_unconditional=False):
+        r"""How well captions describe images, for matching the ones to the others.
+
+        The captions are prompts as they are, without a template, and every pair gets
+        all trials. An image that is likely whatever the caption scores high with each
+        of them: subtract the unconditional error where one caption is compared on
+        several images, as in an image score [1]_.
+
+        Parameters
+        ----------
+        images : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`. With nested captions, a group of images for
+            each of their rows: a list of lists or an array of shape
+            (n, m, height, width[, channels]).
+        captions : array-like of str, of shape (k,) or (n, k)
+            Captions to score with every image, or those of each group.
+        subtract_unconditional : bool, default=False
+            Score the gain over the empty prompt, one more evaluation a trial:
+
+            .. math:: E_{t,\epsilon} \|\epsilon - \epsilon_\theta(x_t)\|^2
+                - E_{t,\epsilon} \|\epsilon - \epsilon_\theta(x_t, c)\|^2
+
+        Returns
+        -------
+        scores : ndarray of shape (n_images, k) or (n, m, k), float64
+            Log-likelihood of each image under each caption, up to a constant that is
+            the same for all captions of an image. A matrix (n, 2, 2) is what
+            :func:`~diffusion_sklearn.metrics.winoground_scores` takes.
+
+        Raises
+        ------
+        ValueError
+            If the captions are no str, or the groups do not fit.
+
+        Notes
+        -----
+        Needs no `fit`. A fitted estimator uses the trials that it has.
+
+        References
+        ----------
+        .. [1] Krojer, Poole-Dayan, Voleti, Pal and Reddy, "Are Diffusion Models
+           Vision-And-Language Reasoners?", NeurIPS 2023.
+
+        Examples
+        --------
+        >>> from diffusion_sklearn import ZeroShotDiffusionClassifier
+        >>> from diffusion_sklearn.datasets import load_fashion_winoground
+        >>> pairs = load_fashion_winoground()
+        >>> clf = ZeroShotDiffusionClassifier(model="fashion-scenes", n_trials=10)
+        >>> clf.score_pairs(pairs.images[:5], pairs.captions[:5]).shape
+        (5, 2, 2)
+        """
+        fitted = hasattr(self, "trials_")
+        self._check_parameters(len(self.trials_) if fitted else self.n_trials)
+        scorer = self if fitted else copy.copy(self)
+        if not fitted:
+            vars(scorer).update(self._draw_trials())
+        images, texts, asked, shape = read_pairs(images, captions, self._read_images)
+        if subtract_unconditional:
+            texts = [*texts, ""]
+            asked = np.insert(asked, asked.shape[1], len(texts) - 1, axis=1)
+        alive = np.zeros((len(images), len(texts)), bool)
+        np.put_along_axis(alive, asked, True, axis=1)
+        conditions = scorer.backbone_.condition(texts)
+        errors = scorer._score_all(images, alive, conditions, None, scorer._mean)
+        errors = np.take_along_axis(np.concatenate(errors), asked, axis=1)
+        if subtract_unconditional:
+            errors = errors[:, :-1] - errors[:, -1:]
+        return -errors.reshape(shape)
+
+    def _mean(self, errors, n_evaluations):
+        """Mean over trials of the error, summed over the latent's elements."""
+        return (errors * self._weights).mean(axis=2) * self._n_elements()
+
     def _encode_classes(self, backbone, labels, names, listed):
-        templates = self.prompt_template
-        if isinstance(templates, str):
-            templates = [DEFAULT_TEMPLATE if templates == "auto" else templates]
-        wrong = [t for t in templates if not isinstance(t, str) or "{}" not in t]
-        if wrong or not templates:
-            raise ValueError(
-                f"prompt_template={self.prompt_template!r}: every template needs a "
-                "{} where the name of the class goes, as in 'a photo of a {}.'."
-            )
-        if not all(isinstance(name, str) for name in names):
-            if listed:
-                raise ValueError(
-                    f"classes={names!r} are no names; pass class_names=[...] aligned "
-                    "with the sorted labels, or labels of type str."
-                )
-            warnings.warn(
-                f"The labels {names!r} are used as names in prompts. Pass "
-                "class_names=[...] aligned with the sorted labels.",
-                UserWarning,
-                stacklevel=3,
-            )
-        prompts = [[t.replace("{}", str(name)) for t in templates] for name in names]
+        own = backbone.prompt_template
+        prompts = make_prompts(self.prompt_template, names, own, listed)
         conditions = backbone.condition([p for one in prompts for p in one])
         return conditions, {"prompts_": prompts}

@@ -2,7 +2,9 @@
 
 from numbers import Integral
 
+import numpy as np
 from scipy.stats import beta
+from sklearn.utils import Bunch
 
 
 def clopper_pearson(n_correct, n, confidence=0.95):
@@ -49,3 +51,94 @@ def clopper_pearson(n_correct, n, confidence=0.95):
     low = beta.ppf(tail, n_correct, n - n_correct + 1) if n_correct > 0 else 0.0
     high = beta.ppf(1 - tail, n_correct + 1, n - n_correct) if n_correct < n else 1.0
     return float(low), float(high)
+
+
+def winoground_scores(score_matrix, tags=None, *, confidence=0.95):
+    r"""Text, image and group score of examples of two images and two captions.
+
+    With :math:`s(C_j, I_i)` the score of caption j on image i, an example counts for
+    the text score (Li et al., ICCV 2023, equation 9) if the right caption wins on both
+    images,
+
+    .. math:: s(C_0, I_0) > s(C_1, I_0) \;\wedge\; s(C_1, I_1) > s(C_0, I_1),
+
+    for the image score if the right image wins for both captions,
+
+    .. math:: s(C_0, I_0) > s(C_0, I_1) \;\wedge\; s(C_1, I_1) > s(C_1, I_0),
+
+    and for the group score if both hold. A tie is no win. Random scores give 1/4, 1/4
+    and 1/6.
+
+    Parameters
+    ----------
+    score_matrix : array-like of shape (n, 2, 2)
+        ``score_matrix[k, i, j]``: how well caption j describes image i of example k, as
+        ``score_pairs(images, captions)`` of the classifiers returns it.
+    tags : array-like of shape (n,), default=None
+        Kind of each example.
+    confidence : float, default=0.95
+        Coverage of the intervals, in (0, 1).
+
+    Returns
+    -------
+    scores : :class:`~sklearn.utils.Bunch`
+        ``n`` int; ``text``, ``image`` and ``group``, proportions of the examples;
+        ``intervals``, a dict of (low, high) with the same three keys, exact
+        (:func:`clopper_pearson`); ``tags``, a dict from each tag to such a Bunch,
+        empty without `tags`.
+
+    Raises
+    ------
+    ValueError
+        If a shape is not possible or a score is NaN.
+
+    References
+    ----------
+    Thrush et al. (2022), "Winoground: Probing vision and language models for
+    visio-linguistic compositionality", CVPR.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn.metrics import winoground_scores
+    >>> right_captions = [[2, 1], [3, 4]]  # but image 1 wins for either caption
+    >>> scores = winoground_scores([right_captions])
+    >>> scores.text, scores.image, scores.group
+    (1.0, 0.0, 0.0)
+    """
+    scores = np.asarray(score_matrix, np.float64)
+    if scores.ndim != 3 or scores.shape[1:] != (2, 2) or len(scores) == 0:
+        raise ValueError(
+            f"score_matrix has shape {scores.shape}; pass (n, 2, 2): the score of each "
+            "of 2 images (rows) with each of 2 captions (columns), for n examples."
+        )
+    if np.isnan(scores).any():
+        example = int(np.isnan(scores).any(axis=(1, 2)).argmax())
+        raise ValueError(f"score_matrix has NaN, first in example {example}.")
+    right = scores[:, [0, 1], [0, 1]]  # (n, 2), s(C_i, I_i)
+    other_caption = scores[:, [0, 1], [1, 0]]  # (n, 2), on the same image
+    other_image = scores[:, [1, 0], [0, 1]]  # (n, 2), for the same caption
+    text = (right > other_caption).all(axis=1)
+    image = (right > other_image).all(axis=1)
+    won = {"text": text, "image": image, "group": text & image}
+    by_tag = {}
+    if tags is not None:
+        tags = np.asarray(tags)
+        if tags.shape != (len(scores),):
+            raise ValueError(
+                f"tags has shape {tags.shape}; pass one for each of the {len(scores)} "
+                "examples of score_matrix."
+            )
+        for tag in np.unique(tags).tolist():
+            part = {name: wins[tags == tag] for name, wins in won.items()}
+            by_tag[tag] = _proportions(part, confidence, {})
+    return _proportions(won, confidence, by_tag)
+
+
+def _proportions(won, confidence, by_tag):
+    n = len(won["text"])
+    intervals = {
+        name: clopper_pearson(int(wins.sum()), n, confidence)
+        for name, wins in won.items()
+    }
+    means = {name: float(wins.mean()) for name, wins in won.items()}
+    return Bunch(n=n, **means, intervals=intervals, tags=by_tag)

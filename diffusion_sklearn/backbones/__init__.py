@@ -1,6 +1,7 @@
 """Diffusion models: one small file a family, and how they are loaded."""
 
+from diffusion_sklearn._sources import clear_cache
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._loading import clear_cache, load_backbone
+from diffusion_sklearn.backbones._loading import load_backbone
 
 __all__ = ["Backbone", "clear_cache", "load_backbone"]

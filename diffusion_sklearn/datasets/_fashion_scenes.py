@@ -28,6 +28,15 @@ MIRRORED = {
     "above": "below",
     "below": "above",
 }
+SCENE_WORDS = tuple(
+    dict.fromkeys(
+        word
+        for phrase in ("a an of -", *SCENE_COLORS, *FASHION_NAMES, *RELATIONS)
+        for word in phrase.replace("-", " - ").split()
+    )
+)
+"""All words of the captions."""
+
 SIDE = 32  # pixels
 
 

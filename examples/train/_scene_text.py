@@ -5,8 +5,7 @@ import torch
 from transformers import CLIPTokenizer
 
 from diffusion_sklearn.datasets import make_fashion_scenes
-from diffusion_sklearn.datasets._fashion_mnist import FASHION_NAMES
-from diffusion_sklearn.datasets._fashion_scenes import RELATIONS, SCENE_COLORS
+from diffusion_sklearn.datasets._fashion_scenes import SCENE_WORDS
 
 MAX_TOKENS = 16
 N_SCENES = 150_000
@@ -39,13 +38,10 @@ def draw_captions(scenes, rng):
 
 def make_tokenizer():
     """A CLIP tokenizer in which every word of the captions is one token."""
-    words = ["a", "an", "of", "-", *SCENE_COLORS]
-    for phrase in (*FASHION_NAMES, *RELATIONS):
-        words += phrase.replace("-", " - ").split()
     pieces = [chr(k) for k in range(ord("!"), ord("~") + 1)]
     vocab = {p: k for k, p in enumerate([*pieces, *(f"{p}</w>" for p in pieces)])}
     merges = []
-    for word in dict.fromkeys(words):
+    for word in SCENE_WORDS:
         parts = [*word[:-1], f"{word[-1]}</w>"]
         # Right to left: the pieces of two words never compete for a merge.
         while len(parts) > 1:
@@ -56,7 +52,11 @@ def make_tokenizer():
             vocab.setdefault(parts[-1], len(vocab))
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocab[special] = len(vocab)
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+    # The classifiers read these from tokenizer_config.json.
+    tokenizer.init_kwargs["known_words"] = list(SCENE_WORDS)
+    tokenizer.init_kwargs["prompt_template"] = "a {}"
+    return tokenizer
 
 
 def tokenize(tokenizer, captions):

@@ -161,7 +161,12 @@ def main():
         feature_extractor=None,
         requires_safety_checker=False,
     ).to(torch.float16)
-    pipeline.save_pretrained(args.out / "fashion-scenes", safe_serialization=True)
+    folder = args.out / "fashion-scenes"
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for config in folder.glob("*/*.json"):  # no path of the training machine
+        lines = config.read_text("utf-8").splitlines()
+        lines = [line for line in lines if "_name_or_path" not in line]
+        config.write_text("\n".join(lines) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

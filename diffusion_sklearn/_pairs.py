@@ -1,7 +1,12 @@
 """Images and captions to be matched -> which caption is scored on which image."""
 
+import os
+
 import numpy as np
 import torch
+from PIL import Image
+
+from diffusion_sklearn._read_image import CHANNELS
 
 
 def read_pairs(images, captions, read_images):
@@ -37,7 +42,8 @@ def read_pairs(images, captions, read_images):
         table = np.array(captions, dtype=object)
     except ValueError:  # rows of different length, of some NumPy versions
         table = np.empty(0, object)
-    if table.ndim not in (1, 2) or table.size == 0:
+    ragged = any(isinstance(text, (list, tuple)) for text in table.flat)
+    if table.ndim not in (1, 2) or table.size == 0 or ragged:
         raise ValueError(
             f"captions={captions!r} is no list of str; pass one, or a list of lists of "
             "equal length, one for each group of images."
@@ -59,7 +65,15 @@ def read_pairs(images, captions, read_images):
             f"images has {len(images)} groups and captions {n_groups}; pass as many, "
             "or a flat list of captions to score each with every image."
         )
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.dtype != object:
+    n_axes = getattr(images, "ndim", 0)
+    fewest = 5 if isinstance(images, torch.Tensor) else 4
+    if 3 <= n_axes < fewest or (n_axes < 3 and any(map(_is_one_image, images))):
+        raise ValueError(
+            "captions is nested and images holds no groups; pass a group of images for "
+            "each row of captions: a list of lists, or an array of shape (n, m, "
+            "height, width[, channels])."
+        )
+    if n_axes > 3:
         per_group = images.shape[1]
         flat = images.reshape(-1, *images.shape[2:])
     else:
@@ -72,3 +86,11 @@ def read_pairs(images, captions, read_images):
         flat = [image for group in groups for image in group]
     asked = asked.repeat(per_group, axis=0)
     return read_images(flat), texts, asked, (n_groups, per_group, n_captions)
+
+
+def _is_one_image(group):
+    """Whether what should be a group of images is a single one."""
+    if isinstance(group, (Image.Image, str, os.PathLike)):
+        return True
+    shape = getattr(group, "shape", ())
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in CHANNELS)

@@ -118,12 +118,15 @@ def load_pretrained(name, revision, read, bundled, save_with):
     for place, how in attempts:
         try:
             return read(source, how)
-        except LocalEntryNotFoundError:
-            missing = how.get("local_files_only") or HF_HUB_OFFLINE
-            tried.append(f"{place} {'lacks it' if missing else 'can not be reached'}")
         except (OSError, HFValidationError, json.JSONDecodeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            tried.append(f"{place} says: {reason.rstrip('.')}")
+            # transformers wraps what the Hub's client raises.
+            if LocalEntryNotFoundError in (type(error), type(error.__cause__)):
+                missing = how.get("local_files_only") or HF_HUB_OFFLINE
+                reason = "lacks it" if missing else "can not be reached"
+            else:
+                lines = (str(error).strip() or type(error).__name__).splitlines()
+                reason = f"says: {lines[0].rstrip('.')}"
+            tried.append(f"{place} {reason}")
     at = f" at revision {revision!r}" if revision else ""
     near = get_close_matches(name, bundled, n=1)
     raise OSError(

@@ -14,7 +14,17 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+)
 
 from diffusion_sklearn import clear_cache
 from diffusion_sklearn.backbones import _loading
@@ -120,6 +130,47 @@ def tiny_sd(prediction_type):
     )
 
 
+def tiny_clip(kind):
+    """A CLIP or SigLIP ("clip", "siglip"), its tokenizer and its image processor."""
+    tokenizer = tiny_tokenizer()
+    common = {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    text = {
+        **common,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 40,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {**common, "image_size": 8, "patch_size": 4}
+    side = {"height": 8, "width": 8}
+    torch.manual_seed(4)
+    if kind == "clip":
+        config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+        model = CLIPModel(config)
+        processor = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=side)
+    else:
+        model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+        processor = SiglipImageProcessorPil(size=side)
+    for p in model.parameters():
+        if p.ndim > 1:  # all but biases and norms
+            torch.nn.init.normal_(p, std=0.5)
+    model.logit_scale.data.fill_(2.0)
+    if kind == "siglip":
+        model.logit_bias.data.fill_(-1.5)
+    return model, tokenizer, processor
+
+
+def save_tiny_clip(folder, kind):
+    for part in tiny_clip(kind):
+        part.save_pretrained(folder)
+
+
 @pytest.fixture(scope="session")
 def dit_folder(tmp_path_factory):
     """A tiny DiT saved in diffusers layout."""
@@ -141,6 +192,22 @@ def sd_v_folder(tmp_path_factory):
     """A tiny Stable Diffusion with v prediction saved in diffusers layout."""
     folder = tmp_path_factory.mktemp("tiny-sd-v")
     tiny_sd("v_prediction").save_pretrained(folder, safe_serialization=True)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A tiny CLIP saved in transformers layout."""
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    save_tiny_clip(folder, "clip")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def siglip_folder(tmp_path_factory):
+    """A tiny SigLIP saved in transformers layout."""
+    folder = tmp_path_factory.mktemp("tiny-siglip")
+    save_tiny_clip(folder, "siglip")
     return str(folder)
 
 

@@ -27,6 +27,25 @@ def test_demo(tmp_path, capsys):
         assert picture.size[0] > 1000 and len(picture.getcolors(10**6)) > 50
 
 
+def test_demo_of_scenes(tmp_path, capsys):
+    """It shows a pair of scenes that CLIP gets wrong and diffusion right."""
+    output = tmp_path / "demo.png"
+    flags = ["--model", "fashion-scenes", "--n-images", "40", "--n-trials", "10"]
+    assert main(["demo", *flags, "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    n_shown = int(re.search(r"diffusion right in (\d+) of 20:", printed)[1])
+    assert n_shown >= 1
+    shown = re.findall(r"^scene \d  (?:a|an) .* (\d\.\d+) +(\d\.\d+)$", printed, re.M)
+    assert len(shown) == 2 * min(n_shown, 3)
+    for pair in zip(shown[::2], shown[1::2], strict=True):
+        assert all(float(ours) > 0.5 for ours, _ in pair)
+        assert any(float(clip) <= 0.5 for _, clip in pair)
+    scores = dict(re.findall(r"^(diffusion|CLIP|chance) +([\d.]+)%", printed, re.M))
+    assert float(scores["diffusion"]) > float(scores["CLIP"])
+    with Image.open(output) as picture:
+        assert picture.size[0] > 1000 and len(picture.getcolors(10**6)) > 50
+
+
 @pytest.mark.parametrize(
     "flag",
     [

@@ -1,20 +1,28 @@
 """The photos that ship, the full set from IDX files, and scenes composed of photos."""
 
 import gzip
+import re
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from diffusion_sklearn.datasets import (
+    _fashion_winoground,
     load_fashion_mnist,
     load_fashion_photos,
+    load_fashion_winoground,
     make_fashion_scenes,
+    make_fashion_winoground,
 )
+from diffusion_sklearn.datasets._fashion_mnist import FASHION_NAMES
 from diffusion_sklearn.datasets._fashion_scenes import (
+    RELATIONS,
     SCENE_COLORS,
     held_out_pairs,
     held_out_triples,
     is_held_out,
+    render_scene,
 )
 
 
@@ -111,3 +119,116 @@ def test_bad_arguments_are_named(bad):
     (name,) = bad
     with pytest.raises(ValueError, match=f"{name}="):
         make_fashion_scenes(1, **{"split": "test", **bad})
+
+
+# Pairs of scenes ---------------------------------------------------------------------
+
+THING = rf"an? (?:({'|'.join(SCENE_COLORS)}) )?({'|'.join(FASHION_NAMES)})"
+CAPTION = re.compile(rf"{THING} ({'|'.join(RELATIONS)}) {THING}")
+
+
+def parse(caption):
+    """Items, colours (None where none are told) and relation of a caption."""
+    *first, relation, color, item = CAPTION.fullmatch(caption).groups()
+    return (first[1], item), (first[0], color), relation
+
+
+@pytest.fixture(scope="module")
+def winoground():
+    return load_fashion_winoground()
+
+
+@pytest.fixture
+def painted(monkeypatch):
+    """The scenes that are painted, and the photos they are made of."""
+    calls = []
+
+    def recording(scene, photos, rng):
+        calls.append((scene, photos))
+        return render_scene(scene, photos, rng)
+
+    monkeypatch.setattr(_fashion_winoground, "render_scene", recording)
+    return calls
+
+
+def test_examples_that_ship(winoground):
+    assert winoground.images.shape == (400, 2, 32, 32, 3)
+    assert winoground.images.dtype == np.uint8
+    assert winoground.captions.shape == (400, 2)
+    kinds = ["object", "attribute", "relation", "both"]
+    assert Counter(winoground.tags.tolist()) == dict.fromkeys(kinds, 100)
+    made = make_fashion_winoground()
+    assert made.keys() == winoground.keys()
+    for name in made:
+        np.testing.assert_array_equal(winoground[name], made[name])
+
+
+def test_both_captions_have_the_same_words(winoground):
+    for pair in winoground.captions.tolist():
+        assert pair[0] != pair[1]
+        a, b = (Counter(re.sub(r"\ban\b", "a", text).split()) for text in pair)
+        assert a == b
+
+
+def test_what_is_swapped(winoground):
+    for tag, pair in zip(winoground.tags, winoground.captions, strict=True):
+        (items, colors, relation), second = map(parse, pair)
+        assert items[0] != items[1]
+        assert (colors[0] != colors[1]) == (tag != "relation")
+        assert (
+            second
+            == {
+                "object": (items[::-1], colors, relation),
+                "attribute": (items, colors[::-1], relation),
+                "relation": (items[::-1], (None, None), relation),
+                "both": (items[::-1], colors[::-1], relation),
+            }[tag]
+        )
+
+
+def test_examples_that_ship_are_of_trained_combinations(winoground):
+    for caption in winoground.captions.ravel():
+        items, colors, relation = parse(caption)
+        assert held_out_pairs().isdisjoint(zip(colors, items, strict=True))
+        assert (items[0], relation, items[1]) not in held_out_triples()
+
+
+@pytest.mark.parametrize("split", ["train", "test", "held-out"])
+def test_both_scenes_are_on_the_side_of_the_split(split, idx_folder, painted):
+    """Colours that a caption leaves out count too."""
+    data = make_fashion_winoground(40, split=split, data_home=idx_folder)
+    scenes = [scene for scene, _ in painted]
+    assert [is_held_out(scene) for scene in scenes] == 80 * [split == "held-out"]
+    for first, second in zip(scenes[4::8], scenes[5::8], strict=True):  # "relation"
+        assert first.items == second.items[::-1]
+        assert first.colors == second.colors[::-1]
+    told = [scene.caption for scene in scenes]
+    told[4::8] = [scene.plain_caption for scene in scenes[4::8]]
+    told[5::8] = [scene.plain_caption for scene in scenes[5::8]]
+    assert data.captions.ravel().tolist() == told
+
+
+@pytest.mark.parametrize("split", ["test", "held-out"])
+def test_scenes_are_made_of_test_photos(split, photos, painted):
+    make_fashion_winoground(4, split=split)
+    for _, used in painted:
+        assert list(used) == list(FASHION_NAMES)
+        for name, images in used.items():
+            np.testing.assert_array_equal(images, photos.images[photos.names == name])
+
+
+def test_examples_are_seeded():
+    data, again = (make_fashion_winoground(6, random_state=3) for _ in range(2))
+    assert data.tags[[0, 4]].tolist() == ["object", "object"]
+    np.testing.assert_array_equal(data.images, again.images)
+    np.testing.assert_array_equal(data.captions, again.captions)
+    other = make_fashion_winoground(6, random_state=4)
+    assert (data.captions != other.captions).any()
+    assert (data.images != other.images).any()
+
+
+def test_bad_arguments_of_pairs(tmp_path):
+    with pytest.raises(ValueError, match="split='val' is unknown"):
+        make_fashion_winoground(1, split="val")
+    with pytest.raises(FileNotFoundError, match="data_home="):
+        make_fashion_winoground(1, split="train", data_home=tmp_path)

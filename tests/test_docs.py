@@ -31,7 +31,7 @@ def test_docstrings(name):
 
 
 def test_public_names_have_examples():
-    for name in ("ConditionalDiffusionClassifier", "load_backbone"):
+    for name in ("CLIPZeroShotClassifier", "ConditionalDiffusionClassifier"):
         finder = doctest.DocTestFinder()
         examples = finder.find(getattr(diffusion_sklearn, name), name)[0].examples
         assert len(examples) >= 3
@@ -47,9 +47,13 @@ def test_readme_python(capsys):
     for block in here:
         exec(compile(block[3], "README.md", "exec"), namespace)
     printed = capsys.readouterr().out
-    assert len(here) == 2
+    assert len(here) == 3
     assert "'ankle boot' 'pullover' 'trouser'" in printed
     assert "'n_trials'" in printed
+    first, second = namespace["classes"][:2]
+    assert f"['{first}' '{second}']" in printed
+    diffusion, clip = map(float, printed.split()[-2:])
+    assert diffusion > clip
 
 
 def test_readme_of_the_hub_model(monkeypatch, sd_folder, tmp_path):

@@ -10,7 +10,7 @@ from unittest import SkipTest
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import tiny_dit, tiny_sd
+from conftest import save_tiny_clip, tiny_dit, tiny_sd
 from PIL import Image
 from sklearn import config_context
 from sklearn.base import clone
@@ -36,6 +36,7 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
+from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 
 NAMES = ["ant", "bee", "eel"]
 ARRAY = np.random.RandomState(0).randint(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -59,9 +60,10 @@ def clf(request, dit_folder, sd_folder):
 # scikit-learn's checks ---------------------------------------------------------------
 
 FOLDER = tempfile.TemporaryDirectory()  # parametrize runs before any fixture
-DIT, SD = str(Path(FOLDER.name) / "dit"), str(Path(FOLDER.name) / "sd")
+DIT, SD, CLIP = (str(Path(FOLDER.name) / name) for name in ("dit", "sd", "clip"))
 tiny_dit().save_pretrained(DIT, safe_serialization=True)
 tiny_sd("epsilon").save_pretrained(SD, safe_serialization=True)
+save_tiny_clip(CLIP, "clip")
 # The checks make rows of any length, and compare results to 1e-7.
 CHECKED = {"dtype": "float64", "image_shape": (1, -1)}
 
@@ -79,6 +81,7 @@ CHECKED = {"dtype": "float64", "image_shape": (1, -1)}
         ConditionalDiffusionClassifier(
             model=DIT, class_ids="order", n_trials=12, **CHECKED
         ),
+        CLIPZeroShotClassifier(model=CLIP, prompt_template="{}", **CHECKED),
     ]
 )
 def test_estimator_checks(estimator, check):
@@ -98,7 +101,7 @@ def test_the_check_that_needs_the_array_api():
         capture_output=True,
         text=True,
     )
-    assert "3 passed" in done.stdout and "skipped" not in done.stdout, done.stdout
+    assert "4 passed" in done.stdout and "skipped" not in done.stdout, done.stdout
 
 
 # Model selection and meta-estimators -------------------------------------------------

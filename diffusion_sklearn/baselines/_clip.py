@@ -181,17 +181,13 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
         priors = check_priors(self.priors, labels)
         spec = self._describe_model()
         encoder = get_contrastive(*spec)
-        prompts = make_prompts(
-            self.prompt_template, names, encoder.prompt_template, classes is not None
-        )
-        embeddings = encoder.embed_texts([p for one in prompts for p in one])
-        embeddings = embeddings.reshape(len(labels), len(prompts[0]), -1).mean(axis=1)
+        listed = classes is not None
+        prompts, embeddings = self._encode_classes(encoder, names, listed)
 
         # All has gone well: what was fitted before goes now.
         self.classes_, self.n_classes_ = labels, len(labels)
         self.prompts_, self.logit_scale_ = prompts, encoder.scale
-        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        self.text_embeddings_ = embeddings / norms  # (k, d)
+        self.text_embeddings_ = embeddings  # (k, d)
         self._spec, self._priors = spec, priors
         return self
 
@@ -270,6 +266,14 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
         logits = encoder.scale * similar + encoder.bias
         return np.take_along_axis(logits, asked, axis=1).reshape(shape)
 
+    def _encode_classes(self, encoder, names, listed):
+        """Prompts of each class, and a unit vector for each."""
+        own = encoder.prompt_template
+        prompts = make_prompts(self.prompt_template, names, own, listed)
+        embeddings = encoder.embed_texts([p for one in prompts for p in one])
+        embeddings = embeddings.reshape(len(names), len(prompts[0]), -1).mean(axis=1)
+        return prompts, embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
     def _embed_images(self, images, encoder):
         at_once = IMAGES_AT_ONCE if self.batch_size == "auto" else self.batch_size
         parts = []
@@ -283,9 +287,10 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
     def _describe_model(self):
         if not isinstance(self.model, (str, Path)):
             raise TypeError(
-                f"model is a {type(self.model).__name__}; pass a Hub id, a folder or a "
-                f"bundled name ({', '.join(BUNDLED)}). Save a loaded model first, with "
-                "its tokenizer and image processor, by save_pretrained(folder)."
+                f"model is of type {type(self.model).__name__}; pass a Hub id, a "
+                f"folder or a bundled name ({', '.join(BUNDLED)}). Save a loaded model "
+                "first, with its tokenizer and image processor, by "
+                "save_pretrained(folder)."
             )
         name, revision = resolve_name(self.model, BUNDLED)
         dtype = str(self.dtype).removeprefix("torch.")

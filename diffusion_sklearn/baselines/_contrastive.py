@@ -7,6 +7,7 @@ import torch
 import transformers
 from huggingface_hub.utils import logging as hub_logging
 from PIL import Image
+from safetensors import SafetensorError
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -142,8 +143,8 @@ def get_contrastive(name, revision, device, dtype):
 
     def read(source, how):
         with quiet(*LOGS):
-            model = AutoModel.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, **how
+            model = _from_pretrained(
+                AutoModel, source, dtype=torch.float32, use_safetensors=True, **how
             )
             if not hasattr(model, "logit_scale"):
                 raise ValueError(
@@ -151,13 +152,27 @@ def get_contrastive(name, revision, device, dtype):
                     "model; pass a CLIP, OpenCLIP or SigLIP checkpoint in the layout "
                     f"of transformers, such as {HUB_MODEL!r}."
                 )
-            tokenizer = AutoTokenizer.from_pretrained(source, **how)
+            tokenizer = _from_pretrained(AutoTokenizer, source, **how)
+            if len(tokenizer) <= len(tokenizer.all_special_ids):
+                raise OSError("there is no tokenizer")  # its stand-in knows no words
             # Without torchvision, and the same with it.
-            processor = AutoImageProcessor.from_pretrained(source, backend="pil", **how)
-        return ContrastiveModel(model.to(device), tokenizer, processor)
+            processor = _from_pretrained(
+                AutoImageProcessor, source, backend="pil", **how
+            )
+        found = ContrastiveModel(model, tokenizer, processor)
+        found.model.to(device, dtype)  # only now: the scale was read in float32
+        return found
 
     def load():
         save_with = "save_pretrained(folder) of model, tokenizer and image processor"
         return load_pretrained(name, revision, read, BUNDLED, save_with)
 
     return once(("contrastive", name, revision, str(device), dtype), load)
+
+
+def _from_pretrained(cls, source, **how):
+    """Of a transformers class, with an OSError for whatever can't be read."""
+    try:
+        return cls.from_pretrained(source, **how)
+    except (ValueError, SafetensorError) as error:
+        raise OSError(str(error)) from error

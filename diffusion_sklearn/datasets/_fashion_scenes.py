@@ -42,16 +42,33 @@ SIDE = 32  # pixels
 
 @dataclass(frozen=True)
 class Scene:
-    """What a scene shows.
+    """What a scene shows: one item, or two in a relation.
 
-    Attributes
+    Parameters
     ----------
     items : tuple of str
         One or two names of :data:`FASHION_NAMES`.
     colors : tuple of str
         The colour of each item.
     relation : str or None
-        Where the first item is, seen from the second; None for one item.
+        "left of", "right of", "above" or "below": where the first item is, seen from
+        the second. None for one item.
+
+    Attributes
+    ----------
+    caption : str
+        In words, such as "a red sneaker left of a blue bag".
+    plain_caption : str
+        Without colours, such as "a sneaker left of a bag".
+    mirrored : Scene
+        The same, told from the second item.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn.datasets import Scene
+    >>> scene = Scene(("sneaker", "bag"), ("red", "blue"), "left of")
+    >>> scene.mirrored.caption
+    'a blue bag right of a red sneaker'
     """
 
     items: tuple
@@ -126,6 +143,7 @@ def make_fashion_scenes(
     *,
     split="train",
     n_items=None,
+    scenes=None,
     data_home=None,
     random_state=0,
 ):
@@ -146,6 +164,9 @@ def make_fashion_scenes(
         scene.
     n_items : {1, 2}, default=None
         Items in a scene. None: one or two, at random.
+    scenes : sequence of Scene, default=None
+        What to show, cycled through; `split` then chooses the photos alone. None:
+        drawn at random.
     data_home : str or Path, default=None
         Folder with the IDX files of Fashion-MNIST, see
         :func:`~diffusion_sklearn.datasets.load_fashion_mnist`. None: the training
@@ -178,7 +199,10 @@ def make_fashion_scenes(
         raise ValueError(f"n_items={n_items!r} is not possible; pass 1, 2 or None.")
     rng = check_random_state(random_state)
     photos = photos_by_item(split, data_home)
-    scenes = [_draw_scene(rng, n_items, split == "held-out") for _ in range(n)]
+    if scenes is None:
+        scenes = [_draw_scene(rng, n_items, split == "held-out") for _ in range(n)]
+    else:
+        scenes = [scenes[k % len(scenes)] for k in range(n)]
     images = np.empty((n, SIDE, SIDE, 3), np.uint8)
     for image, scene in zip(images, scenes, strict=True):
         image[:] = render_scene(scene, photos, rng)

@@ -22,9 +22,9 @@ def load_fashion_winoground():
     """Load 400 examples of two scenes and two captions of the same words.
 
     In the manner of Winoground: a model that sees a caption as a bag of words can't
-    tell which of the two belongs to which scene. They are the first 400 of
-    :func:`make_fashion_winoground`: test photos, and combinations that occur in
-    training scenes.
+    tell which of the two belongs to which scene. They are what
+    :func:`make_fashion_winoground` makes by default: test photos, and combinations that
+    occur in training scenes.
 
     Returns
     -------

@@ -34,14 +34,31 @@ T = 1000
 
 
 def encode(vae, pixels):
-    """Posterior mean and std of every scene, each (n, 8, 8, 8)."""
-    means, stds = [], []
-    with torch.inference_mode():
-        for batch in pixels.split(500):
-            posterior = vae.encode(batch.float() / 127.5 - 1).latent_dist
-            means.append(posterior.mean)
-            stds.append(posterior.std)
-    return torch.cat(means), torch.cat(stds)
+    """Posterior mean of every scene, (n, 8, 8, 8): what a classifier is shown."""
+    with torch.no_grad():
+        return torch.cat(
+            [
+                vae.encode(batch.float() / 127.5 - 1).latent_dist.mean
+                for batch in pixels.split(500)
+            ]
+        )
+
+
+@torch.no_grad()
+def whiten(text_encoder, tokenizer, scenes):
+    """Matrix that gives every direction of the token states the same weight, (d, d).
+
+    A contrastive text encoder hardly tells apart what never helped it, such as left
+    and right; a linear layer in front of the U-Net makes up for that.
+    """
+    captions = draw_captions(scenes, np.random.default_rng(0))
+    states = [
+        text_encoder(tokenize(tokenizer, captions[k : k + 500]))[0].flatten(0, 1)
+        for k in range(0, len(captions), 500)
+    ]
+    states = torch.cat(states).double()  # (n_tokens, d)
+    values, vectors = torch.linalg.eigh(states.T @ states / len(states))
+    return (vectors * (values + 1e-3).rsqrt() @ vectors.T).float()
 
 
 def main():
@@ -60,9 +77,10 @@ def main():
     text_encoder = CLIPTextModel.from_pretrained(args.clip, dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(args.clip)
     pixels, scenes = training_scenes(args.n_scenes, args.data_home)
-    means, stds = encode(vae, pixels)
+    latents = encode(vae, pixels)
     del pixels
-    scale = round(1 / means.std().item(), 5)
+    scale = round(1 / latents.std().item(), 5)
+    latents *= scale
 
     scheduler = DDIMScheduler(
         num_train_timesteps=T,
@@ -84,9 +102,15 @@ def main():
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        encoder_hid_dim_type="text_proj",
+        encoder_hid_dim=text_encoder.config.hidden_size,
         cross_attention_dim=text_encoder.config.hidden_size,
         attention_head_dim=4,
     )
+    with torch.no_grad():
+        whitening = whiten(text_encoder, tokenizer, scenes[:3000])
+        unet.encoder_hid_proj.weight.copy_(whitening)
+        unet.encoder_hid_proj.bias.zero_()
     print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} million parameters")
     average = copy.deepcopy(unet).eval().requires_grad_(False)
     steps = int(args.passes * len(scenes) / args.batch)
@@ -114,10 +138,8 @@ def main():
         captions = ["" if rng.random() < DROPOUT else c for c in captions]
         with torch.no_grad():
             states = text_encoder(tokenize(tokenizer, captions))[0]  # (b, tokens, d)
-        shape = (args.batch, *means.shape[1:])
-        noise = torch.randn(shape, generator=noise_rng)
-        x0 = means[rows] + stds[rows] * torch.randn(shape, generator=noise_rng)
-        x0 = scale * x0
+        x0 = latents[rows]
+        noise = torch.randn(x0.shape, generator=noise_rng)
         t = torch.randint(T, (args.batch,), generator=noise_rng)
         signal = alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
         spread = (1 - alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1)

@@ -1,0 +1,51 @@
+"""Examples and benchmarks run from the shipped files, on little data."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(script, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("examples/plot_cross_validation.py", ["--n-scenes", 40]),
+        ("examples/plot_samples.py", ["--steps", 2]),
+    ],
+)
+def test_examples_draw_their_figure(script, flags, monkeypatch, tmp_path, capsys):
+    output = tmp_path / "figure.png"
+    run(script, monkeypatch, *flags, "--output", output)
+    with Image.open(output) as figure:
+        assert len(figure.convert("RGB").getcolors(10**6)) > 100
+    assert str(output) in capsys.readouterr().out
+
+
+def test_compositional_benchmark(monkeypatch, tmp_path, capsys):
+    output = tmp_path / "table.json"
+    run(
+        "benchmarks/compositional.py",
+        monkeypatch,
+        "--quick",
+        "--n-trials=3",
+        "--json",
+        output,
+    )
+    rows = json.loads(output.read_text())
+    assert len(rows) == 2 * 2 * (3 + 3 * 5)
+    right = {(r["split"], r["question"], r["model"]): r["right"] for r in rows}
+    for split in ("test", "held-out"):
+        assert right[split, "colour among 6", "diffusion"] > 0.8
+        theirs = right[split, "text score, all", "fashion-clip"]
+        assert right[split, "text score, all", "diffusion"] > theirs
+    assert "held-out combinations" in capsys.readouterr().out

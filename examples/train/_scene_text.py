@@ -19,14 +19,17 @@ def training_scenes(n, data_home):
     return pixels, data.scenes
 
 
-def draw_captions(scenes, rng):
+def draw_captions(scenes, rng, one_way=0.5):
     """One caption a scene: told from either item, sometimes without colours.
 
     Half of those without colours say "a" throughout, as a prompt template does.
+    `one_way` is the share told from the item that is left of or above the other.
     """
     captions = []
     for scene in scenes:
-        told = scene.mirrored if rng.random() < 0.5 else scene
+        told = scene
+        if (scene.relation in ("left of", "above")) != (rng.random() < one_way):
+            told = scene.mirrored
         caption = told.caption
         if rng.random() < PLAIN:
             caption = told.plain_caption

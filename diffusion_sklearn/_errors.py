@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from diffusion_sklearn._cpu import FastKernels
+from diffusion_sklearn._device import BatchSize, in_batches
+from diffusion_sklearn._sharing import computed_once
 from diffusion_sklearn._variational import variational_terms
 
 LOSSES = {
@@ -59,7 +62,7 @@ class Plan:
         Text embeddings or class ids, those of a class next to each other.
     n_classes : int
         Number of classes.
-    rounds : list of (int, callable or None)
+    rounds : list of (int, list of callable)
         From :func:`diffusion_sklearn._pruning.pruning_rounds`.
     order : ndarray of shape (n_trials,), int64
         Order in which the trials are run.
@@ -69,7 +72,7 @@ class Plan:
         One of :data:`LOSSES` or :data:`VARIATIONAL`.
     target : str
         The space of the error.
-    batch_size : int
+    batch_size : BatchSize
         Network evaluations a forward pass.
     """
 
@@ -83,7 +86,7 @@ class Plan:
     weights: np.ndarray
     loss: str
     target: str
-    batch_size: int
+    batch_size: BatchSize
 
 
 def denoising_losses(latents, triples, plan):
@@ -107,13 +110,15 @@ def denoising_losses(latents, triples, plan):
         Loss of each element of the latent, for the next triples.
     """
     backbone = plan.backbone
-    for start in range(0, len(triples), plan.batch_size):
-        batch = torch.from_numpy(triples[start : start + plan.batch_size].T)
-        image, trial, condition = batch.to(latents.device)  # (b,) each
+
+    def losses_of(rows):
+        batch = triples[rows]
+        begin(batch)
+        image, trial, condition = torch.from_numpy(batch.T).to(latents.device)
         clean, eps, t = latents[image], plan.noise[trial], plan.timesteps[trial]
         noised = backbone.add_noise(clean, eps, t)  # (b, c, h, w)
         asked = noised, t, plan.conditions[condition]
-        with torch.inference_mode():
+        with torch.inference_mode(), FastKernels():
             if plan.loss in VARIATIONAL:
                 predicted, share = backbone.predict_with_variance(*asked)
             else:
@@ -126,7 +131,10 @@ def denoising_losses(latents, triples, plan):
                 predicted, share, clean, noised, t, backbone.alphas_cumprod
             )
             losses = terms if plan.loss == "vlb" else losses + terms
-        yield losses
+        return losses
+
+    with computed_once(backbone.shared_parts(), latents.device) as begin:
+        yield from in_batches(losses_of, len(triples), plan.batch_size)
 
 
 def mean_errors(latents, triples, plan):
@@ -189,10 +197,12 @@ def score_images(latents, alive, known, plan):
     n_prompts = len(plan.conditions) // plan.n_classes
     errors = np.full((n_images, plan.n_classes, n_trials), np.nan)
     n_evaluations = np.zeros(n_images, np.int64)
+    timesteps = plan.timesteps.cpu().numpy()
     done = 0
-    for end, rule in plan.rounds:
+    for end, rules in plan.rounds:
         fresh, so_far = plan.order[done:end], plan.order[:end]
-        image, k, j = np.nonzero(alive[:, :, None] & np.ones(len(fresh), bool))
+        # The classes of a trial stand next to each other, to share what they can.
+        image, j, k = np.nonzero(alive[:, None, :] & np.ones((len(fresh), 1), bool))
         trial = fresh[j]
         if known is not None:
             errors[image, k, trial] = known[image, k, trial]
@@ -205,12 +215,12 @@ def score_images(latents, alive, known, plan):
         errors[image, k, trial] = found.reshape(-1, n_prompts).mean(axis=1)
         n_evaluations += np.bincount(triples[:, 0], minlength=n_images)
         done = end
-        if rule is not None:
+        for rule in rules:
             weighted = errors[:, :, so_far] * plan.weights[so_far]
-            alive = rule(weighted, alive)
-            alive &= alive.sum(axis=1, keepdims=True) > 1  # a lone winner is done
-            if not alive.any():
-                break
+            alive = rule(weighted, alive, timesteps[so_far])
+            alive = alive & (alive.sum(axis=1, keepdims=True) > 1)  # else it is decided
+        if not alive.any():
+            break
     return errors, n_evaluations
 
 

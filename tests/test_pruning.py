@@ -11,12 +11,13 @@ def run(pruning, errors):
     """Walk the rounds over given errors; evaluations and survivors a image."""
     n, k, m = errors.shape
     alive, done, evaluations = np.ones((n, k), bool), 0, np.zeros(n, int)
-    for end, rule in pruning_rounds(pruning, m):
-        evaluations += alive.sum(axis=1) * (end - done)
+    for end, rules in pruning_rounds(pruning, m):
+        running = alive.sum(axis=1)
+        evaluations += np.where(running > 1, running, done == 0) * (end - done)
         done = end
-        if rule is not None:
+        for rule in rules:
             seen = np.where(alive[..., None], errors[..., :end], np.nan)
-            alive = rule(seen, alive)
+            alive = rule(seen, alive, np.arange(end))
     return evaluations, alive
 
 
@@ -44,52 +45,104 @@ def test_evaluations_of_the_paper(n_classes, keep, trials, expected):
 def test_keep_best_by_hand():
     errors = np.array([[[1.0, 3.0], [1.5, 1.5], [0.0, 9.0], [np.nan, np.nan]]])
     alive = np.array([[True, True, True, False]])
-    kept = keep_best(errors, alive, 2)
+    kept = keep_best(errors, alive, np.arange(2), 2)
     np.testing.assert_array_equal(kept, [[True, True, False, False]])
 
 
-def test_race_drops_by_the_paired_t_test():
+def test_race_by_hand():
+    """The formula of the docstring, one class at a time."""
     rng = np.random.RandomState(0)
-    shared = rng.normal(size=(1, 1, 12))
-    errors = 5 * shared + 0.1 * rng.normal(size=(1, 4, 12))
-    errors += np.array([0.0, 0.01, 0.08, 0.5])[None, :, None]
-    alive = np.ones((1, 4), bool)
-    best = errors[0].mean(axis=1).argmin()
-    for confidence in (0.6, 0.9, 0.99, 0.9999):
-        expected = [
-            k == best
-            or stats.ttest_rel(errors[0, k], errors[0, best], alternative="greater")[1]
-            >= 1 - confidence
-            for k in range(4)
+    t = rng.permutation(12)
+    errors = 5 * rng.normal(size=(1, 1, 12)) + 0.1 * rng.normal(size=(1, 5, 12))
+    errors += np.array([0.0, 0.01, 0.08, 0.5, -9.0])[None, :, None]
+    errors += np.array([0.0, 0.02, 0.01, 0.03, 0.0])[None, :, None] * t
+    alive = np.array([[True] * 4 + [False]])
+    best = errors[0, :4].mean(axis=1).argmin()
+    others = [k for k in range(4) if k != best]
+    gaps = {k: errors[0, k] - errors[0, best] for k in others}
+    by_time = {k: gap[np.argsort(t)] for k, gap in gaps.items()}
+    pooled = np.mean(
+        [
+            sum((gap[j + 1] - gap[j]) ** 2 for j in range(11)) / 22
+            for gap in by_time.values()
         ]
-        np.testing.assert_array_equal(race(errors, alive, confidence), [expected])
+    )
+    sizes = []
+    for alpha in (0.4, 0.01, 1e-8):
+        quantile = stats.t.ppf(1 - alpha / 3, 3 * 2 * 11 / 3)
+        bound = quantile * np.sqrt(pooled * (1 / 12 - 1 / 40))
+        stay = {best} | {k for k in others if gaps[k].mean() <= bound}
+        found = race(errors, alive, t, alpha, 40)
+        assert set(np.flatnonzero(found)) == stay
+        sizes.append(len(stay))
+    assert sizes[0] < sizes[-1]  # alpha mattered
 
 
-def test_race_error_rate_of_one_look():
-    """Two equal classes: the worse one is dropped in about 1 - confidence a side."""
+@pytest.mark.parametrize("confidence", [0.6, 0.9])
+def test_race_keeps_the_choice_of_the_full_budget(confidence):
+    """Ten classes that differ by chance alone: the hardest case."""
     rng = np.random.RandomState(1)
-    errors = rng.normal(size=(4000, 2, 20))
-    dropped = (~race(errors, np.ones((4000, 2), bool), 0.95)).any(axis=1).mean()
-    assert abs(dropped - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 4000)
+    n = 2000
+    errors = rng.normal(size=(n, 10, 60)) + 3 * rng.normal(size=(n, 1, 60))
+    errors += np.linspace(0, 5, 60)  # the same trend for all
+    _, alive = run(confidence, errors)
+    best = errors.mean(axis=2).argmin(axis=1)
+    dropped = (~alive[np.arange(n), best]).mean()
+    assert dropped < (1 - confidence) + 3 * np.sqrt(confidence * (1 - confidence) / n)
+    assert dropped > 0.01  # the bound is not empty
+
+
+def test_race_is_not_misled_by_a_trend_over_t():
+    """A difference that grows with t has a spread only for a plain t-test."""
+    t = np.arange(20)
+    errors = np.stack([np.zeros(20), 0.1 * (t - 4.8)])[None]
+    kept = race(errors, np.ones((1, 2), bool), t, 0.001, 100)
+    np.testing.assert_array_equal(kept, [[True, False]])
+    plain = stats.ttest_rel(errors[0, 1], errors[0, 0], alternative="greater")
+    assert plain.pvalue > 0.001
 
 
 def test_race_keeps_ties_and_drops_the_surely_worse():
     errors = np.ones((1, 3, 10)) * np.array([1.0, 1.0, 2.0])[None, :, None]
-    kept = race(errors, np.ones((1, 3), bool), 0.99)
+    kept = race(errors, np.ones((1, 3), bool), np.arange(10), 0.01, 100)
     np.testing.assert_array_equal(kept, [[True, True, False]])
 
 
-def test_race_is_looked_at_every_few_trials_and_ends_with_all():
+def test_race_with_all_trials_leaves_no_doubt():
+    errors = np.random.RandomState(0).rand(50, 4, 12)
+    alive = np.ones((50, 4), bool)
+    kept = race(errors, alive, np.arange(12), 0.01, 12)
+    assert (kept.sum(axis=1) == 1).all()
+    np.testing.assert_array_equal(kept.argmax(axis=1), errors.mean(axis=2).argmin(1))
+
+
+def test_race_is_looked_at_more_and_more_rarely_and_ends_with_all():
     ends = [end for end, _ in pruning_rounds(0.99, 100)]
-    assert ends[0] >= 5 and ends[-1] == 100 and len(ends) > 10
+    assert ends[:3] == [4, 5, 6] and ends[-1] == 100 and 10 < len(ends) < 20
+    assert (np.diff(np.diff(ends[:-1])) >= 0).all()
     assert [end for end, _ in pruning_rounds(0.99, 3)] == [3]
-    assert pruning_rounds(None, 7) == [(7, None)]
+    assert pruning_rounds(None, 7) == [(7, [])]
+
+
+def test_race_on_top_of_stages():
+    rng = np.random.RandomState(0)
+    errors = rng.normal(size=(200, 10, 50)) + np.linspace(0, 1.5, 10)[:, None]
+    stages = ((10, 3), (30, 1))
+    staged, kept = run(stages, errors)
+    raced, alive = run((*stages, 0.9), errors)
+    assert staged.tolist() == [10 * 10 + 20 * 3] * 200
+    assert (raced <= staged).all() and raced.mean() < 0.9 * staged.mean()
+    assert (alive.argmax(axis=1) == kept.argmax(axis=1)).mean() > 0.95
+    assert run((*stages, 0.9), errors[:1])[0] <= staged[0]
 
 
 @pytest.mark.parametrize(
     "pruning, match",
     [
         (1.5, "no confidence"),
+        (((25, 5), 1.5), "no confidence"),
+        (((25, 5), 0.9, (50, 2)), "not understood"),
+        ((0.9,), "not understood"),
         (0.1, "no confidence"),
         ("fast", "not understood"),
         (3, "not understood"),

@@ -37,6 +37,9 @@ class Backbone:
     prompt_template = DEFAULT_TEMPLATE
     """What the estimators' "auto" stands for, where it is conditioned on text."""
 
+    any_name = ""
+    """Something that :meth:`condition` can encode."""
+
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 
@@ -235,6 +238,33 @@ class Backbone:
                 eps = (noised - signal * clean) / spread
             predicted = _view(space, clean, eps, signal, spread)
         return predicted, _view(space, latents, noise, signal, spread)
+
+    def shared_parts(self):
+        """Parts of the network that do not depend on the whole of a row.
+
+        Returns
+        -------
+        parts : dict of tuple of str to list of Module
+            Modules by what their output depends on, of "image", "trial" and
+            "condition". They are run once for the rows of a batch that agree in these.
+        """
+        return {}
+
+    def try_out(self, n, latent_shape):
+        """Run the network once, to see what it takes.
+
+        Parameters
+        ----------
+        n : int
+            Number of evaluations.
+        latent_shape : tuple of int
+            (channels, height, width).
+        """
+        noised = torch.zeros(n, *latent_shape, device=self.device)
+        timesteps = torch.zeros(n, dtype=torch.int64, device=self.device)
+        condition = self.condition([self.any_name]).to(self.device)
+        with torch.inference_mode():
+            self.predict(noised, timesteps, condition.expand(n, *condition.shape[1:]))
 
     def condition(self, names):
         """Encode what the network is conditioned on.

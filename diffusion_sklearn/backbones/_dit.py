@@ -24,6 +24,7 @@ class DiTBackbone(Backbone):
     """
 
     kind = "class"
+    any_name = 0
 
     def __init__(self, pipeline):
         super().__init__(pipeline)
@@ -35,6 +36,15 @@ class DiTBackbone(Backbone):
 
     def _latent_step(self):
         return self.network.config.patch_size
+
+    def shared_parts(self):
+        # Each block embeds timestep and class anew, and scales and shifts by them.
+        norms = [block.norm1 for block in self.network.transformer_blocks]
+        embeddings = [part for norm in norms for part in (norm.emb, norm.linear)]
+        return {
+            ("image", "trial"): [self.network.pos_embed],
+            ("trial", "condition"): [*embeddings, self.network.proj_out_1],
+        }
 
     def condition(self, names):
         """Class ids as the network takes them.

@@ -40,6 +40,27 @@ class StableDiffusionBackbone(Backbone):
     def _latent_step(self):
         return 2 ** (len(self.network.config.block_out_channels) - 1)
 
+    def shared_parts(self):
+        unet = self.network
+        keys = [
+            part
+            for module in unet.modules()
+            if getattr(module, "is_cross_attention", False)
+            for part in (module.to_k, module.to_v)
+        ]
+        if unet.encoder_hid_proj is not None:
+            keys.append(unet.encoder_hid_proj)
+        parts = {("condition",): keys}
+        first = unet.down_blocks[0]
+        if hasattr(first, "attentions") and unet.config.addition_embed_type is None:
+            # All that comes before the first cross-attention.
+            block = first.attentions[0].transformer_blocks[0]
+            before = [unet.conv_in, unet.time_embedding, first.resnets[0]]
+            if not block.only_cross_attention:
+                before.append(block.attn1)
+            parts["image", "trial"] = before
+        return parts
+
     @torch.no_grad()
     def condition(self, names):
         """Token embeddings of prompts.

@@ -1,0 +1,74 @@
+"""Faster kernels on a CPU: the same numbers, and nothing is left behind."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from diffusion_sklearn import _cpu, load_backbone
+from diffusion_sklearn._cpu import FastKernels, kept_memory, tanh_gelu
+
+
+def test_gelu_is_the_tanh_approximation():
+    x = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([-1e4, 0.0, 1e4])])
+    exact = F.gelu(x.double(), approximate="tanh")
+    error = (tanh_gelu(x).double() - exact).abs()
+    assert (error <= 1e-6 * (1 + exact.abs())).all()
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_kernels_agree_with_plain_ones_on_the_bundled_models(onednn, monkeypatch):
+    monkeypatch.setattr(_cpu, "onednn_is_faster", lambda: onednn)
+    for name, asked in ("fashion-dit", [3, 7]), ("fashion-scenes", ["a bag", "a coat"]):
+        backbone = load_backbone(name)
+        noised = torch.randn(2, *backbone.latent_shape(32))
+        inputs = noised, torch.tensor([10, 700]), backbone.condition(asked)
+        with torch.inference_mode():
+            plain = backbone.predict(*inputs)
+            with FastKernels():
+                fast = backbone.predict(*inputs)
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_other_dtypes_and_other_operations_pass_through(monkeypatch):
+    monkeypatch.setattr(_cpu, "onednn_is_faster", lambda: True)
+    for dtype in (torch.float64, torch.bfloat16):
+        x, w = torch.randn(5, 4, dtype=dtype), torch.randn(3, 4, dtype=dtype)
+        plain = F.linear(x, w), F.gelu(x, approximate="tanh"), F.gelu(x), x @ w.T
+        with FastKernels():
+            found = F.linear(x, w), F.gelu(x, approximate="tanh"), F.gelu(x), x @ w.T
+        for a, b in zip(found, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_without_onednn_the_plain_product_is_used(monkeypatch):
+    def missing(*args):
+        raise NotImplementedError
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", missing)
+    _cpu.onednn_is_faster.cache_clear()
+    assert not _cpu.onednn_is_faster()
+    _cpu.onednn_is_faster.cache_clear()
+
+
+def test_memory_is_kept_within_and_limits_are_set_back(monkeypatch):
+    calls = []
+
+    class Libc:
+        def mallopt(self, name, value):
+            calls.append((name, value // 2**20))
+            return 1
+
+        def malloc_trim(self, pad):
+            calls.append("trim")
+
+    monkeypatch.setattr(_cpu, "_glibc", Libc)
+    with pytest.raises(KeyError), kept_memory(torch.device("cpu")):
+        assert calls == [(-3, 1024), (-1, 1024)]
+        raise KeyError
+    assert calls[2:] == [(-3, 32), (-1, 64), "trim"]
+    calls.clear()
+    with kept_memory(torch.device("meta")):
+        assert not calls
+    monkeypatch.setattr(_cpu, "_glibc", lambda: None)
+    with kept_memory(torch.device("cpu")):
+        pass

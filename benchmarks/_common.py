@@ -1,0 +1,83 @@
+"""What the benchmarks share: options, the machine, tables, and images to classify."""
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import sklearn
+import torch
+
+import diffusion_sklearn
+from diffusion_sklearn import (
+    ConditionalDiffusionClassifier,
+    ZeroShotDiffusionClassifier,
+)
+from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
+
+
+def make_parser(text):
+    """A parser with the options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=text.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer images")
+    parser.add_argument("--json", type=Path, default=None, help="write the table here")
+    return parser
+
+
+def machine():
+    """What the numbers were measured on."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text("utf-8").splitlines()
+        names = [line.split(":")[1] for line in lines if line.startswith("model name")]
+        name = names[0].strip() if names else name
+    found = {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": None,
+        "diffusion_sklearn": diffusion_sklearn.__version__,
+        "torch": torch.__version__,
+        "sklearn": sklearn.__version__,
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def describe_machine():
+    """The machine in a line."""
+    found = machine()
+    where = found["gpu"] or f"{found['cpu']}, {found['threads']} threads"
+    return f"{where}, torch {found['torch']}"
+
+
+def write(path, rows):
+    """Write a table and the machine as JSON."""
+    if path:
+        path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
+
+
+def make_task(model, n, first=0, **params):
+    """A fitted classifier of ten items of clothing, images and their true labels.
+
+    fashion-dit gets test photos, fashion-scenes scenes of one item in any colour, made
+    of test photos.
+    """
+    photos = load_fashion_photos()
+    names = photos.target_names
+    if model == "fashion-dit":
+        clf = ConditionalDiffusionClassifier(model=model, **params)
+        images, truth = (
+            photos.images[first : first + n],
+            photos.names[first : first + n],
+        )
+    else:
+        clf = ZeroShotDiffusionClassifier(model=model, **params)
+        scenes = make_fashion_scenes(n, split="test", n_items=1, random_state=first)
+        images = scenes.images
+        truth = np.array([scene.items[0] for scene in scenes.scenes])
+    return clf.fit(classes=names), images, truth

@@ -1,0 +1,153 @@
+"""Our `predict` against the algorithm as the paper's code runs it.
+
+    python benchmarks/vs_loop.py --json vs_loop.json
+
+Baseline: one image after another, batches of 32, all prompts encoded beforehand, the
+paper's schedule for Oxford-IIIT Pets (25 trials, the best 5 classes, then up to 250),
+written as a plain loop over the same diffusers modules, in float32. Beside it the
+estimator with the same schedule and trials, whose labels must be the same, and the
+estimator as it is by default. The baseline comes first, in a fresh process, so that
+nothing of ours is there to help it or to slow it down. About 6 minutes on 2 cores,
+``--quick`` 1.
+"""
+
+import time
+
+import numpy as np
+import torch
+from _common import describe_machine, make_parser, make_task, write
+from torch.nn import functional as F
+
+from diffusion_sklearn._images import to_pixels
+
+PETS = ((25, 5), (250, 1))
+BATCH = 32
+
+
+@torch.no_grad()
+def paper_loop(clf, images):
+    """Algorithm 2, image by image; returns the index of a class for each."""
+    pipeline, trials = clf.backbone_.pipeline, clf.trials_
+    vae, device, dtype = pipeline.vae, pipeline.device, pipeline.dtype
+    schedule = pipeline.scheduler.alphas_cumprod.to(device)
+    classes, network = conditions_and_network(clf)
+    velocity = pipeline.scheduler.config.prediction_type == "v_prediction"
+    labels = []
+    for image in images:
+        x = torch.from_numpy(to_pixels([image], clf.backbone_.image_size))
+        z = vae.encode(x.to(device, dtype)).latent_dist.mean.float()  # (1, c, h, w)
+        z = z * vae.config.scaling_factor
+        noise = torch.from_numpy(trials.noise(z.shape[1:])).to(device)
+        errors = {k: {} for k in range(len(classes))}
+        left, done = list(errors), 0
+        for end, n_keep in PETS:
+            todo = [(k, j) for k in left for j in trials.order[done:end].tolist()]
+            for start in range(0, len(todo), BATCH):
+                batch = todo[start : start + BATCH]
+                which, drawn = (
+                    torch.tensor(column) for column in zip(*batch, strict=True)
+                )
+                t = torch.from_numpy(trials.timesteps)[drawn]
+                signal = schedule[t].sqrt().view(-1, 1, 1, 1)
+                spread = (1 - schedule[t]).sqrt().view(-1, 1, 1, 1)
+                eps = noise[drawn]
+                noised = signal * z + spread * eps
+                truth = signal * eps - spread * z if velocity else eps
+                found = network(noised.to(dtype), t, classes[which]).float()
+                gaps = F.mse_loss(found, truth, reduction="none").mean(dim=(1, 2, 3))
+                for (k, j), gap in zip(batch, gaps.tolist(), strict=True):
+                    errors[k][j] = gap
+            left.sort(key=lambda k: np.mean(list(errors[k].values())))
+            left, done = left[:n_keep], end
+        labels.append(left[0])
+    return np.array(labels)
+
+
+def conditions_and_network(clf):
+    """What the classes are to the network, and how it is called."""
+    pipeline, names = clf.backbone_.pipeline, clf.classes_
+    device = pipeline.device
+    if hasattr(pipeline, "transformer"):
+        dit, channels = pipeline.transformer, pipeline.vae.config.latent_channels
+        ids = torch.tensor([pipeline.labels[name] for name in names], device=device)
+        return ids, lambda x, t, c: dit(x, t, class_labels=c).sample[:, :channels]
+    tokens = pipeline.tokenizer(
+        [prompt for prompts in clf.prompts_ for prompt in prompts],
+        padding="max_length",
+        return_tensors="pt",
+    ).input_ids
+    states = pipeline.text_encoder(tokens.to(device))[0]  # (k, tokens, d)
+    unet = pipeline.unet
+    return states, lambda x, t, c: unet(x, t, encoder_hidden_states=c).sample
+
+
+def compare(model, n_timed, n_images):
+    ours, images, truth = make_task(model, n_images, n_trials=250, pruning=PETS)
+    some = images[:n_timed]
+    paper_loop(ours, some[:1])
+    began = time.perf_counter()
+    expected = ours.classes_[paper_loop(ours, some)]
+    baseline = (time.perf_counter() - began) / n_timed
+    default = make_task(model, 1)[0]
+    rows = [row(model, "plain loop", baseline, baseline, 1375.0, None, None)]
+    accuracies = {}
+    for name, clf in ("the same stages", ours), ("default", default):
+        clf.predict(some[:8])  # warm up
+        began = time.perf_counter()
+        found = clf.predict(some)
+        seconds = (time.perf_counter() - began) / n_timed
+        result = clf.denoising_errors(images)
+        labels = clf.classes_[result.log_proba.argmax(axis=1)]
+        accuracies[name] = float((labels == truth).mean())
+        same = float((found == expected).mean())
+        cost = float(result.n_evaluations.mean())
+        rows.append(row(model, name, seconds, baseline, cost, same, accuracies[name]))
+    rows[0]["accuracy"] = accuracies["the same stages"]  # its labels are the same
+    for one in rows:
+        print_row(one)
+    return rows
+
+
+def row(model, name, seconds, baseline, cost, same, accuracy):
+    return {
+        "model": model,
+        "how": name,
+        "seconds_per_image": seconds,
+        "ratio": baseline / seconds,
+        "evaluations": cost,
+        "same_labels": same,
+        "accuracy": accuracy,
+    }
+
+
+def print_row(one):
+    same = "" if one["same_labels"] is None else f"{one['same_labels']:.1%}"
+    print(
+        f"{one['model']:<16}{one['how']:<18}{one['seconds_per_image']:>10.3f}"
+        f"{one['ratio']:>8.2f}{one['evaluations']:>13.0f}{same:>13}"
+        f"{one['accuracy']:>10.1%}",
+        flush=True,
+    )
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--n-timed", type=int, default=60, help="images, for the time")
+    parser.add_argument("--n-images", type=int, default=400, help="for the accuracy")
+    args = parser.parse_args()
+    if args.quick:
+        args.n_timed, args.n_images = 10, 50
+    print(f"{args.n_timed} images timed, {args.n_images} for the accuracy, 10 classes")
+    print(describe_machine())
+    print(
+        f"{'model':<16}{'how':<18}{'s / image':>10}{'ratio':>8}{'evaluations':>13}"
+        f"{'same labels':>13}{'accuracy':>10}"
+    )
+    rows = []
+    for model in ("fashion-dit", "fashion-scenes"):
+        rows += compare(model, args.n_timed, args.n_images)
+    write(args.json, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -328,28 +328,33 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         size = self.image_size or backbone.image_size
         shape = backbone.latent_shape(size)
         noise = torch.from_numpy(self.trials_.noise(shape))
+        conditions = conditions.to(backbone.device)
+        batch_size = resolve_batch_size(
+            self.batch_size, backbone, shape, conditions[:1]
+        )
         plan = Plan(
             backbone=backbone,
             noise=noise.to(backbone.device, backbone.compute_dtype),
             timesteps=torch.from_numpy(self.trials_.timesteps).to(backbone.device),
-            conditions=conditions.to(backbone.device),
+            conditions=conditions,
             n_classes=n_classes,
             rounds=pruning_rounds(pruning, len(self.trials_)),
             order=self.trials_.order,
             weights=self._weights,
             loss=self.loss,
             target=self.target,
-            batch_size=resolve_batch_size(self.batch_size, backbone, shape),
+            batch_size=batch_size,
+            encode_size=BatchSize(batch_size.rows),
         )
         return plan, size
 
     def _encode(self, pixels, plan):
         pixels = torch.from_numpy(pixels)
-        size = BatchSize(plan.batch_size.rows)
-        parts = in_batches(
-            lambda rows: plan.backbone.encode(pixels[rows]), len(pixels), size
-        )
-        return torch.cat(list(parts))
+
+        def encode(rows):
+            return plan.backbone.encode(pixels[rows])
+
+        return torch.cat(list(in_batches(encode, len(pixels), plan.encode_size)))
 
     def _posterior(self, errors, n_evaluations):
         weighted = errors * self._weights

@@ -4,6 +4,7 @@ import ctypes
 import time
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import Lock
 
 import torch
 from torch.nn import functional as F
@@ -11,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 MIB = 2**20
+
+_lock, _keepers = Lock(), []
 
 
 class FastKernels(TorchFunctionMode):
@@ -97,8 +100,8 @@ def kept_memory(device):
 
     By default it returns large blocks to the system at once, and every activation
     costs a page fault for each 4 KiB. Afterwards the thresholds are those that glibc
-    itself arrives at once a block of 32 MiB has been freed. Does nothing with another
-    C library or where the model is not on a CPU.
+    itself arrives at once a block of 32 MiB has been freed; they hold for the whole
+    process. Does nothing with another C library or where the model is not on a CPU.
 
     Parameters
     ----------
@@ -109,16 +112,20 @@ def kept_memory(device):
     if libc is None:
         yield
         return
-    libc.mallopt(M_MMAP_THRESHOLD, 1024 * MIB) or libc.mallopt(
-        M_MMAP_THRESHOLD, 32 * MIB
-    )
-    libc.mallopt(M_TRIM_THRESHOLD, 1024 * MIB)
+    with _lock:
+        _keepers.append(libc)
+        if not libc.mallopt(M_MMAP_THRESHOLD, 1024 * MIB):
+            libc.mallopt(M_MMAP_THRESHOLD, 32 * MIB)  # the most of older versions
+        libc.mallopt(M_TRIM_THRESHOLD, 1024 * MIB)
     try:
         yield
     finally:
-        libc.mallopt(M_MMAP_THRESHOLD, 32 * MIB)
-        libc.mallopt(M_TRIM_THRESHOLD, 64 * MIB)
-        libc.malloc_trim(0)
+        with _lock:
+            _keepers.pop()
+            if not _keepers:  # no other thread is at it
+                libc.mallopt(M_MMAP_THRESHOLD, 32 * MIB)
+                libc.mallopt(M_TRIM_THRESHOLD, 64 * MIB)
+                libc.malloc_trim(0)
 
 
 @lru_cache

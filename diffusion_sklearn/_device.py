@@ -88,7 +88,7 @@ class BatchSize:
     rows: int
 
 
-def resolve_batch_size(batch_size, backbone, latent_shape):
+def resolve_batch_size(batch_size, backbone, latent_shape, condition):
     """Network evaluations in a forward pass.
 
     Parameters
@@ -100,6 +100,8 @@ def resolve_batch_size(batch_size, backbone, latent_shape):
         Tried with two evaluations on a GPU, to see what memory they take.
     latent_shape : tuple of int
         (channels, height, width).
+    condition : Tensor of shape (1, ...)
+        One that the network knows.
 
     Returns
     -------
@@ -112,23 +114,29 @@ def resolve_batch_size(batch_size, backbone, latent_shape):
     budget, most = (2**14, 256) if device.type == "cpu" else (2**18, 1024)
     rows = min(most, budget // positions)
     if device.type == "cuda":
-        rows = min(rows, _rows_that_fit(backbone, latent_shape))
+        rows = min(rows, _rows_that_fit(backbone, latent_shape, condition))
     return BatchSize(max(1, rows))
 
 
-def _rows_that_fit(backbone, latent_shape):
+def _rows_that_fit(backbone, latent_shape, condition):
     """Evaluations for which a GPU has memory, with a fifth of it left over."""
+    noised = torch.zeros(2, *latent_shape, device=backbone.device)
+    timesteps = torch.zeros(2, dtype=torch.int64, device=backbone.device)
     device = backbone.device
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    backbone.try_out(2, latent_shape)
+    try:
+        with torch.inference_mode():
+            backbone.predict(noised, timesteps, condition[[0, 0]])
+    except torch.OutOfMemoryError:
+        return 1
     taken = torch.cuda.max_memory_allocated(device) - before
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + unused
     return int(0.8 * free / (taken / 2))
 
 
-def in_batches(compute, n, size):
+def in_batches(compute, n, size, advice=""):
     """Compute rows batch by batch; where memory runs out, in smaller ones.
 
     Parameters
@@ -139,6 +147,8 @@ def in_batches(compute, n, size):
         How many rows there are.
     size : BatchSize
         Halved when a batch does not fit, for good.
+    advice : str
+        Ends the warning; ``{}`` stands for the number of rows that are tried next.
 
     Yields
     ------
@@ -176,7 +186,7 @@ def in_batches(compute, n, size):
         size.rows = tried // 2
         warnings.warn(
             f"A batch of {tried} rows does not fit into memory; going on with "
-            f"{size.rows}. Pass batch_size={size.rows} to start with that.",
+            f"{size.rows}. {advice.format(size.rows)}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -185,5 +195,5 @@ def in_batches(compute, n, size):
 def _is_out_of_memory(error):
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    signs = "out of memory", "allocate memory", "not enough memory"
+    signs = "out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED"
     return any(sign in str(error) for sign in signs)

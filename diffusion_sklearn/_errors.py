@@ -1,5 +1,6 @@
 """The Monte Carlo loop: (image, trial, condition) triples -> denoising errors."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,8 @@ class Plan:
         The space of the error.
     batch_size : BatchSize
         Network evaluations a forward pass.
+    encode_size : BatchSize
+        Images that are encoded at once.
     """
 
     backbone: object
@@ -87,6 +90,7 @@ class Plan:
     loss: str
     target: str
     batch_size: BatchSize
+    encode_size: BatchSize
 
 
 def denoising_losses(latents, triples, plan):
@@ -118,7 +122,7 @@ def denoising_losses(latents, triples, plan):
         clean, eps, t = latents[image], plan.noise[trial], plan.timesteps[trial]
         noised = backbone.add_noise(clean, eps, t)  # (b, c, h, w)
         asked = noised, t, plan.conditions[condition]
-        with torch.inference_mode(), FastKernels():
+        with torch.inference_mode(), kernels:
             if plan.loss in VARIATIONAL:
                 predicted, share = backbone.predict_with_variance(*asked)
             else:
@@ -133,8 +137,13 @@ def denoising_losses(latents, triples, plan):
             losses = terms if plan.loss == "vlb" else losses + terms
         return losses
 
-    with computed_once(backbone.shared_parts(), latents.device) as begin:
-        yield from in_batches(losses_of, len(triples), plan.batch_size)
+    # A compiled network is one piece: it has its own kernels, and no parts.
+    plain = backbone.is_compiled or str(latents.device) != "cpu"
+    kernels = nullcontext() if plain else FastKernels()
+    parts = {} if backbone.is_compiled else backbone.shared_parts()
+    with computed_once(parts, latents.device) as begin:
+        advice = "Pass batch_size={} to start with that."
+        yield from in_batches(losses_of, len(triples), plan.batch_size, advice)
 
 
 def mean_errors(latents, triples, plan):

@@ -185,12 +185,13 @@ def race(errors, alive, timesteps, alpha, n_trials):
     - The first n trials are spread evenly over the timesteps. So the trend of d over t
       adds nothing to the error of their mean, and must not be part of its spread:
       `s` comes from differences between neighbouring timesteps,
-      :math:`s_k^2 = \sum_j (d_{j+1} - d_j)^2 / 2 (n - 1)` (von Neumann, 1941), which
-      has about 2 (n - 1) / 3 degrees of freedom.
-    - `s` is pooled over the K - 1 classes that are still in the running with b, as in
-      an analysis of variance, and so are the degrees of freedom. Classes far from b
-      differ more widely from it than near ones, so that a near one is judged by too
-      wide a spread rather than by too narrow a one.
+      :math:`s^2 = \sum_j (d_{j+1} - d_j)^2 / 2 (n - 1)` (von Neumann, 1941), which has
+      about 2 (n - 1) / 3 degrees of freedom.
+    - 4 trials say little about the spread of one class. So `s` is pooled over the K
+      classes in the running, as in a two-way analysis of variance: it is made of their
+      residuals from the mean over these classes, which leaves K - 1 times as many
+      degrees of freedom. Classes far behind spread more widely than near ones, so that
+      a near one is judged by too wide a spread rather than by too narrow a one.
     - Many classes: alpha is divided by K - 1 (Bonferroni). Many looks: the estimators
       divide 1 - confidence by their number. Together the class that the full budget
       would choose is dropped with a probability of at most 1 - confidence, in so far
@@ -228,9 +229,13 @@ def race(errors, alive, timesteps, alpha, n_trials):
     n_others = np.maximum(others.sum(axis=1, keepdims=True), 1)  # (n, 1)
 
     gap = errors - np.take_along_axis(errors, best[..., None], axis=1)  # (n, k, m)
-    steps = np.diff(gap[:, :, np.argsort(timesteps, kind="stable")], axis=2)
-    variance = np.where(others, (steps**2).sum(axis=2), 0) / (2 * (n_done - 1))
-    spread = np.sqrt(variance.sum(axis=1, keepdims=True) / n_others)  # (n, 1)
+    gap = np.where(alive[:, :, None], gap, 0)
+    middle = gap.sum(axis=1, keepdims=True) / (n_others + 1)[:, :, None]  # (n, 1, m)
+    residual = (gap - middle)[:, :, np.argsort(timesteps, kind="stable")]
+    steps = np.where(alive, (np.diff(residual, axis=2) ** 2).sum(axis=2), 0)  # (n, k)
+    # A difference of two classes has twice the variance of one.
+    variance = 2 * steps.sum(axis=1, keepdims=True) / (2 * (n_done - 1) * n_others)
+    spread = np.sqrt(variance)  # (n, 1)
     freedom = n_others * 2 * (n_done - 1) / 3
     bound = student_t.isf(alpha / n_others, freedom) * spread  # (n, 1)
     bound *= np.sqrt(1 / n_done - 1 / n_trials)

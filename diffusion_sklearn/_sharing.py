@@ -48,7 +48,8 @@ def computed_once(parts, device):
 
     def hooks(names):
         # Another thread may be using the same network.
-        def before(module, args, kwargs):
+        # Without kwargs where another thread has just added or removed its hook.
+        def before(module, args, kwargs=None):
             if threading.get_ident() != thread or names not in rows:
                 return None
             n, first, _ = rows[names]
@@ -57,7 +58,8 @@ def computed_once(parts, device):
                 whole = isinstance(x, torch.Tensor) and x.ndim and len(x) == n
                 return x[first] if whole else x
 
-            return tuple(map(take, args)), {k: take(x) for k, x in kwargs.items()}
+            args, kwargs = tuple(map(take, args)), kwargs or {}
+            return args, {name: take(x) for name, x in kwargs.items()}
 
         def after(module, args, output):
             if threading.get_ident() != thread or names not in rows:

@@ -85,10 +85,8 @@ def make_trials(plan, n_trials, n_timesteps, random_state, stages=()):
     """
     seed = int(random_state.randint(2**31))
     index = np.arange(n_trials)
-    order = index
     if isinstance(plan, str) and plan == "even":
         timesteps = ((2 * index + 1) * n_timesteps) // (2 * n_trials)
-        order = _spread_order(n_trials, stages)
     elif isinstance(plan, str) and plan == "random":
         timesteps = random_state.randint(n_timesteps, size=n_trials)
     elif isinstance(plan, str) and plan == "anytime":
@@ -102,7 +100,11 @@ def make_trials(plan, n_trials, n_timesteps, random_state, stages=()):
                 f"timesteps 0 to {n_timesteps - 1}; list only those."
             )
         timesteps = listed[index % len(listed)]
-    return Trials(timesteps.astype(np.int64), seed, order)
+    timesteps = timesteps.astype(np.int64)
+    order = index
+    if not (isinstance(plan, str) and plan == "anytime"):
+        order = np.argsort(timesteps, kind="stable")[_spread_order(n_trials, stages)]
+    return Trials(timesteps, seed, order)
 
 
 def check_timesteps(plan):
@@ -176,16 +178,19 @@ def trial_weights(timestep_weights, timesteps, n_timesteps):
 
 
 def _van_der_corput(n):
-    """First n points of the base-2 van der Corput sequence, in (0, 1)."""
-    points, digit, index = np.zeros(n), 0.5, np.arange(1, n + 1)
+    """First n points of the base-2 van der Corput sequence, in [0, 1).
+
+    Turned by an eighth, so that the first four are the centres of quarters.
+    """
+    points, digit, index = np.zeros(n), 0.5, np.arange(n)
     while index.any():
         points += digit * (index % 2)
         index, digit = index // 2, digit / 2
-    return points
+    return (points + 1 / 8) % 1
 
 
 def _spread_order(n, stages):
-    """Order of an even grid in which the first few trials span it.
+    """Order of n sorted timesteps in which the first few span them.
 
     The trials of a stage are a strided subset of the grid, as in the paper's code;
     within a stage they follow the van der Corput sequence.

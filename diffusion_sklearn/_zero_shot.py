@@ -37,11 +37,12 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         "auto": the bundled model's own, else ``"a photo of a {}."``.
     n_trials : int, default=100
         Number of (t, eps) pairs for a class that is never pruned.
-    pruning : None, float or sequence of (int, int), default=0.99
+    pruning : None, float or sequence, default=0.99
         None: every class gets all trials. ``((25, 5), ...)``: after 25 trials the 5
         best classes stay (Algorithm 2 of the paper). A float: a race, in which a
         class is dropped once its paired difference from the best is positive at that
-        confidence.
+        confidence, corrected for the number of looks and of classes. Stages and a
+        float, as in ``((25, 5), 0.99)``: both.
     loss : {"l1", "l2", "huber", "vlb", "l2+vlb"}, default="l2"
         How predicted and true noise are compared. "vlb" is the variational bound of a
         model that learns its variance (DiT does), "l2+vlb" what such a model was
@@ -69,7 +70,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         (height, width) or (height, width, channels) of an image given as a flat row,
         as in numpy's reshape. With a -1 in it, values outside [0, 1] are clipped.
     batch_size : int or "auto", default="auto"
-        Network evaluations in a forward pass.
+        Network evaluations in a forward pass. "auto": what is fast on a CPU, what fits
+        into a GPU. A batch that runs out of memory is halved, with a warning.
     device : str or torch.device, default="auto"
         Where the model runs. "auto": a GPU if there is one.
     dtype : str or torch.dtype, default="auto"

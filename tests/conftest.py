@@ -81,7 +81,7 @@ def tiny_tokenizer():
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=40)
 
 
-def tiny_sd(prediction_type):
+def tiny_sd(prediction_type, attention_first=False):
     vae = tiny_vae(2)
     tokenizer = tiny_tokenizer()
     torch.manual_seed(3)
@@ -99,15 +99,18 @@ def tiny_sd(prediction_type):
             pad_token_id=tokenizer.eos_token_id,
         )
     )
+    down = ["DownBlock2D", "CrossAttnDownBlock2D"]
     unet = UNet2DConditionModel(
         block_out_channels=(4, 8),
         layers_per_block=1,
         sample_size=4,
         in_channels=4,
         out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        down_block_types=down[::-1] if attention_first else down,
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=8,
+        encoder_hid_dim_type="text_proj" if attention_first else None,
+        encoder_hid_dim=8 if attention_first else None,
         attention_head_dim=2,
         norm_num_groups=2,
     )

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_sklearn import ConditionalDiffusionClassifier, load_backbone
+from diffusion_sklearn import ConditionalDiffusionClassifier
 from diffusion_sklearn._device import BatchSize, in_batches, resolve_batch_size
-from diffusion_sklearn.backbones import Backbone
 
 PHOTOS = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 NAMES = ["ant", "bee", "eel"]
@@ -30,8 +29,8 @@ def test_halved_until_it_fits(error):
         return tried[-1]
 
     size = BatchSize(16)
-    with pytest.warns(RuntimeWarning, match="Pass batch_size=3 to start") as warned:
-        assert list(in_batches(compute, 7, size)) == [3, 3, 1]
+    with pytest.warns(RuntimeWarning, match="with 3. Start with 3") as warned:
+        assert list(in_batches(compute, 7, size, "Start with {}")) == [3, 3, 1]
     assert (tried, computed) == ([7, 3, 3, 1], list(range(7)))
     assert size.rows == 3 and len(warned) == 1
 
@@ -78,37 +77,62 @@ def test_answers_are_the_same_where_memory_is_short(dit_folder, monkeypatch, par
         assert sum(sizes) == found.n_evaluations.sum()  # nothing twice
 
 
-def test_auto_fits_into_a_gpu(dit_folder, monkeypatch):
+def test_auto_fits_into_a_gpu(monkeypatch):
     """The arithmetic on a card of which 10 GiB are free, 50 MiB an evaluation."""
-    backbone = load_backbone(dit_folder)
-    gpu, mib = torch.device("cuda", 0), 2**20
-    monkeypatch.setattr(Backbone, "device", gpu)
-    state = {"peak": 1000 * mib}
+    mib, taken = 2**20, []
 
-    def try_out(n, latent_shape):
-        state["peak"] = (1000 + 50 * n) * mib
+    class Card:
+        device = torch.device("cuda", 0)
 
-    monkeypatch.setattr(backbone, "try_out", try_out, raising=False)
+        def predict(self, noised, timesteps, conditions):
+            assert noised.shape[1:] == (4, 8, 8) and conditions.tolist() == [3, 3]
+            if not taken:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            taken.append(len(noised))
+
+    def zeros(*shape, device, **how):
+        return torch.empty(*shape, **how)
+
+    monkeypatch.setattr("diffusion_sklearn._device.torch.zeros", zeros)
     for name, value in {
         "reset_peak_memory_stats": lambda device: None,
         "memory_allocated": lambda device: 1000 * mib,
-        "max_memory_allocated": lambda device: state["peak"],
+        "max_memory_allocated": lambda device: (1000 + 50 * taken[-1]) * mib,
         "memory_reserved": lambda device: 1100 * mib,
         "mem_get_info": lambda device: (10240 * mib, 16384 * mib),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    size = resolve_batch_size("auto", backbone, (4, 8, 8))
-    assert size.rows == int(0.8 * (10240 + 100) / 50)
-    assert resolve_batch_size(7, backbone, (4, 8, 8)).rows == 7
-    assert resolve_batch_size("auto", backbone, (4, 256, 256)).rows == 4
+
+    def rows(batch_size):
+        condition = torch.tensor([3])
+        return resolve_batch_size(batch_size, Card(), (4, 8, 8), condition).rows
+
+    assert rows("auto") == 1  # not even two fit
+    taken.append(0)
+    assert rows("auto") == int(0.8 * (10240 + 100) / 50)
+    assert rows(7) == 7
 
 
-def test_trying_out_runs_the_network(dit_folder, sd_folder):
-    for folder in dit_folder, sd_folder:
-        backbone, seen = load_backbone(folder), []
-        hook = backbone.network.register_forward_hook(
-            lambda *a, seen=seen: seen.append(a)
-        )
-        backbone.try_out(2, backbone.latent_shape(8))
-        hook.remove()
-        assert len(seen) == 1
+def test_vae_and_network_are_halved_by_themselves(dit_folder, monkeypatch):
+    """A short VAE neither shrinks the network's batches nor fails for each group."""
+    monkeypatch.setattr("diffusion_sklearn._base.MOST_IMAGES_AT_ONCE", 4)
+    clf = ConditionalDiffusionClassifier(
+        model=dit_folder, n_trials=4, pruning=None, batch_size=64
+    ).fit(classes=NAMES)
+    backbone, sizes = clf.backbone_, []
+    encode, predict = backbone.encode, backbone.predict
+
+    def short(pixels):
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(pixels)
+
+    def counted(noised, *more):
+        sizes.append(len(noised))
+        return predict(noised, *more)
+
+    monkeypatch.setattr(backbone, "encode", short)
+    monkeypatch.setattr(backbone, "predict", counted)
+    with pytest.warns(RuntimeWarning, match="does not fit") as warned:
+        clf.predict(np.concatenate([PHOTOS] * 4))
+    assert len(warned) == 1 and max(sizes) == 4 * 3 * 4

@@ -76,3 +76,10 @@ def test_two_commands(needed):
     assert len(commands) == 2
     assert sum(command.endswith(needed) for command in commands) == 1
     assert all("pip install -c constraints.txt" in command for command in commands)
+
+
+def test_no_number_is_left_to_be_filled_in():
+    root = README.parent
+    texts = [README, *root.glob("docs/*.rst"), *root.glob("diffusion_sklearn/**/*.md")]
+    assert len(texts) > 5
+    assert not [str(path) for path in texts if "@@" in path.read_text("utf-8")]

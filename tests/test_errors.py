@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_dit, tiny_sd
+from sklearn.dummy import DummyClassifier
+from sklearn.frozen import FrozenEstimator
 from torch.nn import functional as F
 
 from diffusion_sklearn import (
@@ -13,6 +15,7 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
+from diffusion_sklearn._pruning import pruning_rounds
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 DISTANCES = {
@@ -312,3 +315,51 @@ def test_overflow_is_an_error_not_an_answer():
         FloatingPointError, match=r"dtype=.*at timesteps \[166, 500, 83"
     ):
         clf.predict(IMAGES)
+
+
+@pytest.mark.parametrize("timesteps", ["even", "random", "anytime", [900, 5, 300, 40]])
+@pytest.mark.parametrize("pruning", [0.6, ((4, 3), 0.6), ((5, 2), (9, 1))])
+def test_pruning_of_the_engine_is_that_of_the_rules(dit_folder, timesteps, pruning):
+    """The rules walked by hand over the table of all errors, weights and all."""
+    images = np.random.RandomState(1).randint(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    clf = ConditionalDiffusionClassifier(
+        model=dit_folder,
+        n_trials=12,
+        timesteps=timesteps,
+        timestep_weights=lambda t: 1 + t / 500,
+    )
+    names = ["ant", "bee", "cat", "eel"]
+    whole = clf.set_params(pruning=None).fit(classes=names).denoising_errors(images)
+    found = clf.set_params(pruning=pruning).fit(classes=names).denoising_errors(images)
+
+    trials, errors = clf.trials_, whole.errors.astype(float)
+    weighted = errors * (1 + trials.timesteps / 500)
+    kept = np.zeros(errors.shape, bool)
+    for i in range(len(images)):
+        alive, done = np.ones((1, 4), bool), 0
+        for end, rules in pruning_rounds(pruning, 12):
+            if alive.sum() == 1:
+                break
+            kept[i][np.ix_(alive[0], trials.order[done:end])] = True
+            seen = trials.order[:end]
+            for rule in rules:
+                alive = rule(
+                    weighted[i : i + 1, :, seen], alive, trials.timesteps[seen]
+                )
+            done = end
+    np.testing.assert_array_equal(~np.isnan(found.errors), kept)
+    np.testing.assert_allclose(found.errors[kept], errors[kept], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found.n_evaluations, kept.sum(axis=(1, 2)))
+    assert not kept.all()
+
+
+def test_a_race_of_one_candidate_is_over_before_it_starts(dit_folder):
+    images = np.random.RandomState(1).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    names = np.array(["ant", "bee", "eel"])
+    prefilter = FrozenEstimator(DummyClassifier().fit([[0]] * 3, names))
+    clf = ConditionalDiffusionClassifier(
+        model=dit_folder, n_trials=9, prefilter=prefilter, n_candidates=1
+    ).fit(classes=names)
+    result = clf.denoising_errors(images)
+    assert clf.predict(images).tolist() == ["ant"] * 3
+    assert (result.n_evaluations <= 4).all()

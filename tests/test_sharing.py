@@ -14,6 +14,11 @@ from diffusion_sklearn import (
 )
 from diffusion_sklearn._sharing import computed_once
 
+MAKERS = [
+    tiny_dit,
+    lambda: tiny_sd("epsilon"),
+    lambda: tiny_sd("epsilon", attention_first=True),
+]
 TRIPLES = np.array([[i, j, k] for i in (0, 1) for j in (0, 1, 2) for k in (0, 1, 2, 3)])
 
 
@@ -26,7 +31,7 @@ def rows_of(backbone, triples):
     return noised[image, trial], timesteps, backbone.condition(names)[condition]
 
 
-@pytest.mark.parametrize("make", [tiny_dit, lambda: tiny_sd("epsilon")])
+@pytest.mark.parametrize("make", MAKERS)
 def test_equal_to_every_row_by_itself(make):
     backbone = load_backbone(make())
     for triples in TRIPLES, TRIPLES[np.random.RandomState(0).permutation(24)][:17]:
@@ -44,10 +49,11 @@ def test_equal_to_every_row_by_itself(make):
         torch.testing.assert_close(single, plain[:1], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [tiny_dit, lambda: tiny_sd("epsilon")])
+@pytest.mark.parametrize("make", MAKERS)
 def test_parts_see_each_distinct_row_once_and_are_restored(make):
     backbone = load_backbone(make())
     parts = backbone.shared_parts()
+    assert len(parts) == 1 or ("image", "trial") in parts
     expected = {
         ("image", "trial"): 6,
         ("trial", "condition"): 12,
@@ -77,23 +83,49 @@ def test_parts_see_each_distinct_row_once_and_are_restored(make):
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
 
 
-def test_another_thread_is_left_alone():
+def test_all_that_comes_before_the_first_cross_attention():
+    backbone = load_backbone(tiny_sd("epsilon", attention_first=True))
+    unet, parts = backbone.network, backbone.shared_parts()
+    first = unet.down_blocks[0]
+    attention = first.attentions[0].transformer_blocks[0]
+    assert parts["image", "trial"] == [
+        unet.conv_in,
+        unet.time_embedding,
+        first.resnets[0],
+        attention.attn1,
+    ]
+    assert unet.encoder_hid_proj in parts[("condition",)]
+    assert attention.attn2.to_k in parts[("condition",)]
+
+
+def test_threads_do_not_disturb_each_other():
+    """One hooks and unhooks the network all the time, the other just uses it."""
     backbone = load_backbone(tiny_dit())
     asked = rows_of(backbone, TRIPLES)
     with torch.inference_mode():
         plain = backbone.predict(*asked)
-    found = []
+    wrong, done = [], threading.Event()
 
     def elsewhere():
-        with torch.inference_mode():
-            found.append(backbone.predict(*(x.flip(0) for x in asked)).flip(0))
+        while not done.is_set():
+            with torch.inference_mode():
+                found = backbone.predict(*(x.flip(0) for x in asked)).flip(0)
+            if not torch.allclose(found, plain, rtol=1e-5, atol=1e-5):
+                wrong.append(found)
 
-    with computed_once(backbone.shared_parts(), backbone.device) as begin:
-        begin(TRIPLES)
-        thread = threading.Thread(target=elsewhere)
-        thread.start()
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    try:
+        for _ in range(30):
+            with computed_once(backbone.shared_parts(), backbone.device) as begin:
+                begin(TRIPLES)
+                with torch.inference_mode():
+                    shared = backbone.predict(*asked)
+            torch.testing.assert_close(shared, plain, rtol=1e-5, atol=1e-5)
+    finally:
+        done.set()
         thread.join()
-    torch.testing.assert_close(found[0], plain, rtol=1e-5, atol=1e-5)
+    assert not wrong
 
 
 @pytest.mark.parametrize(
@@ -118,3 +150,26 @@ def test_hooks_are_gone_after_an_error(make, cls, names, monkeypatch):
     with pytest.raises(RuntimeError, match="broken"):
         clf.predict(np.zeros((1, 8, 8, 3), np.uint8))
     assert not any(m._forward_pre_hooks for m in network.modules())
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_compiled_network_gives_the_same_errors(make):
+    pipeline = make()
+    cls = ConditionalDiffusionClassifier
+    if load_backbone(pipeline).kind == "text":
+        cls = ZeroShotDiffusionClassifier
+    images = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    errors = []
+    for how in "plain", "in place", "wrapped":
+        network = "unet" if hasattr(pipeline, "unet") else "transformer"
+        if how == "in place":
+            getattr(pipeline, network).compile(backend="eager")
+        if how == "wrapped":
+            pipeline = make()
+            compiled = torch.compile(getattr(pipeline, network), backend="eager")
+            setattr(pipeline, network, compiled)
+        clf = cls(model=pipeline, n_trials=3, pruning=None)
+        assert load_backbone(pipeline).is_compiled == (how != "plain")
+        errors.append(clf.fit(classes=["ant", "bee"]).denoising_errors(images).errors)
+    np.testing.assert_allclose(errors[1], errors[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(errors[2], errors[0], rtol=1e-5, atol=1e-6)

@@ -62,6 +62,18 @@ def test_noise_is_standard_normal():
     assert abs((noise**4).mean() - 3) < 4 * np.sqrt(96 / n)
 
 
+@pytest.mark.parametrize("plan", ["even", "random", "anytime", [*range(0, 1000, 10)]])
+def test_every_prefix_of_the_order_spans_the_timesteps(plan):
+    drawn = trials(plan, 100)
+    np.testing.assert_array_equal(np.sort(drawn.order), np.arange(100))
+    for m in (4, 8, 16, 50):
+        t = np.sort(drawn.timesteps[drawn.order[:m]])
+        gaps = np.diff(np.append(np.insert(t, 0, 0), 999))
+        assert gaps.max() <= 2.1 * 1000 / m + (200 if plan == "random" else 20)
+        if plan != "random":
+            assert abs(t.mean() - 500) < 600 / m + 10
+
+
 @pytest.mark.parametrize(
     "n, stages",
     [(100, ()), (250, (25,)), (500, (20, 50, 100)), (17, (3, 5)), (7, (7,))],

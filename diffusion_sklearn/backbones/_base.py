@@ -37,9 +37,6 @@ class Backbone:
     prompt_template = DEFAULT_TEMPLATE
     """What the estimators' "auto" stands for, where it is conditioned on text."""
 
-    any_name = ""
-    """Something that :meth:`condition` can encode."""
-
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 
@@ -99,6 +96,14 @@ class Backbone:
     def dtype(self):
         """The network's dtype."""
         return self.network.dtype
+
+    @property
+    def is_compiled(self):
+        """Whether the network, or a part of it, went through ``torch.compile``."""
+        return any(
+            module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
+            for module in self.network.modules()
+        )
 
     @property
     def compute_dtype(self):
@@ -249,22 +254,6 @@ class Backbone:
             "condition". They are run once for the rows of a batch that agree in these.
         """
         return {}
-
-    def try_out(self, n, latent_shape):
-        """Run the network once, to see what it takes.
-
-        Parameters
-        ----------
-        n : int
-            Number of evaluations.
-        latent_shape : tuple of int
-            (channels, height, width).
-        """
-        noised = torch.zeros(n, *latent_shape, device=self.device)
-        timesteps = torch.zeros(n, dtype=torch.int64, device=self.device)
-        condition = self.condition([self.any_name]).to(self.device)
-        with torch.inference_mode():
-            self.predict(noised, timesteps, condition.expand(n, *condition.shape[1:]))
 
     def condition(self, names):
         """Encode what the network is conditioned on.

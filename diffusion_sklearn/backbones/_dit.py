@@ -24,7 +24,6 @@ class DiTBackbone(Backbone):
     """
 
     kind = "class"
-    any_name = 0
 
     def __init__(self, pipeline):
         super().__init__(pipeline)

@@ -1,6 +1,8 @@
 """Stable Diffusion 1.x and 2.x: a U-Net that attends to the tokens of a prompt."""
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D
 
 from diffusion_sklearn._prompts import own_template, tokenize
 from diffusion_sklearn.backbones._base import Backbone
@@ -42,22 +44,18 @@ class StableDiffusionBackbone(Backbone):
 
     def shared_parts(self):
         unet = self.network
-        keys = [
-            part
-            for module in unet.modules()
-            if getattr(module, "is_cross_attention", False)
-            for part in (module.to_k, module.to_v)
-        ]
+        blocks = [m for m in unet.modules() if isinstance(m, BasicTransformerBlock)]
+        crossings = [block.attn2 for block in blocks if block.attn2 is not None]
+        keys = [part for attn in crossings for part in (attn.to_k, attn.to_v)]
         if unet.encoder_hid_proj is not None:
             keys.append(unet.encoder_hid_proj)
         parts = {("condition",): keys}
         first = unet.down_blocks[0]
-        if hasattr(first, "attentions") and unet.config.addition_embed_type is None:
+        if isinstance(first, CrossAttnDownBlock2D) and blocks:
             # All that comes before the first cross-attention.
-            block = first.attentions[0].transformer_blocks[0]
             before = [unet.conv_in, unet.time_embedding, first.resnets[0]]
-            if not block.only_cross_attention:
-                before.append(block.attn1)
+            if not blocks[0].only_cross_attention:
+                before.append(blocks[0].attn1)
             parts["image", "trial"] = before
         return parts
 

@@ -2,9 +2,9 @@
 
     python benchmarks/parts.py --json parts.json
 
-Evaluations a second of ``predict(pruning=None)`` on both bundled models in float32: with
-nothing of it, with each part alone, with all, and in bfloat16. Each is timed in a process
-of its own, the median of three. About 2 minutes on 2 cores, ``--quick`` 1.
+Evaluations a second of ``predict(pruning=None)`` on both bundled models in float32:
+with nothing of it, with each part alone, with all, and in bfloat16. Each is timed in a
+process of its own, the median of three. About 2 minutes on 2 cores, ``--quick`` 1.
 """
 
 import contextlib
@@ -58,14 +58,14 @@ def main():
     print(f"{'model':<16}{'how':<26}{'evaluations / s':>16}{'ratio':>8}")
     rows, quick = [], ["--quick"] if args.quick else []
     for model in ("fashion-dit", "fashion-scenes"):
+        speeds = {}
         for how in ("nothing of it", *PARTS, "all", "all, bfloat16"):
             command = [sys.executable, __file__, *quick, "--only", model, how]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-            speed = json.loads(done.stdout)
-            base = speed if how == "nothing of it" else base
-            rows.append({"model": model, "how": how, "speed": speed})
-            rows[-1]["ratio"] = speed / base
-            print(f"{model:<16}{how:<26}{speed:>16.0f}{speed / base:>8.2f}", flush=True)
+            speeds[how] = speed = json.loads(done.stdout)
+            ratio = speed / speeds["nothing of it"]
+            rows.append({"model": model, "how": how, "speed": speed, "ratio": ratio})
+            print(f"{model:<16}{how:<26}{speed:>16.0f}{ratio:>8.2f}", flush=True)
     write(args.json, rows)
 
 

@@ -4,7 +4,7 @@
 
 fashion-scenes with 2 to 100 prompts (a colour and an item, then two items in a
 relation), by default and without pruning: evaluations and time an image. fashion-dit on
-100 to 10,000 images: peak memory of the process, each in a process of its own. About 6
+100 to 10,000 images: peak memory of the process, each in a process of its own. About 4
 minutes on 2 cores, ``--quick`` 1.
 """
 
@@ -99,7 +99,7 @@ def main():
     print(describe_machine())
     classes, images = (2, 5, 10, 20, 50, 100), (100, 1000, 10_000)
     rows = [
-        *of_classes(5 if args.quick else 30, classes[:4] if args.quick else classes)
+        *of_classes(5 if args.quick else 15, classes[:4] if args.quick else classes)
     ]
     rows += of_images(images[:2] if args.quick else images)
     write(args.json, rows)

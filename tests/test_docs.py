@@ -46,7 +46,7 @@ def test_readme_python(capsys):
     namespace = {}
     for block in here:
         exec(compile(block[3], "README.md", "exec"), namespace)
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert len(here) == 3
     assert "'ankle boot' 'pullover' 'trouser'" in printed
     assert "'n_trials'" in printed

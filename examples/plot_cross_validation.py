@@ -61,7 +61,9 @@ def main():
     )
     rows = scenes.images[: len(layouts)].reshape(2, 4, 32, 32, 3)
     shown.imshow(rows.transpose(0, 2, 1, 3, 4).reshape(64, 128, 3))
-    shown.set_title("\n".join([scenes.captions[0], "and the other seven classes"]))
+    shown.set_title(
+        "\n".join([scenes.captions[0], "and the other seven classes"]), fontsize=10
+    )
     shown.axis("off")
     compared.boxplot(list(scores.values()), tick_labels=list(scores))
     compared.axhline(1 / len(layouts), color="gray", linestyle=":", label="chance")

@@ -4,7 +4,7 @@ r"""Accuracy against network evaluations an image, for every way to spend them.
 
 On both bundled models and ten items of clothing. All errors of all classes are computed
 once and every method is replayed on that table, so that all see the same numbers:
-images to choose each family's setting on, other images to report it on, and for those
+images to choose each family's setting on, other images to report it on, and for both
 a second table with independent noise, which says how far two full budgets agree with
 each other. A family's setting is the cheapest, of grids of equal size, that keeps the
 accuracy of the full budget within 0.5 points and agrees with it at least as often as
@@ -159,7 +159,7 @@ def variance_ratios(errors, paired, truth):
     return float(control), float(2 * antithetic / plain)
 
 
-def weighted_by_variance(errors, truth, trials):
+def weighted_by_variance(errors, truth):
     """Accuracy where each timestep's error is divided by its variance."""
     gap = errors[:, :10] - errors[:, :10].mean(axis=1, keepdims=True)
     weights = 1 / gap.var(axis=(0, 1))
@@ -225,7 +225,7 @@ def study(model, n, folder):
         "variance of antithetic pairs, plain = 1": antithetic,
         "accuracy, full budget": float((full == truth).mean()),
         "accuracy, timesteps weighted by inverse variance": weighted_by_variance(
-            errors, truth, trials
+            errors, truth
         ),
     }
     return rows, curves, tricks

@@ -47,8 +47,8 @@ def computed_once(parts, device):
                 rows[names] = len(triples), *here
 
     def hooks(names):
-        # Another thread may be using the same network.
-        # Without kwargs where another thread has just added or removed its hook.
+        # Another thread may be using the same network: its rows are not ours. While it
+        # adds or removes its hooks, torch may call ours without kwargs.
         def before(module, args, kwargs=None):
             if threading.get_ident() != thread or names not in rows:
                 return None

@@ -3,6 +3,8 @@
 from diffusion_sklearn._conditional import ConditionalDiffusionClassifier
 from diffusion_sklearn._errors import DenoisingErrors
 from diffusion_sklearn._read_image import ImageError
+from diffusion_sklearn._store import ErrorStore
+from diffusion_sklearn._versions import show_versions
 from diffusion_sklearn._zero_shot import ZeroShotDiffusionClassifier
 from diffusion_sklearn.backbones import Backbone, clear_cache, load_backbone
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
@@ -14,8 +16,10 @@ __all__ = [
     "CLIPZeroShotClassifier",
     "ConditionalDiffusionClassifier",
     "DenoisingErrors",
+    "ErrorStore",
     "ImageError",
     "ZeroShotDiffusionClassifier",
     "clear_cache",
     "load_backbone",
+    "show_versions",
 ]

@@ -1,21 +1,30 @@
 """What both estimators share: the only place that composes the steps."""
 
+import copy
 import itertools
+import logging
+import os
 from abc import abstractmethod
+from contextlib import nullcontext
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import effective_n_jobs
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from diffusion_sklearn._cpu import kept_memory
-from diffusion_sklearn._device import BatchSize, in_batches, resolve_batch_size
+from diffusion_sklearn._device import (
+    BatchSize,
+    in_batches,
+    resolve_batch_size,
+    share_gpus,
+)
 from diffusion_sklearn._errors import (
     LOSSES,
     VARIATIONAL,
@@ -27,10 +36,12 @@ from diffusion_sklearn._errors import (
 from diffusion_sklearn._image_classifier import BaseImageClassifier
 from diffusion_sklearn._images import to_pixels
 from diffusion_sklearn._labels import names_of, resolve_classes
+from diffusion_sklearn._parallel import map_chunks, to_numpy
 from diffusion_sklearn._posterior import check_priors, log_posterior
 from diffusion_sklearn._prefilter import candidates, fit_prefilter
+from diffusion_sklearn._progress import ProgressBar
 from diffusion_sklearn._pruning import check_pruning, pruning_rounds, stage_ends
-from diffusion_sklearn._store import ErrorMemory
+from diffusion_sklearn._store import ErrorStore
 from diffusion_sklearn._trials import (
     TIMESTEP_PLANS,
     check_timesteps,
@@ -40,6 +51,8 @@ from diffusion_sklearn._trials import (
 from diffusion_sklearn.backbones._base import SPACES
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._spec import describe
+
+logger = logging.getLogger(__name__)
 
 MOST_IMAGES_AT_ONCE = 64
 MOST_ERRORS = 2**23  # kept of a group of images, 64 MiB
@@ -71,7 +84,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         "device": "no_validation",
         "dtype": "no_validation",
         "random_state": ["random_state"],
-        "memory": [str, Path, None],
+        "memory": [str, Path, ErrorStore, None],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
@@ -192,7 +205,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         log_proba : ndarray of shape (n_images, n_classes), float64
             Columns in the order of `classes_`.
         """
-        return np.concatenate(self._score(X, self._posterior))
+        return np.concatenate(self._score(X, "_posterior"))
 
     def denoising_errors(self, X):
         """Error of every image, class and trial that a prediction is made of.
@@ -209,7 +222,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             ``timesteps``, ``n_evaluations``, ``log_proba`` and ``classes``.
         """
         errors, n_evaluations, log_proba = zip(
-            *self._score(X, self._with_posterior), strict=True
+            *self._score(X, "_with_posterior"), strict=True
         )
         return DenoisingErrors(
             np.concatenate(errors),
@@ -281,7 +294,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         return {"_spec": spec, "trials_": trials, "_weights": weights}
 
     def _score(self, X, reduce):
-        """Score images with the classes; `reduce` says what is kept of each group."""
+        """Score images with the classes; the method `reduce` says what is kept."""
         images = self._check_images(X)
         alive = np.ones((len(images), self.n_classes_), bool)
         if self.prefilter_ is not None:
@@ -289,38 +302,57 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         return self._score_all(images, alive, self._conditions, self.pruning, reduce)
 
     def _score_all(self, images, alive, *how):
+        kept = []
+        with ProgressBar(len(images), self.verbose) as bar:
+            for n_images, n_evaluations, reduced in self._groups(images, alive, *how):
+                kept.append(reduced)
+                bar.update(n_images, n_evaluations)
+        return kept
+
+    def _groups(self, images, alive, conditions, pruning, reduce):
+        """Groups of images as they are done: how many, evaluations, what is kept."""
         n_workers = min(effective_n_jobs(self.n_jobs), len(images))
         if n_workers == 1:
-            return self._score_part(images, alive, 0, *how)
-        ends = np.linspace(0, len(images), n_workers + 1).astype(int)
-        parts = Parallel(n_jobs=self.n_jobs)(
-            delayed(self._score_part)(images[a:b], alive[a:b], a, *how)
-            for a, b in itertools.pairwise(ends)
+            yield from self._score_groups(images, alive, 0, conditions, pruning, reduce)
+            return
+        worker = copy.copy(self)  # without what it does not need on its way
+        worker.prefilter = worker.prefilter_ = worker._conditions = None
+        yield from map_chunks(
+            partial(worker._score_chunk, os.getpid()),
+            (images, alive),
+            (to_numpy(conditions), pruning, reduce),
+            n_workers,
+            self.n_jobs,
         )
-        return [group for part in parts for group in part]
 
-    def _score_part(self, images, alive, first, conditions, pruning, reduce):
+    def _score_chunk(self, parent, images, alive, first, conditions, *how):
+        if os.getpid() != parent:
+            share_gpus()
+        conditions = torch.from_numpy(conditions)
+        return list(self._score_groups(images, alive, first, conditions, *how))
+
+    def _score_groups(self, images, alive, first, conditions, pruning, reduce):
         plan, size = self._plan(conditions, alive.shape[1], pruning)
-        memory = None
-        if self.memory is not None:
-            memory = ErrorMemory(self.memory, plan, self.trials_.seed)
         at_once = _images_at_once(plan)
-        kept, total = [], 0
-        bar = tqdm(total=len(images), unit="image", disable=not self.verbose)
-        with bar, kept_memory(plan.backbone.device):
+        with self._session(plan) as session, kept_memory(plan.backbone.device):
             for start in range(0, len(images), at_once):
                 group = slice(start, start + at_once)
                 pixels = to_pixels(images[group], size, first + start)
-                known = None if memory is None else memory.load(pixels)
-                latents = self._encode(pixels, plan)
-                errors, n_evaluations = score_images(latents, alive[group], known, plan)
-                if memory is not None:
-                    memory.save(pixels, errors)
-                kept.append(reduce(errors, n_evaluations))
-                total += int(n_evaluations.sum())
-                bar.set_postfix(evaluations=total, refresh=False)
-                bar.update(len(pixels))
-        return kept
+                kept = ()
+                if session is not None:
+                    kept = session.load(pixels), session.keep
+                encode = partial(self._encode, pixels, plan)
+                errors, n_evaluations = score_images(encode, alive[group], plan, *kept)
+                reduced = getattr(self, reduce)(errors, n_evaluations)
+                yield len(pixels), int(n_evaluations.sum()), reduced
+
+    def _session(self, plan):
+        if self.memory is None:
+            return nullcontext()
+        store = self.memory
+        if not isinstance(store, ErrorStore):
+            store = ErrorStore(store)
+        return store.session(plan, self.trials_.seed)
 
     def _plan(self, conditions, n_classes, pruning=None):
         backbone = self.backbone_
@@ -331,6 +363,13 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         conditions = conditions.to(backbone.device)
         batch_size = resolve_batch_size(
             self.batch_size, backbone, shape, conditions[:1]
+        )
+        logger.info(
+            "%s on %s, %s, %d network evaluations a forward pass",
+            backbone.name,
+            backbone.device,
+            str(backbone.dtype).removeprefix("torch."),
+            batch_size.rows,
         )
         plan = Plan(
             backbone=backbone,
@@ -403,7 +442,7 @@ def _images_at_once(plan):
     """Images scored together, enough to fill a batch when two classes are left."""
     ends = [0] + [end for end, _ in plan.rounds]
     fewest = min(b - a for a, b in itertools.pairwise(ends))
-    most = min(MOST_IMAGES_AT_ONCE, MOST_ERRORS // (plan.n_classes * ends[-1]))
+    most = min(MOST_IMAGES_AT_ONCE, MOST_ERRORS // (len(plan.conditions) * ends[-1]))
     return max(1, min(most, -(-plan.batch_size.rows // (2 * fewest))))
 
 

@@ -1,9 +1,39 @@
 """Device, dtype and batch size: what "auto" means, and what is not possible."""
 
+import os
+import tempfile
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
+
+_own_gpu, _claim = None, None
+
+
+def share_gpus():
+    """Give this worker process a GPU that no other worker has, if there is one.
+
+    From then on it is what "auto" stands for. The claim is a locked file, which the
+    system unlocks when the process ends, however it ends. More workers than GPUs: the
+    others take turns. Where the scheduler shows each worker a single GPU, as Ray and
+    dask-cuda do, that one it is.
+    """
+    global _own_gpu, _claim
+    if _own_gpu is not None or not torch.cuda.is_available():
+        return
+    count = torch.cuda.device_count()
+    for index in range(count):
+        name = f"diffusion-sklearn-{torch.cuda.get_device_properties(index).uuid}.lock"
+        _claim = FileLock(Path(tempfile.gettempdir()) / name, mode=0o666)
+        try:
+            _claim.acquire(timeout=0)
+        except Timeout:
+            continue
+        _own_gpu = index
+        return
+    _own_gpu = os.getpid() % count
 
 
 def resolve_device(device):
@@ -25,7 +55,8 @@ def resolve_device(device):
     """
     if isinstance(device, str) and device == "auto":
         if torch.cuda.is_available():
-            return torch.empty(1, device="cuda").device
+            index = torch.cuda.current_device() if _own_gpu is None else _own_gpu
+            return torch.empty(1, device=f"cuda:{index}").device
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         resolved = torch.device(device)

@@ -19,6 +19,8 @@ LOSSES = {
 }
 VARIATIONAL = ("vlb", "l2+vlb")
 """Losses of a model that learns its variance."""
+TERMS = (*LOSSES, "vlb")
+"""What a forward pass can tell; a loss is one of them, or the sum of two."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,23 @@ class Plan:
     encode_size: BatchSize
 
 
-def denoising_losses(latents, triples, plan):
+def loss_terms(loss):
+    """The terms that a `loss` is the sum of.
+
+    Parameters
+    ----------
+    loss : str
+        One of :data:`LOSSES` or :data:`VARIATIONAL`.
+
+    Returns
+    -------
+    terms : list of str
+        Of :data:`TERMS`.
+    """
+    return loss.split("+")
+
+
+def denoising_losses(latents, triples, plan, terms):
     """Evaluate the network, batch by batch, and compare with what was added.
 
     A batch mixes images, trials and conditions freely, so that few classes still fill
@@ -107,11 +125,13 @@ def denoising_losses(latents, triples, plan):
         (image, trial, condition) of each evaluation wanted.
     plan : Plan
         Everything that is the same for all images.
+    terms : sequence of str
+        Of :data:`TERMS`.
 
     Yields
     ------
-    losses : Tensor of shape (batch, c, h, w), float32 or float64
-        Loss of each element of the latent, for the next triples.
+    losses : list of Tensor of shape (batch, c, h, w), float32 or float64
+        Each term at each element of the latent, for the next triples.
     """
     backbone = plan.backbone
 
@@ -122,20 +142,20 @@ def denoising_losses(latents, triples, plan):
         clean, eps, t = latents[image], plan.noise[trial], plan.timesteps[trial]
         noised = backbone.add_noise(clean, eps, t)  # (b, c, h, w)
         asked = noised, t, plan.conditions[condition]
+        found = {}
         with torch.inference_mode(), kernels:
-            if plan.loss in VARIATIONAL:
+            if "vlb" in terms:
                 predicted, share = backbone.predict_with_variance(*asked)
+                found["vlb"] = variational_terms(
+                    predicted, share, clean, noised, t, backbone.alphas_cumprod
+                )
             else:
                 predicted = backbone.predict(*asked)
-        if plan.loss != "vlb":
-            pair = backbone.in_space(plan.target, predicted, noised, clean, eps, t)
-            losses = LOSSES[plan.loss.removesuffix("+vlb")](*pair, reduction="none")
-        if plan.loss in VARIATIONAL:
-            terms = variational_terms(
-                predicted, share, clean, noised, t, backbone.alphas_cumprod
-            )
-            losses = terms if plan.loss == "vlb" else losses + terms
-        return losses
+        pair = backbone.in_space(plan.target, predicted, noised, clean, eps, t)
+        for name in terms:
+            if name in LOSSES:
+                found[name] = LOSSES[name](*pair, reduction="none")
+        return [found[name] for name in terms]
 
     # A compiled network is one piece: it has its own kernels, and no parts.
     plain = backbone.is_compiled or str(latents.device) != "cpu"
@@ -146,13 +166,17 @@ def denoising_losses(latents, triples, plan):
         yield from in_batches(losses_of, len(triples), plan.batch_size, advice)
 
 
-def mean_errors(latents, triples, plan):
+def mean_errors(latents, triples, plan, keep=None):
     """Mean of :func:`denoising_losses` over the latent's elements.
 
     Parameters
     ----------
     latents, triples, plan
         As there.
+    keep : callable, default=None
+        Given all :data:`TERMS` of each batch, as soon as it is done, to keep them:
+        ``keep(triples, terms)`` with terms of shape (batch, n_terms), NaN for those
+        that the model has not.
 
     Returns
     -------
@@ -165,10 +189,22 @@ def mean_errors(latents, triples, plan):
     FloatingPointError
         If the network's output overflowed, as float16 may.
     """
-    batches = denoising_losses(latents, triples, plan)
-    errors = [losses.mean(dim=(1, 2, 3)) for losses in batches]
-    errors = torch.cat(errors) if errors else torch.zeros(0)
-    errors = errors.cpu().numpy().astype(np.float64)
+    wanted = loss_terms(plan.loss)
+    names = wanted
+    if keep is not None:
+        names = TERMS if plan.backbone.learns_variance else tuple(LOSSES)
+    batches, start = [], 0
+    for losses in denoising_losses(latents, triples, plan, names):
+        means = torch.stack([part.mean(dim=(1, 2, 3)) for part in losses], dim=1)
+        batches.append(means)  # (b, n_names)
+        if keep is not None:
+            table = np.full((len(means), len(TERMS)), np.nan)
+            table[:, : len(names)] = means.cpu().numpy()
+            keep(triples[start : start + len(means)], table)
+        start += len(means)
+    means = torch.cat(batches) if batches else torch.zeros(0, len(names))
+    means = means.cpu().numpy().astype(np.float64)
+    errors = means[:, [names.index(name) for name in wanted]].sum(axis=1)
     wrong = triples[~np.isfinite(errors), 1]
     if len(wrong):
         timesteps = np.unique(plan.timesteps.cpu().numpy()[wrong]).tolist()
@@ -180,19 +216,22 @@ def mean_errors(latents, triples, plan):
     return errors
 
 
-def score_images(latents, alive, known, plan):
+def score_images(encode, alive, plan, known=None, keep=None):
     """Errors of a group of images for every class, dropping classes on the way.
 
     Parameters
     ----------
-    latents : Tensor of shape (n_images, c, h, w)
-        Clean latents.
+    encode : callable
+        Without arguments; returns the clean latents, Tensor of shape
+        (n_images, c, h, w). Called if anything has to be computed.
     alive : ndarray of shape (n_images, n_classes), bool
         The classes that are in the running at the start.
-    known : ndarray of shape (n_images, n_classes, n_trials) or None
-        Errors that need no evaluation; NaN where unknown.
     plan : Plan
         Everything that is the same for all images.
+    known : ndarray of shape (n_images, n_classes * n_prompts, n_trials), default=None
+        Errors that need no evaluation; NaN where unknown.
+    keep : callable, default=None
+        As for :func:`mean_errors`.
 
     Returns
     -------
@@ -202,27 +241,29 @@ def score_images(latents, alive, known, plan):
     n_evaluations : ndarray of shape (n_images,), int64
         Network evaluations that each image took.
     """
-    n_images, n_trials = len(latents), len(plan.timesteps)
+    n_images, n_trials = len(alive), len(plan.timesteps)
     n_prompts = len(plan.conditions) // plan.n_classes
     errors = np.full((n_images, plan.n_classes, n_trials), np.nan)
     n_evaluations = np.zeros(n_images, np.int64)
     timesteps = plan.timesteps.cpu().numpy()
-    done = 0
+    latents, done = None, 0
     for end, rules in plan.rounds:
         fresh, so_far = plan.order[done:end], plan.order[:end]
         # The classes of a trial stand next to each other, to share what they can.
         image, j, k = np.nonzero(alive[:, None, :] & np.ones((len(fresh), 1), bool))
         trial = fresh[j]
-        if known is not None:
-            errors[image, k, trial] = known[image, k, trial]
-            missing = np.isnan(errors[image, k, trial])
-            image, k, trial = image[missing], k[missing], trial[missing]
         triples = np.stack([image, trial, k * n_prompts], axis=1)
         triples = triples.repeat(n_prompts, axis=0)
         triples[:, 2] += np.tile(np.arange(n_prompts), len(image))
-        found = mean_errors(latents, triples, plan)
+        found = np.full(len(triples), np.nan)
+        if known is not None:
+            found = known[triples[:, 0], triples[:, 2], triples[:, 1]]
+        missing = np.isnan(found)
+        if missing.any():
+            latents = encode() if latents is None else latents
+            found[missing] = mean_errors(latents, triples[missing], plan, keep)
         errors[image, k, trial] = found.reshape(-1, n_prompts).mean(axis=1)
-        n_evaluations += np.bincount(triples[:, 0], minlength=n_images)
+        n_evaluations += np.bincount(triples[missing, 0], minlength=n_images)
         done = end
         for rule in rules:
             weighted = errors[:, :, so_far] * plan.weights[so_far]
@@ -255,7 +296,7 @@ def error_difference(latents, a, b, plan):
     conditions = (np.array([[a], [b]]) * n_prompts + np.arange(n_prompts)).ravel()
     trial, k = np.meshgrid(np.arange(len(plan.timesteps)), conditions)
     triples = np.stack([np.zeros_like(trial), trial, k], axis=-1).reshape(-1, 3)
-    batches = denoising_losses(latents, triples, plan)
-    losses = torch.cat([losses.mean(dim=1) for losses in batches])  # (2 p m, h, w)
+    batches = denoising_losses(latents, triples, plan, loss_terms(plan.loss))
+    losses = torch.cat([sum(batch).mean(dim=1) for batch in batches])  # (2 p m, h, w)
     mean_a, mean_b = losses.view(2, -1, *losses.shape[1:]).mean(dim=1)
     return (mean_b - mean_a).float()

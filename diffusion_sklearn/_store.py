@@ -1,58 +1,232 @@
 """The kept errors: what was computed once is read from disk afterwards."""
 
-import hashlib
 import json
-import os
-import tempfile
+import logging
+import sqlite3
+import time
+import warnings
+import zlib
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from weakref import WeakKeyDictionary
-from zipfile import BadZipFile
 
 import numpy as np
-import torch
+from filelock import FileLock
 
-ARRAYS = ("classes", "trials", "errors")
+from diffusion_sklearn._digest import digest
+from diffusion_sklearn._errors import TERMS, loss_terms
+
+FILE, LOCK = "errors.sqlite", "errors.lock"
+APPLICATION, VERSION = 0x64736B6C, 1  # "dskl", and the format of its tables
+PATIENCE = 60  # seconds to wait for another process
+
+TABLES = """
+CREATE TABLE options (name TEXT PRIMARY KEY, value);
+CREATE TABLE settings (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT UNIQUE, model TEXT);
+CREATE TABLE conditions (id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT UNIQUE);
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT UNIQUE, used REAL);
+CREATE TABLE errors (image INTEGER, settings INTEGER, checksum INTEGER, records BLOB);
+CREATE INDEX errors_of ON errors (image, settings);
+"""
+"""A row of errors is what one forward pass found out about one image."""
+
+RECORD = np.dtype(
+    [("condition", "<u4"), ("trial", "<u4"), ("timestep", "<u4")]
+    + [(name, "<f8") for name in TERMS]
+)
+
+logger = logging.getLogger(__name__)
 
 
-class ErrorMemory:
-    """Errors of (image, class, trial) in a folder, one small file an image.
+class ErrorStore:
+    """A folder that keeps every error computed, with a limit to its size.
 
-    What is kept is found again in any later fit, process or session, as long as the
-    weights, the image's pixels, the class's prompts or id, the trial and the settings
-    are the same. Several processes may use the folder at once.
+    Estimators make one of the folder that is passed as `memory`; make one yourself to
+    set the limit, to look inside or to clear it.
+
+    Errors are found again in any later fit, process or session, for as long as the
+    weights and configs, the dtype, the target, the image's pixels, the prompt or class
+    id, the timestep and the noise are the same. One forward pass gives all losses, so
+    that another `loss` costs nothing, nor do another `temperature`, other `priors`,
+    or fewer trials of an ``"anytime"`` plan.
+
+    The folder holds one SQLite database. Every forward pass is one transaction: a
+    process that is killed loses no more than the pass it was in. Several processes of
+    one machine may share it; on a network drive, which SQLite can't lock well, give
+    each machine a folder of its own.
 
     Parameters
     ----------
     folder : str or Path
-        Where the files go; made when needed.
+        Where it is; made when needed.
+    max_bytes : int, default=None
+        Above this size, the images that were not asked for longest are forgotten. It
+        is remembered with the folder. None: as it was, at first no limit.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from diffusion_sklearn import ConditionalDiffusionClassifier, ErrorStore
+    >>> from diffusion_sklearn.datasets import load_fashion_photos
+    >>> photos = load_fashion_photos()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = ErrorStore(folder, max_bytes=10**9)
+    ...     clf = ConditionalDiffusionClassifier(
+    ...         model="fashion-dit", n_trials=4, pruning=None, memory=store
+    ...     ).fit(classes=["bag", "sneaker"])
+    ...     first = clf.denoising_errors(photos.images[:2]).n_evaluations
+    ...     again = clf.denoising_errors(photos.images[:2]).n_evaluations
+    ...     n_kept = store.info()["n_evaluations"]
+    >>> first.tolist(), again.tolist(), n_kept
+    ([8, 8], [0, 0], 16)
+    """
+
+    def __init__(self, folder, max_bytes=None):
+        self.folder = folder
+        self.max_bytes = max_bytes
+
+    def __repr__(self):
+        limit = "" if self.max_bytes is None else f", max_bytes={self.max_bytes}"
+        return f"ErrorStore({str(self.folder)!r}{limit})"
+
+    def info(self):
+        """What is kept.
+
+        Returns
+        -------
+        info : dict
+            ``path`` of the database, its size ``bytes`` and ``max_bytes`` (None: no
+            limit), ``n_images``, ``n_evaluations`` (network evaluations that are never
+            done again), and ``models``, a dict from the name of each model to its
+            number of evaluations.
+
+        Raises
+        ------
+        OSError
+            If the folder can't be used.
+        """
+        with closing(self._connect()) as connection:
+            counts = connection.execute(
+                "SELECT model, SUM(LENGTH(records)) FROM errors "
+                "JOIN settings ON settings.id = settings GROUP BY model"
+            ).fetchall()
+            models = {model: size // RECORD.itemsize for model, size in counts}
+            images = "SELECT COUNT(DISTINCT image) FROM errors"
+            return {
+                "path": str(self._path()),
+                "bytes": _used_bytes(connection),
+                "max_bytes": _limit(connection),
+                "n_images": connection.execute(images).fetchone()[0],
+                "n_evaluations": sum(models.values()),
+                "models": models,
+            }
+
+    def clear(self):
+        """Forget everything, and give the disk space back.
+
+        Raises
+        ------
+        OSError
+            If the folder can't be used.
+        """
+        with closing(self._connect()) as connection:
+            connection.execute("DELETE FROM errors")
+            connection.execute("DELETE FROM images")
+            with suppress(sqlite3.OperationalError):  # another process is reading
+                connection.execute("VACUUM")
+
+    def _path(self):
+        return Path(self.folder).expanduser() / FILE
+
+    def _connect(self):
+        """Open the database; make it when it is new, or damaged, or of an old format.
+
+        Only one process at a time may be at this.
+        """
+        path = self._path()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(LOCK), timeout=PATIENCE):
+                try:
+                    connection = _open(path)
+                except _Unreadable as error:
+                    _set_aside(path, error)
+                    connection = _open(path)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise OSError(
+                f"memory={str(self.folder)!r} can't be used ({error}); pass a folder "
+                "that can be written, on a disk of this machine, or memory=None."
+            ) from error
+        if self.max_bytes is not None:
+            connection.execute(
+                "INSERT OR REPLACE INTO options VALUES ('max_bytes', ?)",
+                (int(self.max_bytes),),
+            )
+        return connection
+
+    @contextmanager
+    def session(self, plan, seed):
+        """Open the store for the images of a call.
+
+        Parameters
+        ----------
+        plan : Plan
+            Model, trials, conditions and settings.
+        seed : int
+            Seed of the trials' noise.
+
+        Yields
+        ------
+        session : Session
+        """
+        session = Session(self, plan, seed)
+        try:
+            yield session
+        finally:
+            session.connection.close()
+
+
+class Session:
+    """Reads and writes the errors of one plan.
+
+    Parameters
+    ----------
+    store : ErrorStore
+        Where they are.
     plan : Plan
-        Model, trials, classes and settings.
+        Model, trials, conditions and settings.
     seed : int
         Seed of the trials' noise.
     """
 
-    def __init__(self, folder, plan, seed):
-        settings = {
-            "weights": plan.backbone.digest(),
-            "configs": plan.backbone.configs(),
-            "dtype": str(plan.backbone.dtype),
-            "native": plan.backbone.native,
-            "schedule": digest(plan.backbone.alphas_cumprod.cpu().numpy()),
-            "loss": plan.loss,
-            "target": plan.target,
-            "latent": list(plan.noise.shape[1:]),
-            "seed": seed,
-        }
-        name = digest(json.dumps(settings, sort_keys=True, default=str).encode())
-        self.folder = Path(folder).expanduser() / name[:32]
-        self.classes = [
-            digest(rows.cpu().double().numpy())
-            for rows in plan.conditions.chunk(plan.n_classes)
+    def __init__(self, store, plan, seed):
+        self.store, self.is_full = store, False
+        self.timesteps = plan.timesteps.cpu().numpy()
+        self.terms = loss_terms(plan.loss)
+        self.model, self.settings_name = _describe_settings(plan, seed)
+        self.condition_names = [
+            digest(row.cpu().double().numpy()) for row in plan.conditions
         ]
-        self.trials = list(enumerate(plan.timesteps.tolist()))
+        try:
+            self._begin()
+        except sqlite3.DatabaseError as error:
+            self._recover(error)
+
+    def _begin(self):
+        self.connection = self.store._connect()
+        with _transaction(self.connection) as do:
+            do(
+                "INSERT OR IGNORE INTO settings (digest, model) VALUES (?, ?)",
+                (self.settings_name, self.model),
+            )
+            self.settings = _ids(do, "settings", [self.settings_name])[0]
+            for name in self.condition_names:
+                do("INSERT OR IGNORE INTO conditions (digest) VALUES (?)", (name,))
+            self.conditions = np.array(_ids(do, "conditions", self.condition_names))
 
     def load(self, pixels):
-        """Look up errors.
+        """Look up errors, and make these the images that :meth:`keep` is about.
 
         Parameters
         ----------
@@ -61,118 +235,249 @@ class ErrorMemory:
 
         Returns
         -------
-        errors : ndarray of shape (n_images, n_classes, n_trials), float64
+        known : ndarray of shape (n_images, n_conditions, n_trials), float64
             NaN where nothing is kept.
         """
-        shape = (len(pixels), len(self.classes), len(self.trials))
-        errors = np.full(shape, np.nan)
-        for row, image in zip(errors, pixels, strict=True):
-            kept = self._read(digest(image))
-            for k, label in enumerate(self.classes):
-                found = kept.get(label, {})
-                row[k] = [found.get(trial, np.nan) for trial in self.trials]
-        return errors
+        self.names = [digest(image) for image in pixels]
+        try:
+            return self._load()
+        except sqlite3.DatabaseError as error:
+            self._recover(error)
+            return self._load()
 
-    def save(self, pixels, errors):
-        """Keep errors beside those that are there.
+    def _load(self):
+        with _transaction(self.connection) as do:
+            now = time.time()
+            for name in self.names:
+                do(
+                    "INSERT INTO images (digest, used) VALUES (?, ?) "
+                    "ON CONFLICT (digest) DO UPDATE SET used = excluded.used",
+                    (name, now),
+                )
+            self.images = _ids(do, "images", self.names)
+        unique, back = np.unique(self.conditions, return_inverse=True)
+        shape = (len(self.images), len(unique), len(self.timesteps))
+        known = np.full(shape, np.nan)
+        for row, image, name in zip(known, self.images, self.names, strict=True):
+            records = self._records(image, name)
+            k = np.searchsorted(unique, records["condition"])
+            k = np.minimum(k, len(unique) - 1)
+            j = np.minimum(records["trial"], len(self.timesteps) - 1).astype(int)
+            values = sum(records[term] for term in self.terms)
+            mine = (
+                (unique[k] == records["condition"])
+                & (j == records["trial"])
+                & (self.timesteps[j] == records["timestep"])
+                & np.isfinite(values)
+            )
+            row[k[mine], j[mine]] = values[mine]
+        return known[:, back.ravel()]
+
+    def _records(self, image, name):
+        rows = self.connection.execute(
+            "SELECT rowid, checksum, records FROM errors "
+            "WHERE image = ? AND settings = ?",
+            (image, self.settings),
+        ).fetchall()
+        good = [b""]
+        for row, checksum, records in rows:
+            if checksum == self._checksum(name, records):
+                good.append(records)
+                continue
+            warnings.warn(
+                f"memory={str(self.store.folder)!r} has a damaged entry; it is dropped "
+                "and computed anew.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self.connection.execute("DELETE FROM errors WHERE rowid = ?", (row,))
+        return np.frombuffer(b"".join(good), RECORD)
+
+    def keep(self, triples, terms):
+        """Keep what a forward pass has found out.
 
         Parameters
         ----------
-        pixels : ndarray of shape (n_images, 3, size, size)
-            The images.
-        errors : ndarray of shape (n_images, n_classes, n_trials)
-            NaN where there is nothing to keep.
+        triples : ndarray of shape (n, 3), int64
+            (image, trial, condition); images as in the last :meth:`load`.
+        terms : ndarray of shape (n, n_terms), float64
+            Of :data:`~diffusion_sklearn._errors.TERMS`; NaN where there is none.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for image, rows in zip(map(digest, pixels), errors, strict=True):
-            kept = self._read(image)
-            for label, row in zip(self.classes, rows, strict=True):
-                for j in np.flatnonzero(~np.isnan(row)):
-                    kept.setdefault(label, {})[self.trials[j]] = row[j]
-            self._write(image, kept)
-
-    def _read(self, image):
-        """Errors kept for an image: {class: {(index, timestep): error}}."""
-        path = self.folder / f"{image}.npz"
-        if not path.exists():
-            return {}
+        if self.is_full:
+            return
+        records = np.empty(len(triples), RECORD)
+        records["condition"] = self.conditions[triples[:, 2]]
+        records["trial"] = triples[:, 1]
+        records["timestep"] = self.timesteps[triples[:, 1]]
+        for name, column in zip(TERMS, terms.T, strict=True):
+            records[name] = column
         try:
-            with path.open("rb") as file, np.load(file) as stored:
-                labels, trials, errors = (stored[name] for name in ARRAYS)
-        except (OSError, ValueError, EOFError, KeyError, BadZipFile):
-            return {}  # cut short by a crash; written anew
-        keys = [tuple(trial) for trial in trials.tolist()]
-        return {
-            str(label): {
-                key: value
-                for key, value in zip(keys, row.tolist(), strict=True)
-                if not np.isnan(value)
-            }
-            for label, row in zip(labels, errors, strict=True)
-        }
-
-    def _write(self, image, kept):
-        trials = sorted({trial for found in kept.values() for trial in found})
-        errors = [[found.get(t, np.nan) for t in trials] for found in kept.values()]
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            np.savez(
-                file,
-                classes=np.array(list(kept)),
-                trials=np.array(trials, np.int64).reshape(-1, 2),
-                errors=np.array(errors, np.float64),
+            self._write(records, triples[:, 0])
+            self._make_room()
+        except sqlite3.OperationalError as error:
+            # What is computed is worth more than what is kept.
+            self.is_full = True
+            warnings.warn(
+                f"memory={str(self.store.folder)!r} can't be written ({error}); the "
+                "run goes on, and keeps nothing from here on. Free some space, or set "
+                "a limit with ErrorStore(folder, max_bytes=...).",
+                RuntimeWarning,
+                stacklevel=2,
             )
-        os.replace(name, self.folder / f"{image}.npz")
+        except sqlite3.DatabaseError as error:
+            self._recover(error)
+            self._load()
+            self._write(records, triples[:, 0])
+
+    def _write(self, records, rows):
+        with _transaction(self.connection) as do:
+            for row in np.unique(rows).tolist():
+                data = records[rows == row].tobytes()
+                image = self.images[row]
+                checksum = self._checksum(self.names[row], data)
+                do(  # unless another process has just forgotten the image
+                    "INSERT INTO errors SELECT ?, ?, ?, ? "
+                    "WHERE EXISTS (SELECT 1 FROM images WHERE id = ?)",
+                    (image, self.settings, checksum, data, image),
+                )
+
+    def _checksum(self, image, data):
+        key = f"{self.settings_name}{image}".encode()
+        return zlib.crc32(data, zlib.crc32(key))
+
+    def _recover(self, error):
+        """Go on with a new database in place of one that turned out to be damaged."""
+        self.connection.close()
+        path = self.store._path()
+        with FileLock(path.with_name(LOCK), timeout=PATIENCE):
+            try:
+                _open(path, thoroughly=True).close()  # another process has done it
+            except _Unreadable:
+                _set_aside(path, error)
+        self._begin()
+
+    def _make_room(self):
+        """Forget the images that were not asked for longest, if there is a limit."""
+        limit = _limit(self.connection)
+        if limit is None or _used_bytes(self.connection) <= limit:
+            return
+        in_use = set(self.images)
+        old = self.connection.execute("SELECT id FROM images ORDER BY used").fetchall()
+        old = [row for row in old if row[0] not in in_use]
+        step = max(1, len(old) // 20)
+        for start in range(0, len(old), step):
+            with _transaction(self.connection) as do:
+                for row in old[start : start + step]:
+                    do("DELETE FROM errors WHERE image = ?", row)
+                    do("DELETE FROM images WHERE id = ?", row)
+            if _used_bytes(self.connection) <= 0.9 * limit:
+                break
+        logger.info("forgot old images to stay below %d bytes", limit)
 
 
-def digest(data):
-    """Name some bytes.
-
-    Parameters
-    ----------
-    data : bytes-like or ndarray
-        What to name.
-
-    Returns
-    -------
-    name : str
-        SHA-256, in hexadecimal.
-    """
-    return hashlib.sha256(memoryview(data).cast("B")).hexdigest()
+class _Unreadable(Exception):
+    """The database is damaged, no database at all, or of an old format."""
 
 
-_digests = WeakKeyDictionary()
+def _open(path, thoroughly=False):
+    """Open the database, with its tables; raise unless it is sound."""
+    connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+    try:
+        application, version = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("application_id", "user_version")
+        )
+        tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+        if tables and application != APPLICATION:
+            raise OSError(f"{path} belongs to another program")
+        if tables and version > VERSION:
+            raise OSError(f"{path} was written by a newer diffusion_sklearn: update it")
+        if tables and version < VERSION:
+            raise _Unreadable("it is of an older format")
+        if thoroughly:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise _Unreadable(found)
+        # Readers and one writer at a time; a commit outlives the process.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if not tables:
+            connection.executescript(
+                f"PRAGMA application_id = {APPLICATION};"
+                f"PRAGMA user_version = {VERSION};"
+                f"BEGIN; {TABLES} COMMIT;"
+            )
+    except sqlite3.OperationalError:
+        connection.close()
+        raise
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise _Unreadable(str(error)) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-def digest_weights(pipeline):
-    """Name a pipeline by its weights.
+def _set_aside(path, reason):
+    """Rename a database that can't be used, with a warning."""
+    aside = path.with_name(f"{path.name}.unusable-{time.time_ns()}")
+    path.replace(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    warnings.warn(
+        f"{path} can't be used ({reason}); it is now {aside.name}, and a new one is "
+        "begun. Delete the old one when you are done with it.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
-    Parameters
-    ----------
-    pipeline : diffusers.DiffusionPipeline
-        Whose modules are named.
 
-    Returns
-    -------
-    name : str
-        SHA-256, in hexadecimal. Kept until a weight is changed or replaced.
-    """
-    parts = pipeline.components.values()
-    weights = [
-        (name, tensor)
-        for part in parts
-        if isinstance(part, torch.nn.Module)
-        for name, tensor in part.state_dict().items()
-    ]
-    # Sums tell in a fraction of the time whether anything has changed.
-    state = [(name, tensor.sum(dtype=torch.float32).item()) for name, tensor in weights]
-    kept_state, name = _digests.get(pipeline, (None, None))
-    if kept_state != state:
-        total = hashlib.sha256()
-        for key, tensor in weights:
-            flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
-            total.update(key.encode())
-            total.update(flat.numpy())
-        name = total.hexdigest()
-        _digests[pipeline] = state, name
-    return name
+@contextmanager
+def _transaction(connection):
+    """All or nothing; yields what executes a statement."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection.execute
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _ids(do, table, names):
+    """Id of each name in a table."""
+    query = f"SELECT id FROM {table} WHERE digest = ?"
+    return [do(query, (name,)).fetchone()[0] for name in names]
+
+
+def _limit(connection):
+    query = "SELECT value FROM options WHERE name = 'max_bytes'"
+    row = connection.execute(query).fetchone()
+    return None if row is None else row[0]
+
+
+def _used_bytes(connection):
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return (pages - free) * size
+
+
+def _describe_settings(plan, seed):
+    """Name of the model for the user, and of all that an error depends on."""
+    backbone = plan.backbone
+    settings = {
+        "weights": backbone.digest(),
+        "configs": backbone.configs(),
+        "dtype": str(backbone.dtype),
+        "native": backbone.native,
+        "schedule": digest(backbone.alphas_cumprod.cpu().numpy()),
+        "target": plan.target,
+        "latent": list(plan.noise.shape[1:]),
+        "seed": seed,
+    }
+    name = digest(json.dumps(settings, sort_keys=True, default=str).encode())
+    return backbone.name, name

@@ -250,7 +250,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         alive = np.zeros((len(images), len(texts)), bool)
         np.put_along_axis(alive, asked, True, axis=1)
         conditions = scorer.backbone_.condition(texts)
-        errors = scorer._score_all(images, alive, conditions, None, scorer._mean)
+        errors = scorer._score_all(images, alive, conditions, None, "_mean")
         errors = np.take_along_axis(np.concatenate(errors), asked, axis=1)
         if subtract_unconditional:
             errors = errors[:, :-1] - errors[:, -1:]

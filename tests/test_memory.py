@@ -1,15 +1,21 @@
 """Kept errors: the same answers, with no evaluation done twice."""
 
+import os
+import pickle
+import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import tiny_dit
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
+    ErrorStore,
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
@@ -56,7 +62,6 @@ def test_budgets_nest_with_anytime_timesteps(clf):
 @pytest.mark.parametrize(
     "change",
     [
-        {"loss": "l1"},
         {"target": "sample"},
         {"random_state": 1},
         {"dtype": "float64"},
@@ -96,7 +101,7 @@ def test_kept_across_processes(clf, dit_folder):
 def test_what_was_computed_before_a_failure_is_kept(clf, monkeypatch):
     clf.set_params(batch_size=1, n_trials=2).fit(classes=["ant", "bee"])
     cls = type(clf.backbone_)
-    predict, calls = cls.predict, []
+    predict, calls = cls.predict_with_variance, []
 
     def failing(self, *args):
         calls.append(1)
@@ -104,22 +109,22 @@ def test_what_was_computed_before_a_failure_is_kept(clf, monkeypatch):
             raise RuntimeError("power cut")
         return predict(self, *args)
 
-    monkeypatch.setattr(cls, "predict", failing)
+    monkeypatch.setattr(cls, "predict_with_variance", failing)
     with pytest.raises(RuntimeError, match="power cut"):
         clf.predict(IMAGES)
-    monkeypatch.setattr(cls, "predict", predict)
+    monkeypatch.setattr(cls, "predict_with_variance", predict)
     found = clf.denoising_errors(IMAGES)
-    assert found.n_evaluations.tolist() == [0, 4, 4, 4]
+    assert found.n_evaluations.tolist() == [0, 2, 4, 4]
 
 
-def test_prompts_are_part_of_the_key(sd_folder, tmp_path):
+def test_prompts_are_the_key_and_an_ensemble_adds_only_new_ones(sd_folder, tmp_path):
     clf = ZeroShotDiffusionClassifier(
         model=sd_folder, n_trials=3, pruning=None, memory=str(tmp_path)
     )
     clf.fit(classes=["a", "b"]).predict(IMAGES[:1])
     clf.set_params(prompt_template=["a photo of a {}.", "{}"])
     found = clf.fit(classes=["a", "b"]).denoising_errors(IMAGES[:1])
-    assert found.n_evaluations.tolist() == [12]
+    assert found.n_evaluations.tolist() == [6]
 
 
 def test_changed_weights_and_configs_are_noticed(clf):
@@ -133,10 +138,252 @@ def test_changed_weights_and_configs_are_noticed(clf):
     assert clf.denoising_errors(IMAGES[:1]).n_evaluations.tolist() == [24]
 
 
-def test_a_file_cut_short_is_written_anew(clf):
-    clf.fit(classes=["ant", "bee"]).predict(IMAGES[:1])
-    (path,) = clf.memory.rglob("*.npz")
-    path.write_bytes(path.read_bytes()[:50])
-    for expected in (24, 0):
-        found = clf.denoising_errors(IMAGES[:1])
-        assert found.n_evaluations.tolist() == [expected]
+@pytest.fixture
+def counted(monkeypatch):
+    """Rows of all forward passes, of both ways to call the network."""
+    cls, rows = type(load_backbone(tiny_dit())), []
+    def count(run):
+        def counting(self, noised, *args):
+            rows.append(len(noised))
+            return run(self, noised, *args)
+
+        return counting
+
+    for name in ("predict", "predict_with_variance"):
+        monkeypatch.setattr(cls, name, count(getattr(cls, name)))
+    return rows
+
+
+def test_one_pass_gives_all_losses(clf):
+    clf.set_params(classes=["ant", "bee"]).fit().predict(IMAGES)
+    for loss in ("l1", "l2", "huber", "vlb", "l2+vlb"):
+        clf.set_params(loss=loss)
+        found = clf.denoising_errors(IMAGES)
+        assert found.n_evaluations.tolist() == [0] * 4
+        plain = clone(clf).set_params(memory=None).fit().denoising_errors(IMAGES)
+        np.testing.assert_array_equal(found.errors, plain.errors)
+
+
+def test_a_grid_costs_its_largest_cell_once(clf, counted):
+    """Budgets, losses and temperatures, five folds: every evaluation is done once."""
+    images = np.random.RandomState(1).randint(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    y = np.array(["ant", "bee"] * 10)
+    clf.set_params(timesteps="anytime")
+    grid = {"n_trials": [4, 8, 12], "loss": ["l1", "l2"], "temperature": [0.5, 1.0]}
+
+    def search(classifier):
+        search = GridSearchCV(classifier, grid, scoring="neg_log_loss", cv=5)
+        return search.fit(images, y).cv_results_["mean_test_score"]
+
+    kept = search(clf)
+    assert sum(counted) == 20 * 2 * 12
+    np.testing.assert_array_equal(search(clf), kept)
+    assert sum(counted) == 20 * 2 * 12
+    np.testing.assert_allclose(search(clone(clf).set_params(memory=None)), kept)
+
+
+def test_without_memory_nothing_is_written(clf, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clf.set_params(memory=None).fit(classes=["ant", "bee"]).predict(IMAGES)
+    assert not any(tmp_path.iterdir())
+
+
+def test_pairs_are_kept_too(sd_folder, tmp_path):
+    clf = ZeroShotDiffusionClassifier(model=sd_folder, n_trials=3, memory=tmp_path)
+    scores = clf.score_pairs(IMAGES, ["a cat", "a dog"])
+    assert ErrorStore(tmp_path).info()["n_evaluations"] == 4 * 2 * 3
+    np.testing.assert_array_equal(clf.score_pairs(IMAGES, ["a cat", "a dog"]), scores)
+    np.testing.assert_array_equal(
+        clf.score_pairs(IMAGES, ["a dog", "a cat"]), scores[:, ::-1]
+    )
+    assert ErrorStore(tmp_path).info()["n_evaluations"] == 4 * 2 * 3
+
+
+KILLED = r"""
+import os, random, signal, sys, time
+import numpy as np, torch
+from diffusion_sklearn import ConditionalDiffusionClassifier
+from diffusion_sklearn.backbones._dit import DiTBackbone
+
+model, folder = sys.argv[1:]
+images = np.random.RandomState(0).randint(0, 256, (200, 8, 8, 3), "uint8")
+
+
+def run(memory, out, log, order=slice(None)):
+    torch.set_num_threads(1)
+    predict = DiTBackbone.predict_with_variance
+
+    def slow(self, noised, *args):
+        found = predict(self, noised, *args)
+        with open(log, "a") as file:
+            file.write(f"{len(noised)}\n")
+        time.sleep(0.01)
+        return found
+
+    DiTBackbone.predict_with_variance = slow
+    clf = ConditionalDiffusionClassifier(
+        model=model, n_trials=4, pruning=None, memory=memory, batch_size=16
+    ).fit(classes=["ant", "bee"])
+    np.save(out, clf.predict_proba(images[order])[order])
+
+
+def fork(*args):
+    child = os.fork()
+    if child == 0:
+        run(*args)
+        os._exit(0)
+    return child
+
+
+os.chdir(folder)
+random.seed(int(time.time()))
+for _ in range(5):
+    child = fork("killed", "killed.npy", "killed.log")
+    time.sleep(random.uniform(0.1, 1))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+children = [
+    fork("killed", "killed.npy", "killed.log"),
+    fork("shared", "one.npy", "shared.log"),
+    fork("shared", "two.npy", "shared.log", slice(None, None, -1)),
+    fork(None, "plain.npy", "plain.log"),
+]
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_killed_and_shared_runs_end_with_the_right_answers(dit_folder, tmp_path):
+    """Five times SIGKILL at random moments; and two processes on one store at once."""
+    subprocess.run([sys.executable, "-c", KILLED, dit_folder, tmp_path], check=True)
+    plain = np.load(tmp_path / "plain.npy")
+    for name in ("killed", "one", "two"):
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), plain, rtol=1e-5)
+    rows = [int(line) for line in (tmp_path / "killed.log").read_text().split()]
+    assert 1600 <= sum(rows) <= 1600 + 5 * 16
+    # Each kept at least what it computed itself; nothing was computed three times.
+    for name in ("killed", "shared"):
+        found = ErrorStore(tmp_path / name).info()
+        assert found["n_images"] == 200
+        assert 1600 <= found["n_evaluations"] <= 3200
+
+
+def test_info_and_clear(clf, dit_folder):
+    store = ErrorStore(clf.memory)
+    empty = {"n_images": 0, "n_evaluations": 0, "models": {}, "max_bytes": None}
+    assert empty.items() <= store.info().items()
+    clf.fit(classes=["ant", "bee"]).predict(IMAGES)
+    full = store.info()
+    assert Path(full["path"]).parent == clf.memory
+    assert (full["n_images"], full["n_evaluations"]) == (4, 96)
+    assert full["models"] == {str(dit_folder): 96}
+    assert full["bytes"] <= sum(p.stat().st_size for p in clf.memory.iterdir())
+    store.clear()
+    assert empty.items() <= store.info().items()
+    assert clf.denoising_errors(IMAGES).n_evaluations.tolist() == [24] * 4
+
+
+def test_a_limit_forgets_what_was_not_asked_for_longest(clf):
+    images = np.random.RandomState(2).randint(0, 256, (60, 8, 8, 3), dtype=np.uint8)
+    store = ErrorStore(clf.memory, max_bytes=150_000)
+    clf.set_params(memory=store, n_trials=100, classes=["ant", "bee"]).fit()
+    for image in images:
+        clf.predict(image[None])
+        assert store.info()["bytes"] <= 150_000
+    # The limit stays with the folder.
+    assert ErrorStore(store.folder).info()["max_bytes"] == 150_000
+    assert clf.denoising_errors(images[-1:]).n_evaluations.tolist() == [0]
+    assert clf.denoising_errors(images[:1]).n_evaluations.tolist() == [200]
+
+
+def test_a_store_is_a_parameter_like_others(clf):
+    store = ErrorStore(clf.memory, max_bytes=10**9)
+    clf.set_params(memory=store, classes=["ant", "bee"])
+    clone(clf).fit().predict(IMAGES)
+    found = pickle.loads(pickle.dumps(clf.fit())).denoising_errors(IMAGES)
+    assert found.n_evaluations.tolist() == [0] * 4
+    assert repr(store) == f"ErrorStore({str(store.folder)!r}, max_bytes=1000000000)"
+
+
+DAMAGE = {
+    "cut short": lambda data: data[: len(data) // 2],
+    "cut to a stump": lambda data: data[:50],
+    "foreign": lambda data: b"no database at all " * 1000,
+    "empty pages": lambda data: data[:4096] + bytes(len(data) - 4096),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_file_is_set_aside(clf, kind):
+    expected = clf.fit(classes=["ant", "bee"]).predict_proba(IMAGES)
+    path = clf.memory / "errors.sqlite"
+    for left in ("errors.sqlite-wal", "errors.sqlite-shm"):
+        assert not (clf.memory / left).exists()
+    path.write_bytes(DAMAGE[kind](path.read_bytes()))
+    with pytest.warns(RuntimeWarning, match=r"can't be used .* a new one is begun"):
+        found = clf.denoising_errors(IMAGES)
+    assert found.n_evaluations.tolist() == [24] * 4
+    np.testing.assert_array_equal(np.exp(found.log_proba), expected)
+    assert clf.denoising_errors(IMAGES).n_evaluations.tolist() == [0] * 4
+    assert len(list(clf.memory.glob("errors.sqlite.unusable-*"))) == 1
+
+
+def test_a_flipped_bit_is_never_a_number(clf):
+    expected = clf.fit(classes=["ant", "bee"]).predict_proba(IMAGES)
+    with sqlite3.connect(clf.memory / "errors.sqlite") as connection:
+        ((row, data),) = connection.execute("SELECT rowid, records FROM errors LIMIT 1")
+        wrong = bytes([data[0], *data[1:20], data[20] ^ 1, *data[21:]])
+        connection.execute("UPDATE errors SET records=? WHERE rowid=?", (wrong, row))
+    connection.close()
+    with pytest.warns(RuntimeWarning, match="damaged entry; it is dropped"):
+        found = clf.denoising_errors(IMAGES)
+    assert sum(found.n_evaluations) == len(data) // 44
+    np.testing.assert_array_equal(np.exp(found.log_proba), expected)
+    assert not clf.denoising_errors(IMAGES).n_evaluations.any()
+
+
+def test_formats_and_other_programs(clf):
+    clf.fit(classes=["ant", "bee"]).predict(IMAGES)
+    path = clf.memory / "errors.sqlite"
+
+    def set_pragma(name, value):
+        connection = sqlite3.connect(path)
+        connection.execute(f"PRAGMA {name} = {value}")
+        connection.close()
+
+    set_pragma("user_version", 0)
+    with pytest.warns(RuntimeWarning, match="of an older format"):
+        assert clf.denoising_errors(IMAGES).n_evaluations.tolist() == [24] * 4
+    set_pragma("user_version", 1000)
+    with pytest.raises(OSError, match=r"memory=.* newer diffusion_sklearn: update it"):
+        clf.predict(IMAGES)
+    set_pragma("application_id", 1)
+    with pytest.raises(OSError, match="belongs to another program"):
+        clf.predict(IMAGES)
+
+
+def test_a_folder_that_can_not_be_written(clf, tmp_path):
+    (tmp_path / "file").write_text("here")
+    clf.set_params(memory=tmp_path / "file").fit(classes=["ant", "bee"])
+    with pytest.raises(OSError, match=r"memory='.*file' can't be used .*pass a folder"):
+        clf.predict(IMAGES)
+
+
+def test_a_full_disk_loses_nothing_of_the_run(clf, monkeypatch):
+    expected = clf.fit(classes=["ant", "bee"]).predict_proba(IMAGES)
+    clf.set_params(memory=clf.memory / "small")
+    connect = sqlite3.connect
+
+    def tiny_disk(*args, **kwargs):
+        connection = connect(*args, **kwargs)
+        connection.execute("PRAGMA max_page_count = 14")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", tiny_disk)
+    clf.set_params(n_trials=100).fit(classes=["ant", "bee"])
+    with pytest.warns(RuntimeWarning, match="is full.* the run goes on"):
+        found = clf.predict_proba(IMAGES)
+    clf.set_params(memory=None)
+    np.testing.assert_array_equal(found, clf.predict_proba(IMAGES))
+    assert expected.shape == found.shape

@@ -237,13 +237,13 @@ def test_workers_give_the_same(clf):
 def test_joblib_is_configured_from_outside(clf, monkeypatch):
     expected = clf.fit(classes=NAMES).predict_proba(IMAGES)
     parts = []
-    score_part = type(clf)._score_part
+    score_chunk = type(clf)._score_chunk
 
-    def counting(self, images, *args):
+    def counting(self, parent, images, *args):
         parts.append(len(images))
-        return score_part(self, images, *args)
+        return score_chunk(self, parent, images, *args)
 
-    monkeypatch.setattr(type(clf), "_score_part", counting)
+    monkeypatch.setattr(type(clf), "_score_chunk", counting)
     with joblib.parallel_config(backend="threading", n_jobs=2):
         found = clf.predict_proba(IMAGES)
     assert sorted(parts) == [2, 3]

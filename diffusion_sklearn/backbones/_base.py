@@ -2,8 +2,8 @@
 
 import torch
 
+from diffusion_sklearn._digest import digest_weights
 from diffusion_sklearn._prompts import DEFAULT_TEMPLATE
-from diffusion_sklearn._store import digest_weights
 
 SPACES = ("epsilon", "sample", "velocity")
 
@@ -86,6 +86,14 @@ class Backbone:
 
     def __deepcopy__(self, memo):
         return self
+
+    @property
+    def name(self):
+        """Hub id, folder or bundled name, or else the class of the pipeline."""
+        model = getattr(self.spec, "model", None)
+        if not isinstance(model, str):
+            model = getattr(model, "name", "")
+        return model or type(self.pipeline).__name__
 
     @property
     def device(self):

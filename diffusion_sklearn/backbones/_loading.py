@@ -11,6 +11,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.utils import logging as hub_logging
 
 from diffusion_sklearn._device import resolve_device, resolve_dtype
+from diffusion_sklearn._digest import digest_weights
 from diffusion_sklearn._sources import (
     list_bundled,
     load_pretrained,
@@ -18,7 +19,6 @@ from diffusion_sklearn._sources import (
     quiet,
     resolve_name,
 )
-from diffusion_sklearn._store import digest_weights
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._dit import DiTBackbone
 from diffusion_sklearn.backbones._spec import BackboneSpec, InMemory, keep

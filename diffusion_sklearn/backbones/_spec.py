@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 from diffusers import DiffusionPipeline
 
-from diffusion_sklearn._store import digest_weights
+from diffusion_sklearn._digest import digest_weights
 
 _in_memory = WeakValueDictionary()
 

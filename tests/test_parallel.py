@@ -1,0 +1,205 @@
+"""Workers of any joblib backend: the same answers, one model a process."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from joblib import Parallel, delayed
+from PIL import Image
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+
+from diffusion_sklearn import ConditionalDiffusionClassifier, ErrorStore
+from diffusion_sklearn._parallel import chunks
+from diffusion_sklearn._sources import _loaded
+
+NAMES = ["ant", "bee", "cat"]
+IMAGES = np.random.RandomState(0).randint(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def clf(dit_folder):
+    return ConditionalDiffusionClassifier(
+        model=dit_folder, n_trials=6, prefilter=None
+    ).fit(classes=NAMES)
+
+
+@pytest.fixture
+def expected(clf):
+    return clf.predict_proba(IMAGES)
+
+
+@pytest.fixture(scope="module")
+def dask_client():
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as c,
+        Client(c) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    ray = pytest.importorskip("ray", reason="Ray has no release for this Python")
+    from ray.util.joblib import register_ray
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        register_ray()
+        yield ray
+        ray.shutdown()
+
+
+def in_worker():
+    return os.getpid(), len(_loaded), torch.get_num_threads()
+
+
+def test_loky(clf, expected):
+    found = clf.set_params(n_jobs=2).predict_proba(IMAGES)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    # The model is loaded once a process, whose threads are not too many.
+    tasks = Parallel(n_jobs=2)(delayed(in_worker)() for _ in range(20))
+    assert os.getpid() not in {pid for pid, *_ in tasks}
+    assert {n for _, n, _ in tasks} == {1}
+    assert {n for *_, n in tasks} == {max(1, joblib.cpu_count() // 2)}
+
+
+def test_dask(clf, expected, dask_client):
+    with joblib.parallel_config(backend="dask"):
+        found = clf.predict_proba(IMAGES)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    workers = dask_client.run(in_worker)
+    assert len({pid for pid, *_ in workers.values()}) == 2
+    assert {n for _, n, _ in workers.values()} == {1}
+    assert {n for *_, n in workers.values()} == {1}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray(clf, expected, ray_cluster):
+    with joblib.parallel_config(backend="ray", n_jobs=2):
+        found = clf.predict_proba(IMAGES)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def deadly_images(folder, times):
+    """Images of which one ends the worker that reads it, so many times."""
+    parent = os.getpid()
+
+    class Deadly:
+        def __init__(self, path):
+            self.path = path
+
+        def __fspath__(self):
+            if os.getpid() != parent:
+                for k in range(times):
+                    try:
+                        open(f"{self.path}.{k}", "x").close()
+                    except FileExistsError:
+                        continue
+                    os._exit(1)
+            return str(self.path)
+
+    paths = [folder / f"{k}.png" for k in range(len(IMAGES))]
+    for path, image in zip(paths, IMAGES, strict=True):
+        Image.fromarray(image).save(path)
+    os.PathLike.register(Deadly)
+    return [*paths[:-1], Deadly(paths[-1])]
+
+
+def test_a_dead_worker_of_loky_is_an_error_and_what_was_done_is_kept(
+    clf, expected, tmp_path
+):
+    images = deadly_images(tmp_path, times=1)
+    clf.set_params(n_jobs=2, memory=tmp_path / "kept")
+    with pytest.raises(RuntimeError, match=r"worker of n_jobs=2 died.* goes on where"):
+        clf.predict(images)
+    assert ErrorStore(clf.memory).info()["n_evaluations"] > 0
+    np.testing.assert_allclose(clf.predict_proba(images), expected, rtol=1e-4)
+
+
+def test_dask_replaces_a_dead_worker(clf, expected, dask_client, tmp_path):
+    images = deadly_images(tmp_path, times=1)
+    with joblib.parallel_config(backend="dask"):
+        found = clf.predict_proba(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_replaces_a_dead_worker_when_told_to(clf, expected, ray_cluster, tmp_path):
+    images = deadly_images(tmp_path, times=2)
+    with (
+        joblib.parallel_config(backend="ray", n_jobs=2),
+        pytest.raises(RuntimeError, match=r"died.*ActorDiedError"),
+    ):
+        clf.predict_proba(images)
+    again = {"max_restarts": 3, "max_task_retries": 3}
+    with joblib.parallel_config(backend="ray", n_jobs=2, ray_remote_args=again):
+        found = clf.predict_proba(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_inside_a_parallel_grid_search(clf):
+    """Workers within workers: no deadlock, and one model a process."""
+    y = np.array(["ant", "bee"] * 10)
+    search = GridSearchCV(
+        clone(clf).set_params(n_jobs=2), {"n_trials": [3, 6]}, cv=2, n_jobs=2
+    )
+    found = search.fit(IMAGES[:20], y).cv_results_["mean_test_score"]
+    plain = clone(search).set_params(n_jobs=None, estimator__n_jobs=None)
+    np.testing.assert_allclose(
+        found, plain.fit(IMAGES[:20], y).cv_results_["mean_test_score"]
+    )
+    tasks = Parallel(n_jobs=2)(delayed(in_worker)() for _ in range(20))
+    assert {n for _, n, _ in tasks} == {1}
+
+
+@pytest.mark.parametrize("n, n_workers", [(1, 2), (5, 2), (40, 2), (10**5, 3)])
+def test_chunks(n, n_workers):
+    bounds = chunks(n, n_workers)
+    assert [k for a, b in bounds for k in range(a, b)] == list(range(n))
+    sizes = [b - a for a, b in bounds]
+    assert len(bounds) >= min(n, n_workers) and max(sizes) <= 1024
+
+
+CLAIM = """
+import os, sys, tempfile, types
+import torch
+from diffusion_sklearn import _device
+
+tempfile.tempdir = sys.argv[1]
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 2
+torch.cuda.get_device_properties = lambda k: types.SimpleNamespace(uuid=k)
+wait, go = os.pipe()
+for _ in range(3):
+    ready, done = os.pipe()
+    if os.fork() == 0:
+        os.close(go)
+        _device.share_gpus()
+        _device.share_gpus()
+        os.write(done, str(_device._own_gpu).encode())
+        os.read(wait, 1)  # until the parent ends
+        os._exit(0)
+    print(os.read(ready, 1).decode())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_each_worker_has_a_gpu_of_its_own(tmp_path):
+    """Claims are locked files: a third worker on two GPUs shares one."""
+    done = subprocess.run(
+        [sys.executable, "-c", CLAIM, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second, third = done.stdout.split()
+    assert (first, second) == ("0", "1") and third in ("0", "1")

@@ -65,7 +65,7 @@ def make_task(model, n, first=0, **params):
     """A fitted classifier of ten items of clothing, images and their true labels.
 
     fashion-dit gets test photos, fashion-scenes scenes of one item in any colour, made
-    of test photos.
+    of test photos. The error is that of the noise, as in the paper.
     """
     photos = load_fashion_photos()
     names = photos.target_names
@@ -76,6 +76,7 @@ def make_task(model, n, first=0, **params):
             photos.names[first : first + n],
         )
     else:
+        params.setdefault("target", "epsilon")
         clf = ZeroShotDiffusionClassifier(model=model, **params)
         scenes = make_fashion_scenes(n, split="test", n_items=1, random_state=first)
         images = scenes.images

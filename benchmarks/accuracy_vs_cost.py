@@ -23,6 +23,7 @@ from _common import describe_machine, make_parser, make_task, write
 from diffusion_sklearn._errors import mean_errors
 from diffusion_sklearn._images import to_pixels
 from diffusion_sklearn._pruning import pruning_rounds, stage_ends
+from diffusion_sklearn._scoring import encode
 from diffusion_sklearn._trials import _spread_order
 from diffusion_sklearn.metrics import clopper_pearson
 
@@ -58,13 +59,13 @@ def table(model, first, n, seed, antithetic=False):
     backbone = clf.backbone_
     null = [""] if backbone.kind == "text" else [backbone.n_labels]
     conditions = torch.cat([clf._conditions, backbone.condition(null)])
-    plan, size = clf._plan(conditions, len(conditions))
+    plan, size = clf._scoring(None).make_plan(conditions, len(conditions))
     if antithetic:  # every other trial has its forerunner's timestep and noise, negated
         noise, timesteps = plan.noise.clone(), plan.timesteps.clone()
         noise[1::2], timesteps[1::2] = -noise[::2], timesteps[::2]
         plan = replace(plan, noise=noise, timesteps=timesteps)
     triples = np.indices((n, N_TRIALS, 11)).reshape(3, -1).T
-    latents = clf._encode(to_pixels(images, size), plan)
+    latents = encode(to_pixels(images, size), plan)
     errors = mean_errors(latents, np.ascontiguousarray(triples), plan)
     truth = np.searchsorted(clf.classes_, truth)
     return errors.reshape(n, N_TRIALS, 11).swapaxes(1, 2), truth, clf.trials_

@@ -149,7 +149,8 @@ def study(name, cls, make, args):
     loop = seconds(lambda shown: paper_loop(clf, shown), images[: args.n_loop])
     speed = 1375 / ours
     share = speed * flops / matrix_rate(device, dtype, 8192 if real else 512)
-    batch = clf._plan(clf._conditions, clf.n_classes_)[0].batch_size.rows
+    plan, _ = clf._scoring(None).make_plan(clf._conditions, clf.n_classes_)
+    batch = plan.batch_size.rows
     print(
         f"{name:<8}{flops / 1e9:>12.3f}{batch:>8}{speed:>16.1f}{share:>10.1%}"
         f"{loop / ours:>12.2f}",

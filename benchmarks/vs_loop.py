@@ -54,9 +54,10 @@ def paper_loop(clf, images):
                 spread = (1 - schedule[t]).sqrt().view(-1, 1, 1, 1)
                 eps = noise[drawn]
                 noised = signal * z + spread * eps
-                truth = signal * eps - spread * z if velocity else eps
                 found = network(noised.to(dtype), t, classes[which]).float()
-                gaps = F.mse_loss(found, truth, reduction="none").mean(dim=(1, 2, 3))
+                if velocity:
+                    found = signal * found + spread * noised
+                gaps = F.mse_loss(found, eps, reduction="none").mean(dim=(1, 2, 3))
                 for (k, j), gap in zip(batch, gaps.tolist(), strict=True):
                     errors[k][j] = gap
             left.sort(key=lambda k: np.mean(list(errors[k].values())))

@@ -1,46 +1,37 @@
-"""What both estimators share: the only place that composes the steps."""
+"""What both estimators share: parameters, fit, and the public methods."""
 
-import copy
-import itertools
-import logging
-import os
 from abc import abstractmethod
-from contextlib import nullcontext
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import effective_n_jobs
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
-from diffusion_sklearn._cpu import kept_memory
-from diffusion_sklearn._device import (
-    BatchSize,
-    in_batches,
-    resolve_batch_size,
-    share_gpus,
-)
 from diffusion_sklearn._errors import (
     LOSSES,
     VARIATIONAL,
     DenoisingErrors,
-    Plan,
     error_difference,
-    score_images,
 )
 from diffusion_sklearn._image_classifier import BaseImageClassifier
 from diffusion_sklearn._images import to_pixels
 from diffusion_sklearn._labels import names_of, resolve_classes
-from diffusion_sklearn._parallel import map_chunks, to_numpy
-from diffusion_sklearn._posterior import check_priors, log_posterior
+from diffusion_sklearn._posterior import check_priors
 from diffusion_sklearn._prefilter import candidates, fit_prefilter
-from diffusion_sklearn._progress import ProgressBar
-from diffusion_sklearn._pruning import check_pruning, pruning_rounds, stage_ends
+from diffusion_sklearn._pruning import check_pruning, stage_ends
+from diffusion_sklearn._scoring import (
+    Scoring,
+    check_variance,
+    encode,
+    keep_errors,
+    keep_posterior,
+    score_all,
+)
 from diffusion_sklearn._store import ErrorStore
 from diffusion_sklearn._trials import (
     TIMESTEP_PLANS,
@@ -51,11 +42,6 @@ from diffusion_sklearn._trials import (
 from diffusion_sklearn.backbones._base import SPACES
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._spec import describe
-
-logger = logging.getLogger(__name__)
-
-MOST_IMAGES_AT_ONCE = 64
-MOST_ERRORS = 2**23  # kept of a group of images, 64 MiB
 
 
 class BaseDiffusionClassifier(BaseImageClassifier):
@@ -205,7 +191,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         log_proba : ndarray of shape (n_images, n_classes), float64
             Columns in the order of `classes_`.
         """
-        return np.concatenate(self._score(X, "_posterior"))
+        return np.concatenate(self._score(X, keep_posterior))
 
     def denoising_errors(self, X):
         """Error of every image, class and trial that a prediction is made of.
@@ -222,7 +208,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             ``timesteps``, ``n_evaluations``, ``log_proba`` and ``classes``.
         """
         errors, n_evaluations, log_proba = zip(
-            *self._score(X, "_with_posterior"), strict=True
+            *self._score(X, keep_errors), strict=True
         )
         return DenoisingErrors(
             np.concatenate(errors),
@@ -261,11 +247,12 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                     f"{name}={label!r} is none of classes_={self.classes_.tolist()}."
                 )
         pair = np.searchsorted(self.classes_, [a, b])
-        plan, size = self._plan(self._conditions, self.n_classes_)
+        scoring = self._scoring(pruning=None)
+        plan, size = scoring.make_plan(self._conditions, self.n_classes_)
         maps = []
         for index in range(len(images)):
             pixels = to_pixels(images[index : index + 1], size, index)
-            gap = error_difference(self._encode(pixels, plan), *pair, plan)  # (h, w)
+            gap = error_difference(encode(pixels, plan), *pair, plan)  # (h, w)
             maps.append(F.interpolate(gap[None, None], (size, size), mode="bilinear"))
         return torch.cat(maps)[:, 0].cpu().numpy()
 
@@ -280,7 +267,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                 f"{_ESTIMATOR_FOR[backbone.kind]} instead."
             )
         backbone.latent_shape(self.image_size or backbone.image_size)
-        _check_variance(self.loss, backbone)
+        check_variance(self.loss, backbone)
         trials = make_trials(
             self.timesteps,
             self.n_trials,
@@ -293,122 +280,46 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         )
         return {"_spec": spec, "trials_": trials, "_weights": weights}
 
-    def _score(self, X, reduce):
-        """Score images with the classes; the method `reduce` says what is kept."""
+    def _score(self, X, keep):
+        """Score images with the classes; `keep` says what is kept of each group."""
         images = self._check_images(X)
         alive = np.ones((len(images), self.n_classes_), bool)
         if self.prefilter_ is not None:
             alive = candidates(self.prefilter_, X, self.classes_, self.n_candidates)
-        return self._score_all(images, alive, self._conditions, self.pruning, reduce)
-
-    def _score_all(self, images, alive, *how):
-        kept = []
-        with ProgressBar(len(images), self.verbose) as bar:
-            for n_images, n_evaluations, reduced in self._groups(images, alive, *how):
-                kept.append(reduced)
-                bar.update(n_images, n_evaluations)
-        return kept
-
-    def _groups(self, images, alive, conditions, pruning, reduce):
-        """Groups of images as they are done: how many, evaluations, what is kept."""
-        n_workers = min(effective_n_jobs(self.n_jobs), len(images))
-        if n_workers == 1:
-            yield from self._score_groups(images, alive, 0, conditions, pruning, reduce)
-            return
-        worker = copy.copy(self)  # without what it does not need on its way
-        worker.prefilter = worker.prefilter_ = worker._conditions = None
-        yield from map_chunks(
-            partial(worker._score_chunk, os.getpid()),
-            (images, alive),
-            (to_numpy(conditions), pruning, reduce),
-            n_workers,
-            self.n_jobs,
-        )
-
-    def _score_chunk(self, parent, images, alive, first, conditions, *how):
-        if os.getpid() != parent:
-            share_gpus()
-        conditions = torch.from_numpy(conditions)
-        return list(self._score_groups(images, alive, first, conditions, *how))
-
-    def _score_groups(self, images, alive, first, conditions, pruning, reduce):
-        plan, size = self._plan(conditions, alive.shape[1], pruning)
-        at_once = _images_at_once(plan)
-        with self._session(plan) as session, kept_memory(plan.backbone.device):
-            for start in range(0, len(images), at_once):
-                group = slice(start, start + at_once)
-                pixels = to_pixels(images[group], size, first + start)
-                kept = ()
-                if session is not None:
-                    kept = session.load(pixels), session.keep
-                encode = partial(self._encode, pixels, plan)
-                errors, n_evaluations = score_images(encode, alive[group], plan, *kept)
-                reduced = getattr(self, reduce)(errors, n_evaluations)
-                yield len(pixels), int(n_evaluations.sum()), reduced
-
-    def _session(self, plan):
-        if self.memory is None:
-            return nullcontext()
-        store = self.memory
-        if not isinstance(store, ErrorStore):
-            store = ErrorStore(store)
-        return store.session(plan, self.trials_.seed)
-
-    def _plan(self, conditions, n_classes, pruning=None):
-        backbone = self.backbone_
-        _check_variance(self.loss, backbone)
-        size = self.image_size or backbone.image_size
-        shape = backbone.latent_shape(size)
-        noise = torch.from_numpy(self.trials_.noise(shape))
-        conditions = conditions.to(backbone.device)
-        batch_size = resolve_batch_size(
-            self.batch_size, backbone, shape, conditions[:1]
-        )
-        logger.info(
-            "%s on %s, %s, %d network evaluations a forward pass",
-            backbone.name,
-            backbone.device,
-            str(backbone.dtype).removeprefix("torch."),
-            batch_size.rows,
-        )
-        plan = Plan(
-            backbone=backbone,
-            noise=noise.to(backbone.device, backbone.compute_dtype),
-            timesteps=torch.from_numpy(self.trials_.timesteps).to(backbone.device),
-            conditions=conditions,
-            n_classes=n_classes,
-            rounds=pruning_rounds(pruning, len(self.trials_)),
-            order=self.trials_.order,
+        reduce = partial(
+            keep,
             weights=self._weights,
+            n_elements=self._n_elements(),
+            priors=self._priors,
+            temperature=self.temperature,
+        )
+        return score_all(
+            self._scoring(self.pruning),
+            images,
+            alive,
+            self._conditions,
+            reduce,
+            self.n_jobs,
+            self.verbose,
+        )
+
+    def _scoring(self, pruning):
+        return Scoring(
+            spec=self._spec,
+            trials=self.trials_,
+            weights=self._weights,
+            pruning=pruning,
             loss=self.loss,
             target=self.target,
-            batch_size=batch_size,
-            encode_size=BatchSize(batch_size.rows),
-        )
-        return plan, size
-
-    def _encode(self, pixels, plan):
-        pixels = torch.from_numpy(pixels)
-
-        def encode(rows):
-            return plan.backbone.encode(pixels[rows])
-
-        return torch.cat(list(in_batches(encode, len(pixels), plan.encode_size)))
-
-    def _posterior(self, errors, n_evaluations):
-        weighted = errors * self._weights
-        return log_posterior(
-            weighted, self._n_elements(), self._priors, self.temperature
+            image_size=self.image_size,
+            batch_size=self.batch_size,
+            memory=self.memory,
         )
 
     def _n_elements(self):
         backbone = self.backbone_
         size = self.image_size or backbone.image_size
         return int(np.prod(backbone.latent_shape(size)))
-
-    def _with_posterior(self, errors, n_evaluations):
-        log_proba = self._posterior(errors, n_evaluations)
-        return errors.astype(np.float32), n_evaluations, log_proba
 
     def _check_parameters(self, n_trials):
         self._validate_params()
@@ -428,22 +339,6 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         Those of a class stand next to each other. `listed` tells whether the user
         listed the classes, rather than `y`.
         """
-
-
-def _check_variance(loss, backbone):
-    if loss in VARIATIONAL and not backbone.learns_variance:
-        raise ValueError(
-            f"loss={loss!r} needs a model that learns its variance, such as DiT; pass "
-            f"one of {', '.join(repr(name) for name in LOSSES)}."
-        )
-
-
-def _images_at_once(plan):
-    """Images scored together, enough to fill a batch when two classes are left."""
-    ends = [0] + [end for end, _ in plan.rounds]
-    fewest = min(b - a for a, b in itertools.pairwise(ends))
-    most = min(MOST_IMAGES_AT_ONCE, MOST_ERRORS // (len(plan.conditions) * ends[-1]))
-    return max(1, min(most, -(-plan.batch_size.rows // (2 * fewest))))
 
 
 _ESTIMATOR_FOR = {

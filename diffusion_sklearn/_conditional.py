@@ -80,12 +80,15 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         Of the weights. "auto": float32 on a CPU, bfloat16 or float16 on a GPU.
     random_state : int, RandomState or None, default=0
         Seeds the trials.
-    memory : str or Path, default=None
+    memory : str, Path or ErrorStore, default=None
         Folder that keeps every error computed, across fits, processes and restarts.
+        Nothing in it is computed again, not even for another `loss`. An
+        :class:`ErrorStore` has a limit to its size.
     n_jobs : int, default=None
-        joblib workers over images; honours ``joblib.parallel_config``.
+        joblib workers over images; honours ``joblib.parallel_config``, also with the
+        backends of Dask and Ray.
     verbose : int, default=0
-        1: a progress bar with images, evaluations and time left.
+        1: a progress bar with images, evaluations, their rate and the time left.
 
     Attributes
     ----------

@@ -1,12 +1,14 @@
 """Text-to-image models: labels -> prompts -> embeddings."""
 
 import copy
+from functools import partial
 
 import numpy as np
 
 from diffusion_sklearn._base import BaseDiffusionClassifier
 from diffusion_sklearn._pairs import read_pairs
 from diffusion_sklearn._prompts import make_prompts
+from diffusion_sklearn._scoring import keep_mean, score_all
 
 
 class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
@@ -78,12 +80,15 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         Of the weights. "auto": float32 on a CPU, bfloat16 or float16 on a GPU.
     random_state : int, RandomState or None, default=0
         Seeds the trials.
-    memory : str or Path, default=None
+    memory : str, Path or ErrorStore, default=None
         Folder that keeps every error computed, across fits, processes and restarts.
+        Nothing in it is computed again, not even for another `loss`. An
+        :class:`ErrorStore` has a limit to its size.
     n_jobs : int, default=None
-        joblib workers over images; honours ``joblib.parallel_config``.
+        joblib workers over images; honours ``joblib.parallel_config``, also with the
+        backends of Dask and Ray.
     verbose : int, default=0
-        1: a progress bar with images, evaluations and time left.
+        1: a progress bar with images, evaluations, their rate and the time left.
 
     Attributes
     ----------
@@ -249,16 +254,21 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
             asked = np.insert(asked, asked.shape[1], len(texts) - 1, axis=1)
         alive = np.zeros((len(images), len(texts)), bool)
         np.put_along_axis(alive, asked, True, axis=1)
-        conditions = scorer.backbone_.condition(texts)
-        errors = scorer._score_all(images, alive, conditions, None, "_mean")
+        errors = score_all(
+            scorer._scoring(pruning=None),
+            images,
+            alive,
+            scorer.backbone_.condition(texts),
+            partial(
+                keep_mean, weights=scorer._weights, n_elements=scorer._n_elements()
+            ),
+            self.n_jobs,
+            self.verbose,
+        )
         errors = np.take_along_axis(np.concatenate(errors), asked, axis=1)
         if subtract_unconditional:
             errors = errors[:, :-1] - errors[:, -1:]
         return -errors.reshape(shape)
-
-    def _mean(self, errors, n_evaluations):
-        """Mean over trials of the error, summed over the latent's elements."""
-        return (errors * self._weights).mean(axis=2) * self._n_elements()
 
     def _encode_classes(self, backbone, labels, names, listed):
         own = backbone.prompt_template

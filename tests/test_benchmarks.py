@@ -13,7 +13,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def on_path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("_common", "accuracy_vs_cost", "growth", "gpu", "vs_loop"):
+    for name in [path.stem for path in BENCHMARKS.glob("*.py")]:
         sys.modules.pop(name, None)
 
 
@@ -63,3 +63,43 @@ def test_captions_of_the_growth_benchmark_differ():
     from growth import captions
 
     assert len(set(captions(100))) == 100
+
+
+def test_scaling_benchmark(monkeypatch, capsys):
+    import scaling
+
+    flags = ["--n-images", "4", "--backends", "one process", "loky"]
+    monkeypatch.setattr(sys, "argv", ["scaling.py", *flags])
+    monkeypatch.setattr(scaling.torch, "set_num_threads", lambda n: None)
+    scaling.main()
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[-4] for line in printed[-2:]] == ["1", "2"]
+
+
+def test_cluster_simulation_in_closed_form():
+    """Two GPUs, equal chunks, no failure: the time is what can be added up."""
+    from cluster_plan import CHUNK, simulate
+
+    cost = np.full(10, 100.0)
+    assumed = {
+        "evaluations_per_second": 1000.0,
+        "model_bytes": 5e9,
+        "disk": 1e10,
+        "hours_to_failure": 1e12,
+        "start_seconds": 60.0,
+        "pass_seconds": 0.1,
+        "read_seconds": 0.01,
+        "task_seconds": 0.5,
+    }
+    n, rng = 4 * CHUNK, np.random.default_rng(0)
+    hours, share = simulate(2, n, cost, assumed, "array job", rng)
+    each = n / 2 * (100 / 1000 + 0.01)
+    np.testing.assert_allclose(3600 * hours, 60 + 1 + each)
+    np.testing.assert_allclose(share, n / 2 * 0.1 / (61 + each))
+    # All images are read first, which takes longer than loading the model.
+    assumed["read_seconds"] = 0.02
+    hours, _ = simulate(2, n, cost, assumed, "one client", rng)
+    np.testing.assert_allclose(3600 * hours, n * 0.02 + 1.0 + 2 * CHUNK * 0.1)
+    # A failure costs time.
+    assumed["hours_to_failure"] = 0.02
+    assert simulate(2, n, cost, assumed, "one client", rng)[0] > hours

@@ -1,13 +1,39 @@
-"""The demo, as a user would run it."""
+"""The command line, as a user would run it."""
 
+import csv
+import json
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from diffusion_sklearn.cli import main
+from diffusion_sklearn import ConditionalDiffusionClassifier
+from diffusion_sklearn.cli import main, parse_pruning
+from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
+
+MODEL = ["--model", "fashion-dit", "--n-trials", "8"]
+CLASSES = ["bag", "sneaker", "trouser"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Folder with a subfolder of six photos for each of three classes."""
+    folder, data = tmp_path_factory.mktemp("photos"), load_fashion_photos()
+    for name in CLASSES:
+        (folder / name).mkdir()
+        for k, image in enumerate(data.images[data.names == name][:6]):
+            Image.fromarray(image).save(folder / name / f"{k}.png")
+    return folder
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_demo(tmp_path, capsys):
@@ -71,3 +97,228 @@ def test_python_m():
         check=True,
     )
     assert re.match(r"\d+\.\d+", done.stdout)
+
+
+def test_classify(photos, tmp_path, capsys):
+    output = tmp_path / "labels.csv"
+    flags = [*MODEL, "--classes", *CLASSES, "--output", str(output)]
+    assert main(["classify", str(photos), *flags]) == 0
+    rows = read_csv(output)
+    paths = sorted(photos.rglob("*.png"))
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    clf = ConditionalDiffusionClassifier(model="fashion-dit", n_trials=8)
+    result = clf.fit(classes=CLASSES).denoising_errors(paths)
+    proba = np.sort(np.exp(result.log_proba), axis=1)
+    assert [row["label"] for row in rows] == clf.predict(paths).tolist()
+    found = [float(row["probability"]) for row in rows]
+    np.testing.assert_allclose(found, proba[:, -1], rtol=1e-4)
+    found = [float(row["runner_up_probability"]) for row in rows]
+    np.testing.assert_allclose(found, proba[:, -2], rtol=1e-3, atol=1e-30)
+    found = [int(row["evaluations"]) for row in rows]
+    assert found == result.n_evaluations.tolist()
+    assert all(row["label"] != row["runner_up"] in CLASSES for row in rows)
+    bar = capsys.readouterr().err
+    assert "18/18" in bar and re.search(r"[\d,]+ evaluations, [\d,]+ a second", bar)
+
+
+def test_formats_say_the_same(photos, tmp_path, capsys):
+    name = photos.name
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(CLASSES) + "\n\n")
+    flags = [*MODEL, "--classes-file", str(classes), "--quiet"]
+    some = [str(photos / "bag" / "0.png"), str(photos / "*" / "1.png")]
+    tables = []
+    for suffix in ("csv", "jsonl", "parquet"):
+        output = tmp_path / f"{name}.{suffix}"
+        assert main(["classify", *some, *flags, "--output", str(output)]) == 0
+        if suffix == "csv":
+            table = read_csv(output)
+        elif suffix == "jsonl":
+            table = [json.loads(line) for line in output.read_text().splitlines()]
+        else:
+            table = parquet.read_table(output).to_pylist()
+        assert [row.pop("error") or None for row in table] == [None] * 4
+        tables.append([{k: str(v) for k, v in row.items()} for row in table])
+    assert tables[0] == tables[1] == tables[2]
+    assert capsys.readouterr().err == ""
+    # Without --output: the same on standard output.
+    assert main(["classify", *some, *flags]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == (tmp_path / f"{name}.csv").read_text().splitlines()
+
+
+def test_bad_images_are_skipped_and_told(photos, tmp_path, capsys):
+    for name in ("good.png", "bad.png", "empty.jpg"):
+        data = (photos / "bag" / "0.png").read_bytes()
+        size = {"good.png": len(data), "bad.png": len(data) // 2, "empty.jpg": 0}[name]
+        (tmp_path / name).write_bytes(data[:size])
+    output = tmp_path / "labels.jsonl"
+    flags = [*MODEL, "--classes", "bag", "trouser", "--output", str(output)]
+    assert main(["classify", str(tmp_path), *flags]) == 3
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [bool(row["error"]) for row in rows] == [True, True, False]
+    assert [row["label"] for row in rows] == [None, None, "bag"]
+    printed = capsys.readouterr().err
+    assert "2 of 3 images could not be read" in printed
+    assert str(tmp_path / "bad.png") in printed and "empty.jpg" in printed
+
+
+def test_classify_zero_shot(tmp_path, capsys):
+    scenes = make_fashion_scenes(4, split="test", n_items=1, random_state=1)
+    for k, image in enumerate(scenes.images):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    classes = ["--classes", "red thing, never seen"]
+    flags = ["--model", "fashion-scenes", "--n-trials", "5", "--quiet"]
+    assert main(["classify", str(tmp_path), *flags, *classes]) == 1
+    assert "never" in capsys.readouterr().err
+    classes = ["--classes", "bag,dress", "--prompt-template", "a {}"]
+    assert main(["classify", str(tmp_path), *flags, *classes]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["no/such.png"], "PATH='no/such.png' is no file"),
+        (["."], "holds no images"),
+        ([sys.executable, "--output=a.xyz"], "--output=a.xyz must end in"),
+        ([sys.executable, "--output=no/such/a.csv"], "there is no such folder"),
+        ([sys.executable, "--loss=l3"], "loss"),
+        ([sys.executable, "--prompt-template={}"], "--prompt-template"),
+        ([sys.executable, "--model=no/such"], "model='no/such'"),
+    ],
+)
+def test_errors_name_the_argument(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["classify", *flags[:1], *MODEL, *flags[1:], "--classes", "bag", "trouser"]
+    assert main(argv) == 1
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed
+
+
+def test_interruption_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
+    denoising_errors = ConditionalDiffusionClassifier.denoising_errors
+    calls = []
+
+    def interrupted(self, X):
+        calls.append(len(X))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return denoising_errors(self, X)
+
+    monkeypatch.setattr("diffusion_sklearn._classify.AT_ONCE", 10)
+    cls = ConditionalDiffusionClassifier
+    monkeypatch.setattr(cls, "denoising_errors", interrupted)
+    output, memory = tmp_path / "labels.parquet", tmp_path / "kept"
+    flags = [*MODEL, "--classes", *CLASSES, "--output", str(output)]
+    argv = ["classify", str(photos), *flags, "--memory", str(memory)]
+    assert main(argv) == 130
+    assert f"kept in {memory}: the same command goes on" in capsys.readouterr().err
+    assert parquet.read_table(output).num_rows == 10
+    assert main(argv) == 0
+    rows = parquet.read_table(output).to_pylist()
+    assert [row["evaluations"] > 0 for row in rows] == [False] * 10 + [True] * 8
+    calls.clear()
+    calls.append(0)
+    assert main(argv[:-2]) == 130
+    assert "Run it with --memory DIR" in capsys.readouterr().err
+
+
+def test_evaluate(photos, tmp_path, capsys):
+    output = tmp_path / "scores"
+    (photos / "bag" / "broken.png").write_bytes(b"no image")
+    try:
+        status = main(["evaluate", str(photos), *MODEL, "--output", str(output)])
+    finally:
+        (photos / "bag" / "broken.png").unlink()
+    assert status == 3
+    report = json.loads((output / "evaluation.json").read_text())
+    rows = [row for row in read_csv(output / "predictions.csv") if not row["error"]]
+    truth = [row["path"].split("/")[-2] for row in rows]
+    labels = [row["label"] for row in rows]
+    scores = report["scores"]
+    assert scores.keys() == {"acc1", "mean_per_class_recall"}
+    assert scores["acc1"]["value"] == accuracy_score(truth, labels)
+    found = scores["mean_per_class_recall"]
+    np.testing.assert_allclose(found["value"], balanced_accuracy_score(truth, labels))
+    assert found["low"] <= found["value"] <= found["high"]
+    assert np.sum(report["confusion_matrix"]) == report["n_images"] == 18
+    assert list(report["skipped"]) == [str(photos / "bag" / "broken.png")]
+    # What is written is enough to do it again.
+    names = dict(zip(report["classes"], report["names"], strict=True))
+    known = {k: v for k, v in report["parameters"].items() if v is not None}
+    clf = ConditionalDiffusionClassifier(**known, class_names=list(names.values()))
+    clf.fit(classes=list(names))
+    paths = [row["path"] for row in rows]
+    assert clf.predict(paths).tolist() == labels
+    assert report["weights"] == clf.backbone_.digest()
+    assert report["versions"]["torch"]
+    with Image.open(output / "confusion_matrix.png") as picture:
+        assert len(picture.convert("RGB").getcolors(10**6)) > 50
+    printed = capsys.readouterr()
+    assert re.search(r"acc1 +[\d.]+%   95 % interval", printed.out)
+    assert "1 of 19 images could not be read" in printed.err
+
+
+def test_evaluate_with_names_and_five_best(tmp_path, capsys):
+    data = load_fashion_photos()
+    folder, names = tmp_path / "images", tmp_path / "names.tsv"
+    for k, name in enumerate(data.target_names):
+        (folder / f"n{k}").mkdir(parents=True)
+        image = data.images[data.names == name][0]
+        Image.fromarray(image).save(folder / f"n{k}" / "a.png")
+    lines = [f"n{k}\t{name}\n" for k, name in enumerate(data.target_names)]
+    flags = [*MODEL, "--quiet", "--output", str(tmp_path / "out")]
+    argv = ["evaluate", str(folder), "--names", str(names), *flags]
+    names.write_text("".join(lines[1:]))
+    assert main(argv) == 1
+    assert "lacks the folders n0" in capsys.readouterr().err
+    names.write_text("".join(lines))
+    assert main(argv) == 0
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert report["scores"]["acc5"]["value"] >= report["scores"]["acc1"]["value"] > 0.5
+    assert main(["evaluate", str(tmp_path / "out"), *flags]) == 1
+    assert "has 0 subfolders" in capsys.readouterr().err
+
+
+def test_info_and_clear_memory(photos, tmp_path, capsys, caplog):
+    memory = str(tmp_path / "kept")
+    flags = [*MODEL, "--classes", *CLASSES, "--quiet", "--memory", memory]
+    assert main(["classify", str(photos / "bag"), *flags, "--verbose"]) == 0
+    assert "fashion-dit on cpu, float32" in caplog.text
+    capsys.readouterr()
+    assert main(["info", "--memory", memory]) == 0
+    printed = capsys.readouterr().out
+    for line in (r"torch +\d", "device +cpu", "bundled model +fashion-scenes"):
+        assert re.search(line, printed)
+    n = int(re.search(r"memory n_evaluations +(\d+)", printed)[1])
+    assert n >= 6 * 3 * 4
+    assert main(["clear-memory", memory]) == 0
+    assert f"{n} evaluations forgotten" in capsys.readouterr().out
+    assert main(["info", "--memory", str(tmp_path / "none")]) == 1
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "classify", "evaluate", "info", "clear-memory"]
+)
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"example:\n  diffusion-sklearn {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("none", None),
+        ("0.9", 0.9),
+        ("25:5", ((25, 5),)),
+        ("25:5,50:2", ((25, 5), (50, 2))),
+        ("25:5,0.99", ((25, 5), 0.99)),
+    ],
+)
+def test_parse_pruning(text, value):
+    assert parse_pruning(text) == value
+    with pytest.raises(ValueError):
+        parse_pruning(f"{text},x")

@@ -142,6 +142,7 @@ def test_changed_weights_and_configs_are_noticed(clf):
 def counted(monkeypatch):
     """Rows of all forward passes, of both ways to call the network."""
     cls, rows = type(load_backbone(tiny_dit())), []
+
     def count(run):
         def counting(self, noised, *args):
             rows.append(len(noised))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -32,6 +33,16 @@ def clf(dit_folder):
 @pytest.fixture
 def expected(clf):
     return clf.predict_proba(IMAGES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_it_was():
+    """Fresh workers, and an environment that Dask and Ray leave as it was."""
+    environment = dict(os.environ)
+    get_reusable_executor().shutdown(wait=True)
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.fixture(scope="module")

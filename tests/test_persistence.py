@@ -16,6 +16,7 @@ from sklearn.base import clone
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
+    _scoring,
     clear_cache,
     load_backbone,
 )
@@ -237,13 +238,13 @@ def test_workers_give_the_same(clf):
 def test_joblib_is_configured_from_outside(clf, monkeypatch):
     expected = clf.fit(classes=NAMES).predict_proba(IMAGES)
     parts = []
-    score_chunk = type(clf)._score_chunk
+    score_groups = _scoring.score_groups
 
-    def counting(self, parent, images, *args):
+    def counting(scoring, images, *args):
         parts.append(len(images))
-        return score_chunk(self, parent, images, *args)
+        return score_groups(scoring, images, *args)
 
-    monkeypatch.setattr(type(clf), "_score_chunk", counting)
+    monkeypatch.setattr(_scoring, "score_groups", counting)
     with joblib.parallel_config(backend="threading", n_jobs=2):
         found = clf.predict_proba(IMAGES)
     assert sorted(parts) == [2, 3]

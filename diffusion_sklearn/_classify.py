@@ -1,0 +1,275 @@
+"""Photos on disk -> rows with their labels, as the command line writes them."""
+
+import csv
+import glob
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from joblib import effective_n_jobs
+from PIL import Image
+
+from diffusion_sklearn import (
+    ConditionalDiffusionClassifier,
+    ImageError,
+    ZeroShotDiffusionClassifier,
+    load_backbone,
+)
+from diffusion_sklearn._progress import ProgressBar
+from diffusion_sklearn._read_image import read_image
+
+COLUMNS = (
+    "path",
+    "label",
+    "probability",
+    "runner_up",
+    "runner_up_probability",
+    "evaluations",
+    "error",
+)
+FORMATS = (".csv", ".jsonl", ".parquet")
+AT_ONCE = 64  # images for each worker
+
+
+def find_images(patterns):
+    """Expand files, folders and globs to image files.
+
+    Parameters
+    ----------
+    patterns : list of str
+        A file is taken as it is; of a folder, and those below it, the files with the
+        suffix of an image; a glob such as ``"photos/**/*.jpg"`` gives its matches.
+
+    Returns
+    -------
+    paths : list of Path
+        Each once, those of a folder sorted.
+
+    Raises
+    ------
+    ValueError
+        If a pattern stands for no file.
+    """
+    found = {}
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            matches = images_below(path)
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
+            matches = [match for match in matches if match.is_file()]
+        if not matches:
+            kind = "holds no images" if path.is_dir() else "is no file, folder or glob"
+            raise ValueError(
+                f"PATH={pattern!r} {kind}; pass image files, folders or globs such as "
+                "'photos/**/*.jpg'."
+            )
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def images_below(folder):
+    """Files with the suffix of an image, in a folder and those below it, sorted.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    paths : list of Path
+        Without hidden ones.
+    """
+    suffixes = Image.registered_extensions()
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file()
+    )
+
+
+def make_classifier(model, prompt_template, **params):
+    """The estimator for a model: zero-shot or class-conditional.
+
+    Parameters
+    ----------
+    model : str or None
+        As in the estimators; None: Stable Diffusion 2.
+    prompt_template : list of str or None
+        None: the model's own.
+    **params
+        Of the estimator.
+
+    Returns
+    -------
+    clf : estimator
+        Not fitted.
+
+    Raises
+    ------
+    ValueError
+        If there is a template and the model takes no text.
+    """
+    clf = ZeroShotDiffusionClassifier(**params)
+    if model is not None:
+        clf.set_params(model=model)
+    backbone = load_backbone(clf.model, device=clf.device, dtype=clf.dtype)
+    if backbone.kind == "class":
+        if prompt_template:
+            raise ValueError(
+                f"--prompt-template is for text-to-image models; --model={model} is "
+                "conditioned on classes. Drop it."
+            )
+        return ConditionalDiffusionClassifier(model=clf.model, **params)
+    if prompt_template:
+        clf.set_params(prompt_template=prompt_template)
+    return clf
+
+
+def classify_files(clf, paths, quiet=False):
+    """Classify image files, group by group; those that can't be read are told.
+
+    Parameters
+    ----------
+    clf : estimator
+        A fitted diffusion classifier.
+    paths : list of Path
+        The files.
+    quiet : bool, default=False
+        Without a progress bar.
+
+    Yields
+    ------
+    row : dict
+        With the keys :data:`COLUMNS`, and ``log_proba`` (n_classes,). Of a file that
+        can't be read: its path and the error.
+    """
+    step = AT_ONCE * effective_n_jobs(clf.n_jobs)
+    with ProgressBar(len(paths), not quiet) as bar:
+        for start in range(0, len(paths), step):
+            group = paths[start : start + step]
+            wrong = {}
+            for index, path in enumerate(group):
+                try:
+                    read_image(path, start + index)
+                except ImageError as error:
+                    wrong[path] = str(error)
+            good = [path for path in group if path not in wrong]
+            result = clf.denoising_errors(good) if good else None
+            for path in group:
+                if path in wrong:
+                    yield dict.fromkeys(COLUMNS) | {
+                        "path": str(path),
+                        "error": wrong[path],
+                    }
+                else:
+                    yield _row(path, good.index(path), result)
+            n_evaluations = 0 if result is None else result.n_evaluations.sum()
+            bar.update(len(group), int(n_evaluations))
+
+
+def _row(path, place, result):
+    log_proba = result.log_proba[place]
+    order = np.argsort(-log_proba, kind="stable")
+    row = {
+        "path": str(path),
+        "label": result.classes[order[0]].item(),
+        "probability": float(np.exp(log_proba[order[0]])),
+        "runner_up": None,
+        "runner_up_probability": None,
+        "evaluations": int(result.n_evaluations[place]),
+        "error": None,
+        "log_proba": log_proba,
+    }
+    if len(order) > 1:
+        row["runner_up"] = result.classes[order[1]].item()
+        row["runner_up_probability"] = float(np.exp(log_proba[order[1]]))
+    return row
+
+
+def check_output(path):
+    """Raise unless rows can be written to a path.
+
+    Parameters
+    ----------
+    path : Path or None
+        None: standard output.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is none of :data:`FORMATS`, or there is no such folder.
+    ImportError
+        If Parquet is asked for and pyarrow is missing.
+    """
+    if path is None:
+        return
+    if path.suffix not in FORMATS:
+        raise ValueError(f"--output={path} must end in one of {', '.join(FORMATS)}.")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--output={path}: there is no such folder; make it first.")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                f"--output={path} needs pyarrow: pip install "
+                "'diffusion-sklearn[parquet]', or write .csv or .jsonl."
+            ) from error
+
+
+@contextmanager
+def row_writer(path):
+    """Write rows as they come; Parquet at the end, also after an interruption.
+
+    Parameters
+    ----------
+    path : Path or None
+        Ends in one of :data:`FORMATS`. None: CSV on standard output.
+
+    Yields
+    ------
+    write : callable
+        Takes a row, a dict with the keys :data:`COLUMNS`.
+    """
+    if path is not None and path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        rows = []
+        try:
+            yield lambda row: rows.append({name: row[name] for name in COLUMNS})
+        finally:
+            kinds = {"label": pyarrow.string(), "evaluations": pyarrow.int64()}
+            kinds |= {"probability": pyarrow.float64(), "runner_up": pyarrow.string()}
+            kinds |= {"runner_up_probability": pyarrow.float64()}
+            schema = pyarrow.schema(
+                [(name, kinds.get(name, pyarrow.string())) for name in COLUMNS]
+            )
+            parquet.write_table(pyarrow.Table.from_pylist(rows, schema), path)
+        return
+    file = sys.stdout if path is None else path.open("w", newline="", encoding="utf-8")
+    try:
+        if path is not None and path.suffix == ".jsonl":
+
+            def write(row):
+                kept = {name: row[name] for name in COLUMNS}
+                file.write(json.dumps(kept, ensure_ascii=False) + "\n")
+                file.flush()
+
+        else:
+            table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            table.writeheader()
+
+            def write(row):
+                table.writerow(row)
+                file.flush()
+
+        yield write
+    finally:
+        if path is not None:
+            file.close()

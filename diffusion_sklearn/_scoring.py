@@ -1,0 +1,279 @@
+"""Images -> latents -> errors -> what is kept of them, group by group, here or away."""
+
+import itertools
+import logging
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from joblib import effective_n_jobs
+
+from diffusion_sklearn._cpu import kept_memory
+from diffusion_sklearn._device import (
+    BatchSize,
+    in_batches,
+    resolve_batch_size,
+    share_gpus,
+)
+from diffusion_sklearn._errors import LOSSES, VARIATIONAL, Plan, score_images
+from diffusion_sklearn._images import to_pixels
+from diffusion_sklearn._parallel import map_chunks, to_numpy
+from diffusion_sklearn._posterior import log_posterior
+from diffusion_sklearn._progress import ProgressBar
+from diffusion_sklearn._pruning import pruning_rounds
+from diffusion_sklearn._store import ErrorStore
+from diffusion_sklearn._trials import Trials
+from diffusion_sklearn.backbones._loading import get_backbone
+
+MOST_IMAGES_AT_ONCE = 64
+MOST_ERRORS = 2**23  # kept of a group of images, 64 MiB
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How images are to be scored: small, and sent to every worker.
+
+    Attributes
+    ----------
+    spec : BackboneSpec or Backbone
+        Leads to the model, loaded once a process.
+    trials : Trials
+        The (timestep, noise) pairs.
+    weights : ndarray of shape (n_trials,)
+        Weight of each trial's error.
+    pruning, loss, target, image_size, batch_size, memory : object
+        As in the estimators.
+    """
+
+    spec: object
+    trials: Trials
+    weights: np.ndarray
+    pruning: object
+    loss: str
+    target: str
+    image_size: int | None
+    batch_size: object
+    memory: object
+
+    def make_plan(self, conditions, n_classes):
+        """All that is the same for the images of a call, on the model's device.
+
+        Parameters
+        ----------
+        conditions : Tensor of shape (n_classes * n_prompts, ...)
+            Those of a class next to each other.
+        n_classes : int
+            Number of classes.
+
+        Returns
+        -------
+        plan : Plan
+        size : int
+            Side of the images in pixels.
+
+        Raises
+        ------
+        ValueError
+            If the model can't take this loss or image size.
+        """
+        backbone = get_backbone(self.spec)
+        check_variance(self.loss, backbone)
+        size = self.image_size or backbone.image_size
+        shape = backbone.latent_shape(size)
+        noise = torch.from_numpy(self.trials.noise(shape))
+        conditions = conditions.to(backbone.device)
+        batch_size = resolve_batch_size(
+            self.batch_size, backbone, shape, conditions[:1]
+        )
+        logger.info(
+            "%s on %s, %s, %d network evaluations a forward pass",
+            backbone.name,
+            backbone.device,
+            str(backbone.dtype).removeprefix("torch."),
+            batch_size.rows,
+        )
+        plan = Plan(
+            backbone=backbone,
+            noise=noise.to(backbone.device, backbone.compute_dtype),
+            timesteps=torch.from_numpy(self.trials.timesteps).to(backbone.device),
+            conditions=conditions,
+            n_classes=n_classes,
+            rounds=pruning_rounds(self.pruning, len(self.trials)),
+            order=self.trials.order,
+            weights=self.weights,
+            loss=self.loss,
+            target=self.target,
+            batch_size=batch_size,
+            encode_size=BatchSize(batch_size.rows),
+        )
+        return plan, size
+
+    def session(self, plan):
+        """The kept errors, open while in this context; None without a memory."""
+        if self.memory is None:
+            return nullcontext()
+        store = self.memory
+        if not isinstance(store, ErrorStore):
+            store = ErrorStore(store)
+        return store.session(plan, self.trials.seed)
+
+
+def score_all(scoring, images, alive, conditions, reduce, n_jobs, verbose):
+    """Score images, in this process or in joblib's workers.
+
+    Parameters
+    ----------
+    scoring : Scoring
+        How.
+    images : sequence
+        As :func:`~diffusion_sklearn._images.check_images` returns them.
+    alive : ndarray of shape (n_images, n_classes), bool
+        The classes to score each image with.
+    conditions : Tensor of shape (n_classes * n_prompts, ...)
+        Those of a class next to each other.
+    reduce : callable
+        What is kept of the errors of a group of images: called with `errors`
+        (n_group, n_classes, n_trials) and `n_evaluations` (n_group,).
+    n_jobs : int or None
+        For joblib.
+    verbose : int
+        0: no progress bar.
+
+    Returns
+    -------
+    kept : list
+        What `reduce` returned, in the order of the images.
+    """
+    n_workers = min(effective_n_jobs(n_jobs), len(images))
+    if n_workers == 1:
+        groups = score_groups(scoring, images, alive, 0, conditions, reduce)
+    else:
+        groups = map_chunks(
+            partial(_score_chunk, os.getpid(), scoring),
+            (images, alive),
+            (to_numpy(conditions), reduce),
+            n_workers,
+            n_jobs,
+        )
+    kept = []
+    with ProgressBar(len(images), verbose) as bar:
+        for n_images, n_evaluations, reduced in groups:
+            kept.append(reduced)
+            bar.update(n_images, n_evaluations)
+    return kept
+
+
+def _score_chunk(parent, scoring, images, alive, first, conditions, reduce):
+    if os.getpid() != parent:
+        share_gpus()
+    conditions = torch.from_numpy(conditions)
+    return list(score_groups(scoring, images, alive, first, conditions, reduce))
+
+
+def score_groups(scoring, images, alive, first, conditions, reduce):
+    """Score images a group at a time, each from its pixels to what is kept of it.
+
+    Parameters
+    ----------
+    scoring, images, alive, conditions, reduce
+        As in :func:`score_all`.
+    first : int
+        Place of the first image among all, for messages.
+
+    Yields
+    ------
+    n_images, n_evaluations : int
+        Of the group.
+    reduced : object
+        What `reduce` returned.
+    """
+    plan, size = scoring.make_plan(conditions, alive.shape[1])
+    at_once = _images_at_once(plan)
+    with scoring.session(plan) as session, kept_memory(plan.backbone.device):
+        for start in range(0, len(images), at_once):
+            group = slice(start, start + at_once)
+            pixels = to_pixels(images[group], size, first + start)
+            kept = ()
+            if session is not None:
+                kept = session.load(pixels), session.keep
+            errors, n_evaluations = score_images(
+                partial(encode, pixels, plan), alive[group], plan, *kept
+            )
+            reduced = reduce(errors, n_evaluations)
+            yield len(pixels), int(n_evaluations.sum()), reduced
+
+
+def _images_at_once(plan):
+    """Images scored together, enough to fill a batch when two classes are left."""
+    ends = [0] + [end for end, _ in plan.rounds]
+    fewest = min(b - a for a, b in itertools.pairwise(ends))
+    most = min(MOST_IMAGES_AT_ONCE, MOST_ERRORS // (len(plan.conditions) * ends[-1]))
+    return max(1, min(most, -(-plan.batch_size.rows // (2 * fewest))))
+
+
+def encode(pixels, plan):
+    """Latents of images, in batches.
+
+    Parameters
+    ----------
+    pixels : ndarray of shape (n, 3, size, size)
+        In [-1, 1].
+    plan : Plan
+        With the model.
+
+    Returns
+    -------
+    latents : Tensor of shape (n, c, h, w)
+    """
+    pixels = torch.from_numpy(pixels)
+
+    def part(rows):
+        return plan.backbone.encode(pixels[rows])
+
+    return torch.cat(list(in_batches(part, len(pixels), plan.encode_size)))
+
+
+def check_variance(loss, backbone):
+    """Raise unless the model can tell this loss.
+
+    Parameters
+    ----------
+    loss : str
+        As in the estimators.
+    backbone : Backbone
+        The model.
+
+    Raises
+    ------
+    ValueError
+        If the loss needs a variance that the model does not learn.
+    """
+    if loss in VARIATIONAL and not backbone.learns_variance:
+        raise ValueError(
+            f"loss={loss!r} needs a model that learns its variance, such as DiT; pass "
+            f"one of {', '.join(repr(name) for name in LOSSES)}."
+        )
+
+
+# What is kept of a group: as `reduce`, with the rest filled in by functools.partial.
+
+
+def keep_posterior(errors, n_evaluations, *, weights, **how):
+    """The log posterior, (n_group, n_classes)."""
+    return log_posterior(errors * weights, **how)
+
+
+def keep_errors(errors, n_evaluations, **how):
+    """Errors as float32, evaluations, and the log posterior."""
+    log_proba = keep_posterior(errors, n_evaluations, **how)
+    return errors.astype(np.float32), n_evaluations, log_proba
+
+
+def keep_mean(errors, n_evaluations, *, weights, n_elements):
+    """Mean error over all trials, summed over the latent, (n_group, n_classes)."""
+    return (errors * weights).mean(axis=2) * n_elements

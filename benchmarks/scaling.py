@@ -37,10 +37,12 @@ def ray():
     from ray.util.joblib import register_ray
 
     ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
-    register_ray()
-    with joblib.parallel_config(backend="ray", n_jobs=WORKERS):
-        yield
-    ray.shutdown()
+    try:
+        register_ray()
+        with joblib.parallel_config(backend="ray", n_jobs=WORKERS):
+            yield
+    finally:
+        ray.shutdown()
 
 
 def loky():
@@ -49,7 +51,8 @@ def loky():
     )
 
 
-BACKENDS = {"one process": nullcontext, "loky": loky, "dask": dask, "ray": ray}
+ALONE = "one process"
+BACKENDS = {ALONE: nullcontext, "loky": loky, "dask": dask, "ray": ray}
 
 
 def measure(backend, n_images):
@@ -67,7 +70,8 @@ def measure(backend, n_images):
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--n-images", type=int, default=None)
-    parser.add_argument("--backends", nargs="+", default=list(BACKENDS))
+    others = [name for name in BACKENDS if name != ALONE]
+    parser.add_argument("--backends", nargs="+", default=others, choices=others)
     args = parser.parse_args()
     n_images = args.n_images or (40 if args.quick else 160)
     torch.set_num_threads(1)
@@ -76,13 +80,13 @@ def main():
     print(describe_machine())
     print(f"{'backend':<14}{'workers':>9}{'s':>8}{'efficiency':>12}{'start-up, s':>13}")
     rows, alone = [], None
-    for backend in args.backends:
+    for backend in [ALONE, *args.backends]:
         try:
             seconds, start = measure(backend, n_images)
         except ImportError:
             print(f"{backend:<14} is not installed")
             continue
-        n_workers = 1 if backend == "one process" else WORKERS
+        n_workers = 1 if backend == ALONE else WORKERS
         alone = seconds if alone is None else alone
         efficiency = alone / (n_workers * seconds)
         print(

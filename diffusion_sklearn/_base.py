@@ -1,5 +1,6 @@
 """What both estimators share: parameters, fit, and the public methods."""
 
+import logging
 from abc import abstractmethod
 from functools import partial
 from numbers import Integral, Real
@@ -30,7 +31,8 @@ from diffusion_sklearn._scoring import (
     encode,
     keep_errors,
     keep_posterior,
-    score_all,
+    score,
+    with_progress,
 )
 from diffusion_sklearn._store import ErrorStore
 from diffusion_sklearn._trials import (
@@ -42,6 +44,8 @@ from diffusion_sklearn._trials import (
 from diffusion_sklearn.backbones._base import SPACES
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._spec import describe
+
+logger = logging.getLogger(__name__)
 
 
 class BaseDiffusionClassifier(BaseImageClassifier):
@@ -266,6 +270,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                 f"{type(self).__name__} needs a model conditioned on {self._kind}; use "
                 f"{_ESTIMATOR_FOR[backbone.kind]} instead."
             )
+        dtype = str(backbone.dtype).removeprefix("torch.")
+        logger.info("%s on %s, %s", backbone.name, backbone.device, dtype)
         backbone.latent_shape(self.image_size or backbone.image_size)
         check_variance(self.loss, backbone)
         trials = make_trials(
@@ -281,8 +287,13 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         return {"_spec": spec, "trials_": trials, "_weights": weights}
 
     def _score(self, X, keep):
-        """Score images with the classes; `keep` says what is kept of each group."""
+        """What is kept of each group of images, as a list."""
         images = self._check_images(X)
+        groups = self._groups(images, X, keep)
+        return with_progress(groups, len(images), self.verbose)
+
+    def _groups(self, images, X, keep):
+        """Groups of images that are checked, as they are scored with the classes."""
         alive = np.ones((len(images), self.n_classes_), bool)
         if self.prefilter_ is not None:
             alive = candidates(self.prefilter_, X, self.classes_, self.n_candidates)
@@ -293,15 +304,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             priors=self._priors,
             temperature=self.temperature,
         )
-        return score_all(
-            self._scoring(self.pruning),
-            images,
-            alive,
-            self._conditions,
-            reduce,
-            self.n_jobs,
-            self.verbose,
-        )
+        scoring = self._scoring(self.pruning)
+        return score(scoring, images, alive, self._conditions, reduce, self.n_jobs)
 
     def _scoring(self, pruning):
         return Scoring(
@@ -313,7 +317,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             target=self.target,
             image_size=self.image_size,
             batch_size=self.batch_size,
-            memory=self.memory,
+            memory=ErrorStore.of(self.memory),
         )
 
     def _n_elements(self):

@@ -19,6 +19,7 @@ from diffusion_sklearn import (
 )
 from diffusion_sklearn._progress import ProgressBar
 from diffusion_sklearn._read_image import read_image
+from diffusion_sklearn._scoring import keep_answer
 
 COLUMNS = (
     "path",
@@ -29,8 +30,11 @@ COLUMNS = (
     "evaluations",
     "error",
 )
+NOT_PHOTOS = {".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"}
+"""Suffixes that Pillow knows of and can't read by itself."""
+
 FORMATS = (".csv", ".jsonl", ".parquet")
-AT_ONCE = 64  # images for each worker
+AT_ONCE = 1024  # images that are looked at before they are classified, a worker
 
 
 def find_images(patterns):
@@ -84,11 +88,14 @@ def images_below(folder):
     paths : list of Path
         Without hidden ones.
     """
-    suffixes = Image.registered_extensions()
+    known = Image.registered_extensions()
+    suffixes = {s for s, kind in known.items() if kind in Image.OPEN} - NOT_PHOTOS
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file()
+        if path.suffix.lower() in suffixes
+        and not any(part[0] == "." for part in path.relative_to(folder).parts)
+        and path.is_file()
     )
 
 
@@ -131,7 +138,7 @@ def make_classifier(model, prompt_template, **params):
 
 
 def classify_files(clf, paths, quiet=False):
-    """Classify image files, group by group; those that can't be read are told.
+    """Classify image files; those that can't be read are told.
 
     Parameters
     ----------
@@ -151,44 +158,45 @@ def classify_files(clf, paths, quiet=False):
     step = AT_ONCE * effective_n_jobs(clf.n_jobs)
     with ProgressBar(len(paths), not quiet) as bar:
         for start in range(0, len(paths), step):
-            group = paths[start : start + step]
             wrong = {}
-            for index, path in enumerate(group):
+            for path in paths[start : start + step]:
                 try:
-                    read_image(path, start + index)
+                    read_image(path, 0)
                 except ImageError as error:
-                    wrong[path] = str(error)
-            good = [path for path in group if path not in wrong]
-            result = clf.denoising_errors(good) if good else None
-            for path in group:
+                    wrong[path] = str(error).removeprefix(f"X[0] ({path}) ")
+            good = [path for path in paths[start : start + step] if path not in wrong]
+            answers = _answers(clf, good, bar)
+            for path in paths[start : start + step]:
+                row = dict.fromkeys(COLUMNS) | {"path": str(path)}
                 if path in wrong:
-                    yield dict.fromkeys(COLUMNS) | {
-                        "path": str(path),
-                        "error": wrong[path],
-                    }
+                    row["error"] = wrong[path]
+                    bar.update(1, 0)
                 else:
-                    yield _row(path, good.index(path), result)
-            n_evaluations = 0 if result is None else result.n_evaluations.sum()
-            bar.update(len(group), int(n_evaluations))
+                    row |= _answer(clf.classes_, *next(answers))
+                yield row
 
 
-def _row(path, place, result):
-    log_proba = result.log_proba[place]
+def _answers(clf, paths, bar):
+    """Evaluations and log posterior of each image, as soon as its group is done."""
+    if not paths:
+        return
+    for n_images, n_done, (costs, rows) in clf._groups(paths, paths, keep_answer):
+        bar.update(n_images, n_done)
+        yield from zip(costs, rows, strict=True)
+
+
+def _answer(classes, cost, log_proba):
     order = np.argsort(-log_proba, kind="stable")
-    row = {
-        "path": str(path),
-        "label": result.classes[order[0]].item(),
+    answer = {
+        "label": classes[order[0]].item(),
         "probability": float(np.exp(log_proba[order[0]])),
-        "runner_up": None,
-        "runner_up_probability": None,
-        "evaluations": int(result.n_evaluations[place]),
-        "error": None,
+        "evaluations": int(cost),
         "log_proba": log_proba,
     }
     if len(order) > 1:
-        row["runner_up"] = result.classes[order[1]].item()
-        row["runner_up_probability"] = float(np.exp(log_proba[order[1]]))
-    return row
+        answer["runner_up"] = classes[order[1]].item()
+        answer["runner_up_probability"] = float(np.exp(log_proba[order[1]]))
+    return answer
 
 
 def check_output(path):
@@ -262,7 +270,9 @@ def row_writer(path):
                 file.flush()
 
         else:
-            table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            table = csv.DictWriter(
+                file, COLUMNS, extrasaction="ignore", lineterminator="\n"
+            )
             table.writeheader()
 
             def write(row):

@@ -1,7 +1,9 @@
 """Device, dtype and batch size: what "auto" means, and what is not possible."""
 
+import multiprocessing
 import os
 import tempfile
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,31 +11,39 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-_own_gpu, _claim = None, None
+_own_gpu, _claim, _lock = None, None, threading.Lock()
 
 
-def share_gpus():
-    """Give this worker process a GPU that no other worker has, if there is one.
+def own_gpu():
+    """The GPU that "auto" stands for in this process.
 
-    From then on it is what "auto" stands for. The claim is a locked file, which the
-    system unlocks when the process ends, however it ends. More workers than GPUs: the
-    others take turns. Where the scheduler shows each worker a single GPU, as Ray and
-    dask-cuda do, that one it is.
+    Worker processes (of loky, Dask, multiprocessing) each get one that no other worker
+    has: the claim is a locked file, which the system unlocks when the process ends,
+    however it ends. More workers than GPUs share them. Where the scheduler shows each
+    worker a single GPU, as Ray and dask-cuda do, that one it is.
+
+    Returns
+    -------
+    index : int
     """
     global _own_gpu, _claim
-    if _own_gpu is not None or not torch.cuda.is_available():
-        return
     count = torch.cuda.device_count()
-    for index in range(count):
-        name = f"diffusion-sklearn-{torch.cuda.get_device_properties(index).uuid}.lock"
-        _claim = FileLock(Path(tempfile.gettempdir()) / name, mode=0o666)
-        try:
-            _claim.acquire(timeout=0)
-        except Timeout:
-            continue
-        _own_gpu = index
-        return
-    _own_gpu = os.getpid() % count
+    if count == 1 or multiprocessing.current_process().name == "MainProcess":
+        return torch.cuda.current_device()
+    with _lock:
+        for index in range(count) if _own_gpu is None else ():
+            uuid = torch.cuda.get_device_properties(index).uuid
+            path = Path(tempfile.gettempdir()) / f"diffusion-sklearn-{uuid}.lock"
+            _claim = FileLock(path, mode=0o666)
+            try:
+                _claim.acquire(timeout=0)
+            except Timeout:
+                continue
+            _own_gpu = index
+            break
+        if _own_gpu is None:
+            _own_gpu = os.getpid() % count
+        return _own_gpu
 
 
 def resolve_device(device):
@@ -55,8 +65,7 @@ def resolve_device(device):
     """
     if isinstance(device, str) and device == "auto":
         if torch.cuda.is_available():
-            index = torch.cuda.current_device() if _own_gpu is None else _own_gpu
-            return torch.empty(1, device=f"cuda:{index}").device
+            return torch.empty(1, device=f"cuda:{own_gpu()}").device
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         resolved = torch.device(device)

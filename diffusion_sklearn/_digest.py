@@ -45,8 +45,11 @@ def digest_weights(pipeline):
         if isinstance(part, torch.nn.Module)
         for name, tensor in part.state_dict().items()
     ]
-    # Sums tell in a fraction of the time whether anything has changed.
-    state = [(name, tensor.sum(dtype=torch.float32).item()) for name, tensor in weights]
+    # These tell in a fraction of the time whether anything has changed.
+    state = [
+        (name, w._version, w.data_ptr(), w.sum(dtype=torch.float32).item())
+        for name, w in weights
+    ]
     kept_state, name = _digests.get(pipeline, (None, None))
     if kept_state != state:
         total = hashlib.sha256()

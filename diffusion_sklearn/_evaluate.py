@@ -14,12 +14,14 @@ from diffusion_sklearn._versions import versions
 from diffusion_sklearn.metrics import clopper_pearson
 
 
-def read_folder(folder):
+def read_folder(folder, output):
     """Images and labels of a folder with a subfolder for each class.
 
     Parameters
     ----------
     folder : Path
+    output : Path
+        No class, where it is one of the subfolders.
 
     Returns
     -------
@@ -36,7 +38,11 @@ def read_folder(folder):
     """
     if not folder.is_dir():
         raise ValueError(f"FOLDER={folder} is no folder.")
-    below = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    below = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and path.name[0] != "." and path.resolve() != output.resolve()
+    )
     if len(below) < 2:
         raise ValueError(
             f"FOLDER={folder} has {len(below)} subfolders; it needs one for each "
@@ -72,7 +78,8 @@ def read_names(path, classes):
     if path is None:
         return [name.replace("_", " ") for name in classes]
     with path.open(newline="", encoding="utf-8") as file:
-        known = {row[0]: row[1] for row in csv.reader(file, delimiter="\t") if row}
+        lines = csv.reader(file, delimiter="\t")
+        known = {row[0]: row[1] for row in lines if len(row) > 1}
     missing = [name for name in classes if name not in known]
     if missing:
         raise ValueError(
@@ -105,7 +112,7 @@ def evaluate(clf, folder, names_file, output, command, quiet=False):
     report : dict
         What is written to ``evaluation.json``.
     """
-    paths, labels, classes = read_folder(folder)
+    paths, labels, classes = read_folder(folder, output)
     names = read_names(names_file, classes)
     clf.set_params(class_names=names).fit(classes=classes)
     output.mkdir(parents=True, exist_ok=True)

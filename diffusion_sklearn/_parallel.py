@@ -6,7 +6,7 @@ from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 
 CHUNKS_PER_WORKER, FEWEST, MOST = 4, 16, 1024
-DEATHS = {"BrokenExecutor", "KilledWorker", "RayActorError", "WorkerCrashedError"}
+DEATHS = {"BrokenExecutor", "KilledWorker", "RayActorError", "NodeDiedError"}
 """What loky, Dask and Ray call it when a worker died, once too often to try again."""
 
 
@@ -39,10 +39,10 @@ def map_chunks(function, images, how, n_workers, n_jobs):
         If a worker died.
     """
     n = len(images[0])
-    tasks = [
-        delayed(function)(*(part[a:b] for part in images), a, *how)
+    tasks = (
+        delayed(function)(*(_part(x, a, b) for x in images), a, *how)
         for a, b in chunks(n, n_workers)
-    ]
+    )
     backend, _ = get_active_backend()
     return_as = "generator" if backend.supports_return_generator else "list"
     try:
@@ -52,10 +52,27 @@ def map_chunks(function, images, how, n_workers, n_jobs):
         if DEATHS.isdisjoint(kind.__name__ for kind in type(error).__mro__):
             raise
         raise RuntimeError(
-            f"A worker of n_jobs={n_jobs} died, perhaps for want of memory "
-            f"({type(error).__name__}). Pass fewer jobs or a smaller batch_size; with "
+            f"One of {n_workers} workers died, perhaps for want of memory "
+            f"({type(error).__name__}). Pass a smaller n_jobs or batch_size; with "
             "memory=folder the next run goes on where this one stopped."
         ) from error
+
+
+def _part(x, a, b):
+    # A slice of a tensor would be sent with all of its storage.
+    return x[a:b].clone() if isinstance(x, torch.Tensor) else x[a:b]
+
+
+def is_cluster():
+    """Whether joblib's backend is one of somebody else's, such as Dask or Ray.
+
+    Returns
+    -------
+    cluster : bool
+        Work is sent there even where it has a single worker.
+    """
+    backend, _ = get_active_backend()
+    return type(backend).__module__ != "joblib._parallel_backends"
 
 
 def chunks(n, n_workers):

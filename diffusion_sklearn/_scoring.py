@@ -2,9 +2,8 @@
 
 import itertools
 import logging
-import os
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,15 +11,10 @@ import torch
 from joblib import effective_n_jobs
 
 from diffusion_sklearn._cpu import kept_memory
-from diffusion_sklearn._device import (
-    BatchSize,
-    in_batches,
-    resolve_batch_size,
-    share_gpus,
-)
+from diffusion_sklearn._device import BatchSize, in_batches, resolve_batch_size
 from diffusion_sklearn._errors import LOSSES, VARIATIONAL, Plan, score_images
 from diffusion_sklearn._images import to_pixels
-from diffusion_sklearn._parallel import map_chunks, to_numpy
+from diffusion_sklearn._parallel import is_cluster, map_chunks, to_numpy
 from diffusion_sklearn._posterior import log_posterior
 from diffusion_sklearn._progress import ProgressBar
 from diffusion_sklearn._pruning import pruning_rounds
@@ -46,7 +40,9 @@ class Scoring:
         The (timestep, noise) pairs.
     weights : ndarray of shape (n_trials,)
         Weight of each trial's error.
-    pruning, loss, target, image_size, batch_size, memory : object
+    memory : ErrorStore or None
+        The kept errors.
+    pruning, loss, target, image_size, batch_size : object
         As in the estimators.
     """
 
@@ -58,7 +54,7 @@ class Scoring:
     target: str
     image_size: int | None
     batch_size: object
-    memory: object
+    memory: ErrorStore | None
 
     def make_plan(self, conditions, n_classes):
         """All that is the same for the images of a call, on the model's device.
@@ -90,13 +86,7 @@ class Scoring:
         batch_size = resolve_batch_size(
             self.batch_size, backbone, shape, conditions[:1]
         )
-        logger.info(
-            "%s on %s, %s, %d network evaluations a forward pass",
-            backbone.name,
-            backbone.device,
-            str(backbone.dtype).removeprefix("torch."),
-            batch_size.rows,
-        )
+        logger.info("%d network evaluations a forward pass", batch_size.rows)
         plan = Plan(
             backbone=backbone,
             noise=noise.to(backbone.device, backbone.compute_dtype),
@@ -117,13 +107,10 @@ class Scoring:
         """The kept errors, open while in this context; None without a memory."""
         if self.memory is None:
             return nullcontext()
-        store = self.memory
-        if not isinstance(store, ErrorStore):
-            store = ErrorStore(store)
-        return store.session(plan, self.trials.seed)
+        return self.memory.session(plan, self.trials.seed)
 
 
-def score_all(scoring, images, alive, conditions, reduce, n_jobs, verbose):
+def score(scoring, images, alive, conditions, reduce, n_jobs):
     """Score images, in this process or in joblib's workers.
 
     Parameters
@@ -141,37 +128,55 @@ def score_all(scoring, images, alive, conditions, reduce, n_jobs, verbose):
         (n_group, n_classes, n_trials) and `n_evaluations` (n_group,).
     n_jobs : int or None
         For joblib.
+
+    Yields
+    ------
+    n_images, n_evaluations : int
+        Of the next group of images.
+    reduced : object
+        What `reduce` returned.
+    """
+    n_workers = min(effective_n_jobs(n_jobs), len(images))
+    if n_workers == 1 and not is_cluster():
+        yield from score_groups(scoring, images, alive, 0, conditions, reduce)
+        return
+    # A worker loads the model itself, on the device that it is given.
+    spec = getattr(scoring.spec, "spec", None) or scoring.spec
+    yield from map_chunks(
+        partial(_score_chunk, replace(scoring, spec=spec)),
+        (images, alive),
+        (to_numpy(conditions), reduce),
+        n_workers,
+        n_jobs,
+    )
+
+
+def with_progress(groups, n_images, verbose):
+    """What is kept of each group, while a bar shows how far they are.
+
+    Parameters
+    ----------
+    groups : iterator
+        From :func:`score`.
+    n_images : int
+        How many there are in all.
     verbose : int
-        0: no progress bar.
+        0: no bar.
 
     Returns
     -------
     kept : list
-        What `reduce` returned, in the order of the images.
     """
-    n_workers = min(effective_n_jobs(n_jobs), len(images))
-    if n_workers == 1:
-        groups = score_groups(scoring, images, alive, 0, conditions, reduce)
-    else:
-        groups = map_chunks(
-            partial(_score_chunk, os.getpid(), scoring),
-            (images, alive),
-            (to_numpy(conditions), reduce),
-            n_workers,
-            n_jobs,
-        )
     kept = []
-    with ProgressBar(len(images), verbose) as bar:
-        for n_images, n_evaluations, reduced in groups:
+    with ProgressBar(n_images, verbose) as bar:
+        for n_done, n_evaluations, reduced in groups:
             kept.append(reduced)
-            bar.update(n_images, n_evaluations)
+            bar.update(n_done, n_evaluations)
     return kept
 
 
-def _score_chunk(parent, scoring, images, alive, first, conditions, reduce):
-    if os.getpid() != parent:
-        share_gpus()
-    conditions = torch.from_numpy(conditions)
+def _score_chunk(scoring, images, alive, first, conditions, reduce):
+    conditions = torch.from_numpy(conditions.copy())  # it may be a read-only map
     return list(score_groups(scoring, images, alive, first, conditions, reduce))
 
 
@@ -181,7 +186,7 @@ def score_groups(scoring, images, alive, first, conditions, reduce):
     Parameters
     ----------
     scoring, images, alive, conditions, reduce
-        As in :func:`score_all`.
+        As in :func:`score`.
     first : int
         Place of the first image among all, for messages.
 
@@ -272,6 +277,11 @@ def keep_errors(errors, n_evaluations, **how):
     """Errors as float32, evaluations, and the log posterior."""
     log_proba = keep_posterior(errors, n_evaluations, **how)
     return errors.astype(np.float32), n_evaluations, log_proba
+
+
+def keep_answer(errors, n_evaluations, **how):
+    """Evaluations and the log posterior."""
+    return n_evaluations, keep_posterior(errors, n_evaluations, **how)
 
 
 def keep_mean(errors, n_evaluations, *, weights, n_elements):

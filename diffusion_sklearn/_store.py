@@ -1,12 +1,13 @@
 """The kept errors: what was computed once is read from disk afterwards."""
 
 import json
-import logging
+import math
 import sqlite3
 import time
 import warnings
 import zlib
 from contextlib import closing, contextmanager, suppress
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ TABLES = """
 CREATE TABLE options (name TEXT PRIMARY KEY, value);
 CREATE TABLE settings (
     id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT UNIQUE, model TEXT);
-CREATE TABLE conditions (id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT UNIQUE);
 CREATE TABLE images (
     id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT UNIQUE, used REAL);
 CREATE TABLE errors (image INTEGER, settings INTEGER, checksum INTEGER, records BLOB);
@@ -32,11 +32,9 @@ CREATE INDEX errors_of ON errors (image, settings);
 """A row of errors is what one forward pass found out about one image."""
 
 RECORD = np.dtype(
-    [("condition", "<u4"), ("trial", "<u4"), ("timestep", "<u4")]
+    [("condition", "<u8"), ("trial", "<u4"), ("timestep", "<u4")]
     + [(name, "<f8") for name in TERMS]
 )
-
-logger = logging.getLogger(__name__)
 
 
 class ErrorStore:
@@ -60,9 +58,14 @@ class ErrorStore:
     ----------
     folder : str or Path
         Where it is; made when needed.
-    max_bytes : int, default=None
+    max_bytes : int or float, default=None
         Above this size, the images that were not asked for longest are forgotten. It
-        is remembered with the folder. None: as it was, at first no limit.
+        is remembered with the folder. None: as it was, at first ``inf``, no limit.
+
+    Raises
+    ------
+    ValueError
+        If `max_bytes` is not a positive number.
 
     Examples
     --------
@@ -83,6 +86,13 @@ class ErrorStore:
     """
 
     def __init__(self, folder, max_bytes=None):
+        if max_bytes is not None and not (
+            isinstance(max_bytes, Real) and max_bytes > 0
+        ):
+            raise ValueError(
+                f"max_bytes={max_bytes!r} must be a positive number of bytes, such as "
+                "10**10, float('inf') for no limit, or None to leave it as it is."
+            )
         self.folder = folder
         self.max_bytes = max_bytes
 
@@ -90,13 +100,32 @@ class ErrorStore:
         limit = "" if self.max_bytes is None else f", max_bytes={self.max_bytes}"
         return f"ErrorStore({str(self.folder)!r}{limit})"
 
+    @classmethod
+    def of(cls, memory):
+        """The store that a parameter `memory` stands for, wherever it is opened.
+
+        Parameters
+        ----------
+        memory : str, Path, ErrorStore or None
+            As in the estimators.
+
+        Returns
+        -------
+        store : ErrorStore or None
+            With an absolute folder.
+        """
+        if memory is None:
+            return None
+        store = memory if isinstance(memory, cls) else cls(memory)
+        return cls(Path(store.folder).expanduser().absolute(), store.max_bytes)
+
     def info(self):
         """What is kept.
 
         Returns
         -------
         info : dict
-            ``path`` of the database, its size ``bytes`` and ``max_bytes`` (None: no
+            ``path`` of the database, its size ``bytes`` and ``max_bytes`` (``inf``: no
             limit), ``n_images``, ``n_evaluations`` (network evaluations that are never
             done again), and ``models``, a dict from the name of each model to its
             number of evaluations.
@@ -106,7 +135,7 @@ class ErrorStore:
         OSError
             If the folder can't be used.
         """
-        with closing(self._connect()) as connection:
+        with self._connected() as connection:
             counts = connection.execute(
                 "SELECT model, SUM(LENGTH(records)) FROM errors "
                 "JOIN settings ON settings.id = settings GROUP BY model"
@@ -130,9 +159,10 @@ class ErrorStore:
         OSError
             If the folder can't be used.
         """
-        with closing(self._connect()) as connection:
-            connection.execute("DELETE FROM errors")
-            connection.execute("DELETE FROM images")
+        with self._connected() as connection:
+            with _transaction(connection) as do:
+                do("DELETE FROM errors")
+                do("DELETE FROM images")
             with suppress(sqlite3.OperationalError):  # another process is reading
                 connection.execute("VACUUM")
 
@@ -149,21 +179,27 @@ class ErrorStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_name(LOCK), timeout=PATIENCE):
                 try:
-                    connection = _open(path)
+                    connection = _open(path, self.max_bytes)
                 except _Unreadable as error:
                     _set_aside(path, error)
-                    connection = _open(path)
-        except (OSError, sqlite3.OperationalError) as error:
-            raise OSError(
-                f"memory={str(self.folder)!r} can't be used ({error}); pass a folder "
-                "that can be written, on a disk of this machine, or memory=None."
-            ) from error
-        if self.max_bytes is not None:
-            connection.execute(
-                "INSERT OR REPLACE INTO options VALUES ('max_bytes', ?)",
-                (int(self.max_bytes),),
-            )
+                    connection = _open(path, self.max_bytes)
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from error
         return connection
+
+    @contextmanager
+    def _connected(self):
+        with closing(self._connect()) as connection:
+            try:
+                yield connection
+            except sqlite3.Error as error:
+                raise self._unusable(error) from error
+
+    def _unusable(self, error):
+        return OSError(
+            f"memory={str(self.folder)!r} can't be used ({error}); pass a folder that "
+            "can be written, on a disk of this machine, or memory=None."
+        )
 
     @contextmanager
     def session(self, plan, seed):
@@ -205,25 +241,31 @@ class Session:
         self.timesteps = plan.timesteps.cpu().numpy()
         self.terms = loss_terms(plan.loss)
         self.model, self.settings_name = _describe_settings(plan, seed)
-        self.condition_names = [
-            digest(row.cpu().double().numpy()) for row in plan.conditions
-        ]
-        try:
-            self._begin()
-        except sqlite3.DatabaseError as error:
-            self._recover(error)
+        self.conditions = np.array(
+            [_short_digest(row.cpu().double().numpy()) for row in plan.conditions]
+        )
+        self._begin()
 
     def _begin(self):
         self.connection = self.store._connect()
+        try:
+            self._sign_in()
+        except sqlite3.Error as error:
+            self.connection.close()
+            if not _is_damage(error):
+                raise self.store._unusable(error) from error
+            _replace(self.store._path(), error)
+            self.connection = self.store._connect()
+            self._sign_in()
+
+    def _sign_in(self):
         with _transaction(self.connection) as do:
             do(
                 "INSERT OR IGNORE INTO settings (digest, model) VALUES (?, ?)",
                 (self.settings_name, self.model),
             )
-            self.settings = _ids(do, "settings", [self.settings_name])[0]
-            for name in self.condition_names:
-                do("INSERT OR IGNORE INTO conditions (digest) VALUES (?)", (name,))
-            self.conditions = np.array(_ids(do, "conditions", self.condition_names))
+            query = "SELECT id FROM settings WHERE digest = ?"
+            self.settings = do(query, (self.settings_name,)).fetchone()[0]
 
     def load(self, pixels):
         """Look up errors, and make these the images that :meth:`keep` is about.
@@ -239,41 +281,51 @@ class Session:
             NaN where nothing is kept.
         """
         self.names = [digest(image) for image in pixels]
-        try:
-            return self._load()
-        except sqlite3.DatabaseError as error:
-            self._recover(error)
-            return self._load()
+        self.images = [None] * len(self.names)
+        shape = (len(self.names), len(self.conditions), len(self.timesteps))
+        known = np.full(shape, np.nan)
+        with self._forgiving(self._register):
+            self._register()
+        with self._forgiving(self._register):
+            for row, image, name in zip(known, self.images, self.names, strict=True):
+                self._fill(row, self._records(image, name))
+        return known
 
-    def _load(self):
+    def _register(self):
+        """Ids of the images at hand."""
+        if self.is_full:
+            return
         with _transaction(self.connection) as do:
-            now = time.time()
             for name in self.names:
                 do(
                     "INSERT INTO images (digest, used) VALUES (?, ?) "
                     "ON CONFLICT (digest) DO UPDATE SET used = excluded.used",
-                    (name, now),
+                    (name, time.time()),
                 )
-            self.images = _ids(do, "images", self.names)
-        unique, back = np.unique(self.conditions, return_inverse=True)
-        shape = (len(self.images), len(unique), len(self.timesteps))
-        known = np.full(shape, np.nan)
-        for row, image, name in zip(known, self.images, self.names, strict=True):
-            records = self._records(image, name)
-            k = np.searchsorted(unique, records["condition"])
-            k = np.minimum(k, len(unique) - 1)
-            j = np.minimum(records["trial"], len(self.timesteps) - 1).astype(int)
-            values = sum(records[term] for term in self.terms)
-            mine = (
-                (unique[k] == records["condition"])
-                & (j == records["trial"])
-                & (self.timesteps[j] == records["timestep"])
-                & np.isfinite(values)
-            )
-            row[k[mine], j[mine]] = values[mine]
-        return known[:, back.ravel()]
+            query = "SELECT id FROM images WHERE digest = ?"
+            self.images = [do(query, (name,)).fetchone()[0] for name in self.names]
+
+    def _fill(self, row, records):
+        """Put records where they belong in the known errors of an image, in place."""
+        order = np.argsort(self.conditions, kind="stable")
+        names = self.conditions[order]
+        j = np.minimum(records["trial"], len(self.timesteps) - 1).astype(int)
+        values = sum(records[term] for term in self.terms)
+        mine = (
+            (j == records["trial"])
+            & (self.timesteps[j] == records["timestep"])
+            & np.isfinite(values)
+        )
+        first = np.searchsorted(names, records["condition"], "left")
+        last = np.searchsorted(names, records["condition"], "right")
+        for place in range(int((last - first).max(initial=0))):  # equal prompts
+            here = mine & (first + place < last)
+            row[order[first[here] + place], j[here]] = values[here]
 
     def _records(self, image, name):
+        """What is kept of an image, with these settings."""
+        if image is None:
+            return np.empty(0, RECORD)
         rows = self.connection.execute(
             "SELECT rowid, checksum, records FROM errors "
             "WHERE image = ? AND settings = ?",
@@ -303,19 +355,40 @@ class Session:
         terms : ndarray of shape (n, n_terms), float64
             Of :data:`~diffusion_sklearn._errors.TERMS`; NaN where there is none.
         """
-        if self.is_full:
-            return
         records = np.empty(len(triples), RECORD)
         records["condition"] = self.conditions[triples[:, 2]]
         records["trial"] = triples[:, 1]
         records["timestep"] = self.timesteps[triples[:, 1]]
         for name, column in zip(TERMS, terms.T, strict=True):
             records[name] = column
-        try:
+
+        def write():
+            self._register()
             self._write(records, triples[:, 0])
-            self._make_room()
-        except sqlite3.OperationalError as error:
-            # What is computed is worth more than what is kept.
+
+        if not self.is_full:
+            with self._forgiving(write):
+                self._write(records, triples[:, 0])
+                self._make_room()
+
+    @contextmanager
+    def _forgiving(self, again):
+        """What is computed is worth more than what is kept.
+
+        A database that turns out to be damaged is replaced, and `again` called with
+        the new one. One that can't be written is left alone from then on.
+        """
+        try:
+            try:
+                yield
+            except sqlite3.Error as error:
+                if not _is_damage(error):
+                    raise
+                self.connection.close()
+                _replace(self.store._path(), error)
+                self._begin()
+                again()
+        except (sqlite3.Error, OSError) as error:
             self.is_full = True
             warnings.warn(
                 f"memory={str(self.store.folder)!r} can't be written ({error}); the "
@@ -324,10 +397,6 @@ class Session:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        except sqlite3.DatabaseError as error:
-            self._recover(error)
-            self._load()
-            self._write(records, triples[:, 0])
 
     def _write(self, records, rows):
         with _transaction(self.connection) as do:
@@ -345,21 +414,10 @@ class Session:
         key = f"{self.settings_name}{image}".encode()
         return zlib.crc32(data, zlib.crc32(key))
 
-    def _recover(self, error):
-        """Go on with a new database in place of one that turned out to be damaged."""
-        self.connection.close()
-        path = self.store._path()
-        with FileLock(path.with_name(LOCK), timeout=PATIENCE):
-            try:
-                _open(path, thoroughly=True).close()  # another process has done it
-            except _Unreadable:
-                _set_aside(path, error)
-        self._begin()
-
     def _make_room(self):
         """Forget the images that were not asked for longest, if there is a limit."""
         limit = _limit(self.connection)
-        if limit is None or _used_bytes(self.connection) <= limit:
+        if _used_bytes(self.connection) <= limit:
             return
         in_use = set(self.images)
         old = self.connection.execute("SELECT id FROM images ORDER BY used").fetchall()
@@ -372,14 +430,19 @@ class Session:
                     do("DELETE FROM images WHERE id = ?", row)
             if _used_bytes(self.connection) <= 0.9 * limit:
                 break
-        logger.info("forgot old images to stay below %d bytes", limit)
 
 
 class _Unreadable(Exception):
     """The database is damaged, no database at all, or of an old format."""
 
 
-def _open(path, thoroughly=False):
+def _is_damage(error):
+    """Whether an error is about the file itself, not about writing or waiting."""
+    operational = isinstance(error, sqlite3.OperationalError)
+    return isinstance(error, sqlite3.DatabaseError) and not operational
+
+
+def _open(path, max_bytes=None):
     """Open the database, with its tables; raise unless it is sound."""
     connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
     try:
@@ -394,10 +457,6 @@ def _open(path, thoroughly=False):
             raise OSError(f"{path} was written by a newer diffusion_sklearn: update it")
         if tables and version < VERSION:
             raise _Unreadable("it is of an older format")
-        if thoroughly:
-            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise _Unreadable(found)
         # Readers and one writer at a time; a commit outlives the process.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -406,6 +465,10 @@ def _open(path, thoroughly=False):
                 f"PRAGMA application_id = {APPLICATION};"
                 f"PRAGMA user_version = {VERSION};"
                 f"BEGIN; {TABLES} COMMIT;"
+            )
+        if max_bytes is not None:
+            connection.execute(
+                "INSERT OR REPLACE INTO options VALUES ('max_bytes', ?)", (max_bytes,)
             )
     except sqlite3.OperationalError:
         connection.close()
@@ -419,15 +482,30 @@ def _open(path, thoroughly=False):
     return connection
 
 
+def _replace(path, error):
+    """Put a damaged database aside, unless another process has done so already."""
+    with FileLock(path.with_name(LOCK), timeout=PATIENCE):
+        with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
+            try:
+                sound = connection.execute("PRAGMA quick_check(1)").fetchone() == (
+                    "ok",
+                )
+            except sqlite3.DatabaseError:
+                sound = False
+        if not sound:
+            _set_aside(path, error)
+
+
 def _set_aside(path, reason):
     """Rename a database that can't be used, with a warning."""
-    aside = path.with_name(f"{path.name}.unusable-{time.time_ns()}")
-    path.replace(aside)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    aside = f"{path.name}.unusable-{time.time_ns()}"
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.replace(path.with_name(aside + suffix))
     warnings.warn(
-        f"{path} can't be used ({reason}); it is now {aside.name}, and a new one is "
-        "begun. Delete the old one when you are done with it.",
+        f"{path} can't be used ({reason}); it is now {aside}, and a new one is begun. "
+        "Delete the old one when you are done with it.",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -439,23 +517,22 @@ def _transaction(connection):
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection.execute
+        connection.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
-
-
-def _ids(do, table, names):
-    """Id of each name in a table."""
-    query = f"SELECT id FROM {table} WHERE digest = ?"
-    return [do(query, (name,)).fetchone()[0] for name in names]
 
 
 def _limit(connection):
     query = "SELECT value FROM options WHERE name = 'max_bytes'"
     row = connection.execute(query).fetchone()
-    return None if row is None else row[0]
+    return math.inf if row is None else row[0]
+
+
+def _short_digest(data):
+    """The first 8 bytes of a digest, as a number."""
+    return np.uint64(int(digest(data)[:16], 16))
 
 
 def _used_bytes(connection):
@@ -470,6 +547,7 @@ def _describe_settings(plan, seed):
     """Name of the model for the user, and of all that an error depends on."""
     backbone = plan.backbone
     settings = {
+        "backbone": f"{type(backbone).__module__}.{type(backbone).__qualname__}",
         "weights": backbone.digest(),
         "configs": backbone.configs(),
         "dtype": str(backbone.dtype),

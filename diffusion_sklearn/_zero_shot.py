@@ -8,7 +8,7 @@ import numpy as np
 from diffusion_sklearn._base import BaseDiffusionClassifier
 from diffusion_sklearn._pairs import read_pairs
 from diffusion_sklearn._prompts import make_prompts
-from diffusion_sklearn._scoring import keep_mean, score_all
+from diffusion_sklearn._scoring import keep_mean, score, with_progress
 
 
 class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
@@ -254,17 +254,13 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
             asked = np.insert(asked, asked.shape[1], len(texts) - 1, axis=1)
         alive = np.zeros((len(images), len(texts)), bool)
         np.put_along_axis(alive, asked, True, axis=1)
-        errors = score_all(
-            scorer._scoring(pruning=None),
-            images,
-            alive,
-            scorer.backbone_.condition(texts),
-            partial(
-                keep_mean, weights=scorer._weights, n_elements=scorer._n_elements()
-            ),
-            self.n_jobs,
-            self.verbose,
+        reduce = partial(
+            keep_mean, weights=scorer._weights, n_elements=scorer._n_elements()
         )
+        conditions = scorer.backbone_.condition(texts)
+        scoring = scorer._scoring(pruning=None)
+        groups = score(scoring, images, alive, conditions, reduce, self.n_jobs)
+        errors = with_progress(groups, len(images), self.verbose)
         errors = np.take_along_axis(np.concatenate(errors), asked, axis=1)
         if subtract_unconditional:
             errors = errors[:, :-1] - errors[:, -1:]

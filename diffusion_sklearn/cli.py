@@ -17,10 +17,21 @@ from diffusion_sklearn._classify import (
 )
 from diffusion_sklearn._demo import DEMOS
 from diffusion_sklearn._evaluate import evaluate
+from diffusion_sklearn._store import FILE
 from diffusion_sklearn.backbones._loading import BUNDLED
 
 SKIPPED, INTERRUPTED = 3, 130
 """Exit status when some images could not be read, and after Ctrl-C."""
+
+EXPECTED = (
+    ValueError,
+    OSError,
+    ImportError,
+    RuntimeError,
+    MemoryError,
+    FloatingPointError,
+)
+"""Errors whose message is for the user, without a traceback."""
 
 
 def main(argv=None):
@@ -49,7 +60,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         _say(f"interrupted. {_how_to_resume(args)}")
         return INTERRUPTED
-    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
+    except EXPECTED as error:
         _say(f"error: {error}")
         return 1
 
@@ -269,6 +280,11 @@ def run_classify(args):
     """Classify image files."""
     check_output(args.output)
     paths = find_images(args.paths)
+    for name in args.classes or ():
+        if ("/" in name or "." in name) and Path(name).exists():
+            raise ValueError(
+                f"--classes has {name!r}, which is a path; put paths before --classes."
+            )
     classes = args.classes
     if args.classes_file is not None:
         lines = args.classes_file.read_text("utf-8").splitlines()
@@ -318,22 +334,24 @@ def run_info(args):
     for name, kind in BUNDLED.items():
         print(f"{'bundled model':<18} {name} ({kind})")
     if args.memory is not None:
-        if not args.memory.is_dir():
-            raise ValueError(f"--memory={args.memory}: there is no such folder.")
-        for name, value in ErrorStore(args.memory).info().items():
-            print(f"{'memory ' + name:<18} {value}")
+        for name, value in _existing_store(args.memory).info().items():
+            print(f"{'memory ' + name:<21} {value}")
     return 0
 
 
 def run_clear(args):
     """Forget the errors that a memory holds."""
-    if not args.memory.is_dir():
-        raise ValueError(f"DIR={args.memory}: there is no such folder.")
-    store = ErrorStore(args.memory)
+    store = _existing_store(args.memory)
     found = store.info()
     store.clear()
     print(f"{found['n_evaluations']} evaluations forgotten")
     return 0
+
+
+def _existing_store(folder):
+    if not (folder / FILE).is_file():
+        raise ValueError(f"memory {folder} has no kept errors; check the path.")
+    return ErrorStore(folder)
 
 
 def _make(args):
@@ -370,8 +388,8 @@ def _how_to_resume(args):
         written = f"The rows so far are in {args.output}. "
     if args.memory is None:
         return (
-            f"{written}Run it with --memory DIR, and the same command goes on where "
-            "it was interrupted."
+            f"{written}With --memory DIR, what is computed would be kept, and the same "
+            "command would go on where it was interrupted."
         )
     return (
         f"{written}What was computed is kept in {args.memory}: the same command goes "

@@ -68,7 +68,7 @@ def test_captions_of_the_growth_benchmark_differ():
 def test_scaling_benchmark(monkeypatch, capsys):
     import scaling
 
-    flags = ["--n-images", "4", "--backends", "one process", "loky"]
+    flags = ["--n-images", "4", "--backends", "loky"]
     monkeypatch.setattr(sys, "argv", ["scaling.py", *flags])
     monkeypatch.setattr(scaling.torch, "set_num_threads", lambda n: None)
     scaling.main()
@@ -90,16 +90,17 @@ def test_cluster_simulation_in_closed_form():
         "pass_seconds": 0.1,
         "read_seconds": 0.01,
         "task_seconds": 0.5,
+        "kept_seconds_per_pass": 0.0128,
     }
     n, rng = 4 * CHUNK, np.random.default_rng(0)
     hours, share = simulate(2, n, cost, assumed, "array job", rng)
-    each = n / 2 * (100 / 1000 + 0.01)
+    each = n / 2 * (100 / 1000 + 2 * 0.01 + 100 / 256 * 0.0128)
     np.testing.assert_allclose(3600 * hours, 60 + 1 + each)
     np.testing.assert_allclose(share, n / 2 * 0.1 / (61 + each))
     # All images are read first, which takes longer than loading the model.
     assumed["read_seconds"] = 0.02
     hours, _ = simulate(2, n, cost, assumed, "one client", rng)
-    np.testing.assert_allclose(3600 * hours, n * 0.02 + 1.0 + 2 * CHUNK * 0.1)
+    np.testing.assert_allclose(3600 * hours, n * 0.02 + 1.0 + 2 * CHUNK * 0.12)
     # A failure costs time.
     assumed["hours_to_failure"] = 0.02
     assert simulate(2, n, cost, assumed, "one client", rng)[0] > hours

@@ -184,6 +184,7 @@ def test_classify_zero_shot(tmp_path, capsys):
         ([sys.executable, "--output=a.xyz"], "--output=a.xyz must end in"),
         ([sys.executable, "--output=no/such/a.csv"], "there is no such folder"),
         ([sys.executable, "--loss=l3"], "loss"),
+        ([sys.executable, "--classes", sys.executable], "put paths before --classes"),
         ([sys.executable, "--prompt-template={}"], "--prompt-template"),
         ([sys.executable, "--model=no/such"], "model='no/such'"),
     ],
@@ -197,18 +198,17 @@ def test_errors_name_the_argument(flags, message, tmp_path, monkeypatch, capsys)
 
 
 def test_interruption_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
-    denoising_errors = ConditionalDiffusionClassifier.denoising_errors
-    calls = []
+    cls = ConditionalDiffusionClassifier
+    groups, calls = cls._groups, []
 
-    def interrupted(self, X):
-        calls.append(len(X))
+    def interrupted(self, images, *args):
+        calls.append(len(images))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return denoising_errors(self, X)
+        return groups(self, images, *args)
 
     monkeypatch.setattr("diffusion_sklearn._classify.AT_ONCE", 10)
-    cls = ConditionalDiffusionClassifier
-    monkeypatch.setattr(cls, "denoising_errors", interrupted)
+    monkeypatch.setattr(cls, "_groups", interrupted)
     output, memory = tmp_path / "labels.parquet", tmp_path / "kept"
     flags = [*MODEL, "--classes", *CLASSES, "--output", str(output)]
     argv = ["classify", str(photos), *flags, "--memory", str(memory)]
@@ -221,7 +221,7 @@ def test_interruption_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
     calls.clear()
     calls.append(0)
     assert main(argv[:-2]) == 130
-    assert "Run it with --memory DIR" in capsys.readouterr().err
+    assert "With --memory DIR, what is computed" in capsys.readouterr().err
 
 
 def test_evaluate(photos, tmp_path, capsys):
@@ -289,6 +289,8 @@ def test_info_and_clear_memory(photos, tmp_path, capsys, caplog):
     capsys.readouterr()
     assert main(["info", "--memory", memory]) == 0
     printed = capsys.readouterr().out
+    assert main(["info", "--memory", str(photos)]) == 1
+    assert "has no kept errors" in capsys.readouterr().err
     for line in (r"torch +\d", "device +cpu", "bundled model +fashion-scenes"):
         assert re.search(line, printed)
     n = int(re.search(r"memory n_evaluations +(\d+)", printed)[1])

@@ -19,6 +19,7 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
+from diffusion_sklearn._store import RECORD, Session
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 
@@ -272,7 +273,7 @@ def test_killed_and_shared_runs_end_with_the_right_answers(dit_folder, tmp_path)
 
 def test_info_and_clear(clf, dit_folder):
     store = ErrorStore(clf.memory)
-    empty = {"n_images": 0, "n_evaluations": 0, "models": {}, "max_bytes": None}
+    empty = {"n_images": 0, "n_evaluations": 0, "models": {}, "max_bytes": float("inf")}
     assert empty.items() <= store.info().items()
     clf.fit(classes=["ant", "bee"]).predict(IMAGES)
     full = store.info()
@@ -339,7 +340,7 @@ def test_a_flipped_bit_is_never_a_number(clf):
     connection.close()
     with pytest.warns(RuntimeWarning, match="damaged entry; it is dropped"):
         found = clf.denoising_errors(IMAGES)
-    assert sum(found.n_evaluations) == len(data) // 44
+    assert sum(found.n_evaluations) == len(data) // RECORD.itemsize
     np.testing.assert_array_equal(np.exp(found.log_proba), expected)
     assert not clf.denoising_errors(IMAGES).n_evaluations.any()
 
@@ -371,8 +372,40 @@ def test_a_folder_that_can_not_be_written(clf, tmp_path):
         clf.predict(IMAGES)
 
 
+@pytest.mark.parametrize("max_bytes", [0, -1, "1GB", float("nan")])
+def test_a_limit_that_is_none(tmp_path, max_bytes):
+    with pytest.raises(ValueError, match=f"max_bytes={max_bytes!r} must be a positive"):
+        ErrorStore(tmp_path, max_bytes)
+
+
+def test_damage_in_the_middle_of_a_run(clf, monkeypatch):
+    """A new database is begun, and what is computed from then on is right in it."""
+    clf.set_params(classes=["bee", "ant"], batch_size=8)
+    clf.fit().predict(IMAGES[:1])
+    path, expected = clf.memory / "errors.sqlite", clf.predict_proba(IMAGES[:2])
+    write, calls = Session._write, []
+
+    def damaged(self, records, rows):
+        calls.append(1)
+        if len(calls) == 2:
+            path.write_bytes(b"no database at all " * 1000)
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        write(self, records, rows)
+
+    monkeypatch.setattr(Session, "_write", damaged)
+    clf.set_params(n_trials=20, classes=["ant", "bee", "cat"]).fit()
+    with pytest.warns(RuntimeWarning, match="a new one is begun"):
+        found = clf.denoising_errors(IMAGES[:2])
+    again = clf.denoising_errors(IMAGES[:2])
+    assert 0 < again.n_evaluations.sum() < found.n_evaluations.sum()
+    np.testing.assert_allclose(again.errors, found.errors, rtol=1e-5)
+    clf.set_params(n_trials=12, classes=["ant", "bee"]).fit()
+    np.testing.assert_allclose(clf.predict_proba(IMAGES[:2]), expected, rtol=1e-4)
+
+
 def test_a_full_disk_loses_nothing_of_the_run(clf, monkeypatch):
     expected = clf.fit(classes=["ant", "bee"]).predict_proba(IMAGES)
+    monkeypatch.setattr("diffusion_sklearn._scoring.MOST_IMAGES_AT_ONCE", 2)
     clf.set_params(memory=clf.memory / "small")
     connect = sqlite3.connect
 

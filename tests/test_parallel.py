@@ -1,5 +1,6 @@
 """Workers of any joblib backend: the same answers, one model a process."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -70,6 +71,7 @@ def ray_cluster():
 
 
 def in_worker():
+    assert multiprocessing.current_process().name != "MainProcess"  # for own_gpu
     return os.getpid(), len(_loaded), torch.get_num_threads()
 
 
@@ -130,7 +132,7 @@ def test_a_dead_worker_of_loky_is_an_error_and_what_was_done_is_kept(
 ):
     images = deadly_images(tmp_path, times=1)
     clf.set_params(n_jobs=2, memory=tmp_path / "kept")
-    with pytest.raises(RuntimeError, match=r"worker of n_jobs=2 died.* goes on where"):
+    with pytest.raises(RuntimeError, match=r"One of 2 workers died.* goes on where"):
         clf.predict(images)
     assert ErrorStore(clf.memory).info()["n_evaluations"] > 0
     np.testing.assert_allclose(clf.predict_proba(images), expected, rtol=1e-4)
@@ -181,22 +183,24 @@ def test_chunks(n, n_workers):
 
 
 CLAIM = """
-import os, sys, tempfile, types
+import multiprocessing, os, sys, tempfile, types
 import torch
 from diffusion_sklearn import _device
 
 tempfile.tempdir = sys.argv[1]
-torch.cuda.is_available = lambda: True
+torch.cuda.current_device = lambda: 7
 torch.cuda.device_count = lambda: 2
+print(_device.own_gpu())
 torch.cuda.get_device_properties = lambda k: types.SimpleNamespace(uuid=k)
 wait, go = os.pipe()
 for _ in range(3):
     ready, done = os.pipe()
     if os.fork() == 0:
         os.close(go)
-        _device.share_gpus()
-        _device.share_gpus()
-        os.write(done, str(_device._own_gpu).encode())
+        multiprocessing.current_process().name = "LokyProcess-1"
+        first = _device.own_gpu()
+        assert _device.own_gpu() == first
+        os.write(done, str(first).encode())
         os.read(wait, 1)  # until the parent ends
         os._exit(0)
     print(os.read(ready, 1).decode())
@@ -212,5 +216,5 @@ def test_each_worker_has_a_gpu_of_its_own(tmp_path):
         text=True,
         check=True,
     )
-    first, second, third = done.stdout.split()
-    assert (first, second) == ("0", "1") and third in ("0", "1")
+    main, first, second, third = done.stdout.split()
+    assert (main, first, second) == ("7", "0", "1") and third in ("0", "1")

@@ -1,7 +1,6 @@
 """The kept errors: what was computed once is read from disk afterwards."""
 
 import json
-import math
 import sqlite3
 import time
 import warnings
@@ -13,23 +12,21 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from diffusion_sklearn._database import (
+    FILE,
+    LOCK,
+    PATIENCE,
+    Unreadable,
+    is_damage,
+    open_database,
+    replace_damaged,
+    set_aside,
+    size_limit,
+    transaction,
+    used_bytes,
+)
 from diffusion_sklearn._digest import digest
 from diffusion_sklearn._errors import TERMS, loss_terms
-
-FILE, LOCK = "errors.sqlite", "errors.lock"
-APPLICATION, VERSION = 0x64736B6C, 1  # "dskl", and the format of its tables
-PATIENCE = 60  # seconds to wait for another process
-
-TABLES = """
-CREATE TABLE options (name TEXT PRIMARY KEY, value);
-CREATE TABLE settings (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT UNIQUE, model TEXT);
-CREATE TABLE images (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT UNIQUE, used REAL);
-CREATE TABLE errors (image INTEGER, settings INTEGER, checksum INTEGER, records BLOB);
-CREATE INDEX errors_of ON errors (image, settings);
-"""
-"""A row of errors is what one forward pass found out about one image."""
 
 RECORD = np.dtype(
     [("condition", "<u8"), ("trial", "<u4"), ("timestep", "<u4")]
@@ -144,8 +141,8 @@ class ErrorStore:
             images = "SELECT COUNT(DISTINCT image) FROM errors"
             return {
                 "path": str(self._path()),
-                "bytes": _used_bytes(connection),
-                "max_bytes": _limit(connection),
+                "bytes": used_bytes(connection),
+                "max_bytes": size_limit(connection),
                 "n_images": connection.execute(images).fetchone()[0],
                 "n_evaluations": sum(models.values()),
                 "models": models,
@@ -160,7 +157,7 @@ class ErrorStore:
             If the folder can't be used.
         """
         with self._connected() as connection:
-            with _transaction(connection) as do:
+            with transaction(connection) as do:
                 do("DELETE FROM errors")
                 do("DELETE FROM images")
             with suppress(sqlite3.OperationalError):  # another process is reading
@@ -179,10 +176,10 @@ class ErrorStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_name(LOCK), timeout=PATIENCE):
                 try:
-                    connection = _open(path, self.max_bytes)
-                except _Unreadable as error:
-                    _set_aside(path, error)
-                    connection = _open(path, self.max_bytes)
+                    connection = open_database(path, self.max_bytes)
+                except Unreadable as error:
+                    set_aside(path, error)
+                    connection = open_database(path, self.max_bytes)
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
         return connection
@@ -252,14 +249,14 @@ class Session:
             self._sign_in()
         except sqlite3.Error as error:
             self.connection.close()
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise self.store._unusable(error) from error
-            _replace(self.store._path(), error)
+            replace_damaged(self.store._path(), error)
             self.connection = self.store._connect()
             self._sign_in()
 
     def _sign_in(self):
-        with _transaction(self.connection) as do:
+        with transaction(self.connection) as do:
             do(
                 "INSERT OR IGNORE INTO settings (digest, model) VALUES (?, ?)",
                 (self.settings_name, self.model),
@@ -295,7 +292,7 @@ class Session:
         """Ids of the images at hand."""
         if self.is_full:
             return
-        with _transaction(self.connection) as do:
+        with transaction(self.connection) as do:
             for name in self.names:
                 do(
                     "INSERT INTO images (digest, used) VALUES (?, ?) "
@@ -382,10 +379,10 @@ class Session:
             try:
                 yield
             except sqlite3.Error as error:
-                if not _is_damage(error):
+                if not is_damage(error):
                     raise
                 self.connection.close()
-                _replace(self.store._path(), error)
+                replace_damaged(self.store._path(), error)
                 self._begin()
                 again()
         except (sqlite3.Error, OSError) as error:
@@ -399,7 +396,7 @@ class Session:
             )
 
     def _write(self, records, rows):
-        with _transaction(self.connection) as do:
+        with transaction(self.connection) as do:
             for row in np.unique(rows).tolist():
                 data = records[rows == row].tobytes()
                 image = self.images[row]
@@ -416,131 +413,25 @@ class Session:
 
     def _make_room(self):
         """Forget the images that were not asked for longest, if there is a limit."""
-        limit = _limit(self.connection)
-        if _used_bytes(self.connection) <= limit:
+        limit = size_limit(self.connection)
+        if used_bytes(self.connection) <= limit:
             return
         in_use = set(self.images)
         old = self.connection.execute("SELECT id FROM images ORDER BY used").fetchall()
         old = [row for row in old if row[0] not in in_use]
         step = max(1, len(old) // 20)
         for start in range(0, len(old), step):
-            with _transaction(self.connection) as do:
+            with transaction(self.connection) as do:
                 for row in old[start : start + step]:
                     do("DELETE FROM errors WHERE image = ?", row)
                     do("DELETE FROM images WHERE id = ?", row)
-            if _used_bytes(self.connection) <= 0.9 * limit:
+            if used_bytes(self.connection) <= 0.9 * limit:
                 break
-
-
-class _Unreadable(Exception):
-    """The database is damaged, no database at all, or of an old format."""
-
-
-def _is_damage(error):
-    """Whether an error is about the file itself, not about writing or waiting."""
-    operational = isinstance(error, sqlite3.OperationalError)
-    return isinstance(error, sqlite3.DatabaseError) and not operational
-
-
-def _open(path, max_bytes=None):
-    """Open the database, with its tables; raise unless it is sound."""
-    connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
-    try:
-        application, version = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("application_id", "user_version")
-        )
-        tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
-        if tables and application != APPLICATION:
-            raise OSError(f"{path} belongs to another program")
-        if tables and version > VERSION:
-            raise OSError(f"{path} was written by a newer diffusion_sklearn: update it")
-        if tables and version < VERSION:
-            raise _Unreadable("it is of an older format")
-        # Readers and one writer at a time; a commit outlives the process.
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        if not tables:
-            connection.executescript(
-                f"PRAGMA application_id = {APPLICATION};"
-                f"PRAGMA user_version = {VERSION};"
-                f"BEGIN; {TABLES} COMMIT;"
-            )
-        if max_bytes is not None:
-            connection.execute(
-                "INSERT OR REPLACE INTO options VALUES ('max_bytes', ?)", (max_bytes,)
-            )
-    except sqlite3.OperationalError:
-        connection.close()
-        raise
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise _Unreadable(str(error)) from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _replace(path, error):
-    """Put a damaged database aside, unless another process has done so already."""
-    with FileLock(path.with_name(LOCK), timeout=PATIENCE):
-        with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
-            try:
-                sound = connection.execute("PRAGMA quick_check(1)").fetchone() == (
-                    "ok",
-                )
-            except sqlite3.DatabaseError:
-                sound = False
-        if not sound:
-            _set_aside(path, error)
-
-
-def _set_aside(path, reason):
-    """Rename a database that can't be used, with a warning."""
-    aside = f"{path.name}.unusable-{time.time_ns()}"
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.replace(path.with_name(aside + suffix))
-    warnings.warn(
-        f"{path} can't be used ({reason}); it is now {aside}, and a new one is begun. "
-        "Delete the old one when you are done with it.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-
-
-@contextmanager
-def _transaction(connection):
-    """All or nothing; yields what executes a statement."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection.execute
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _limit(connection):
-    query = "SELECT value FROM options WHERE name = 'max_bytes'"
-    row = connection.execute(query).fetchone()
-    return math.inf if row is None else row[0]
 
 
 def _short_digest(data):
     """The first 8 bytes of a digest, as a number."""
     return np.uint64(int(digest(data)[:16], 16))
-
-
-def _used_bytes(connection):
-    pages, free, size = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("page_count", "freelist_count", "page_size")
-    )
-    return (pages - free) * size
 
 
 def _describe_settings(plan, seed):

@@ -15,9 +15,9 @@ from diffusion_sklearn._classify import (
     make_classifier,
     row_writer,
 )
+from diffusion_sklearn._database import FILE
 from diffusion_sklearn._demo import DEMOS
 from diffusion_sklearn._evaluate import evaluate
-from diffusion_sklearn._store import FILE
 from diffusion_sklearn.backbones._loading import BUNDLED
 
 SKIPPED, INTERRUPTED = 3, 130

@@ -280,19 +280,25 @@ def draw(studies, path):
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--n-images", type=int, default=200)
+    parser.add_argument(
+        "--n-images", type=int, nargs="+", default=[200], help="one or one a model"
+    )
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--tables", type=Path, default=None, help="folder to keep them")
     parser.add_argument("--figure", type=Path, default=None)
     args = parser.parse_args()
-    n = 40 if args.quick else args.n_images
-    if n > 500:
-        parser.error(f"--n-images={n} twice is more than the 1,000 photos; pass 500")
+    sizes = [40] if args.quick else args.n_images
+    if len(sizes) == 1:
+        sizes = sizes * len(args.models)
+    if len(sizes) != len(args.models):
+        parser.error(f"--n-images={sizes}: pass one, or one for each of {args.models}")
+    if max(sizes) > 500:
+        parser.error(f"--n-images={sizes} twice is more than the 1,000 photos")
     if args.tables:
         args.tables.mkdir(parents=True, exist_ok=True)
     print(describe_machine())
     began, studies = time.perf_counter(), {}
-    for model in args.models:
+    for model, n in zip(args.models, sizes, strict=True):
         studies[model] = study(model, n, args.tables)
         report(model, n, studies[model][0], studies[model][2])
     print(f"\n{time.perf_counter() - began:.0f} s")

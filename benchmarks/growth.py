@@ -15,7 +15,7 @@ import sys
 import time
 
 import numpy as np
-from _common import describe_machine, make_parser, write
+from _common import describe_machine, make_parser, without_article, write
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
@@ -29,7 +29,7 @@ def captions(n):
     single = make_fashion_scenes(400, split="test", n_items=1, random_state=0)
     double = make_fashion_scenes(400, split="test", n_items=2, random_state=0)
     found = [*dict.fromkeys(single.captions[:60]), *dict.fromkeys(double.captions)]
-    return [caption.split(" ", 1)[1] for caption in found[:n]]  # without the article
+    return [without_article(caption) for caption in found[:n]]
 
 
 def of_classes(n_images, numbers):

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import diffusers
-import torch
 import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
@@ -160,10 +159,7 @@ def get_backbone(spec):
             BUNDLED,
             "pipeline.save_pretrained(folder, safe_serialization=True)",
         )
-        pipeline = pipeline.to(device)
-        if hasattr(pipeline, "unet"):  # convolutions are faster so
-            pipeline.unet.to(memory_format=torch.channels_last)
-        return _make(pipeline, spec)
+        return _make(pipeline.to(device), spec)
 
     return once((spec.model, spec.revision, str(device), dtype), load)
 

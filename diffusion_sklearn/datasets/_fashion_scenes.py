@@ -48,9 +48,8 @@ class Scene:
     ----------
     items : tuple of str
         One or two names of :data:`FASHION_NAMES`.
-    colors : tuple of str or (int, int, int)
-        The colour of each item, a name of ``SCENE_COLORS`` or red, green and blue from
-        0 to 255, for which the captions have no word.
+    colors : tuple of str
+        The colour of each item.
     relation : str or None
         "left of", "right of", "above" or "below": where the first item is, seen from
         the second. None for one item.
@@ -79,9 +78,7 @@ class Scene:
     @property
     def caption(self):
         """The scene in words, such as ``"a red sneaker left of a blue bag"``."""
-        return self._in_words(
-            [f"{c} {i}" if c in SCENE_COLORS else i for c, i in self.pairs]
-        )
+        return self._in_words([f"{c} {i}" for c, i in self.pairs])
 
     @property
     def plain_caption(self):
@@ -288,7 +285,7 @@ def render_scene(scene, photos, rng):
             jitter = (4, 0.8) if horizontal else (0.8, 4)
             center = center + rng.uniform(-1, 1, size=2) * jitter
         photo = photos[item][rng.randint(len(photos[item]))]
-        _paint(canvas, photo, SCENE_COLORS.get(color, color), center, side, rng)
+        _paint(canvas, photo, SCENE_COLORS[color], center, side, rng)
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 

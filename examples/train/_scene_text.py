@@ -1,18 +1,11 @@
 """The scenes that both scene models are trained on, and their tokenizer."""
 
-import colorsys
-from dataclasses import replace
-
 import numpy as np
 import torch
 from transformers import CLIPTokenizer
 
 from diffusion_sklearn.datasets import make_fashion_scenes
-from diffusion_sklearn.datasets._fashion_scenes import (
-    SCENE_COLORS,
-    SCENE_WORDS,
-    held_out_pairs,
-)
+from diffusion_sklearn.datasets._fashion_scenes import SCENE_WORDS
 
 MAX_TOKENS = 16
 N_SCENES = 150_000
@@ -22,40 +15,8 @@ PLAIN = 0.25  # share of captions that name no colour
 def training_scenes(n, data_home):
     """Scenes of training photos: pixels (n, 3, 32, 32) uint8 and what they show."""
     data = make_fashion_scenes(n, data_home=data_home)
-    return to_tensor(data.images), data.scenes
-
-
-def tinted_scenes(scenes, data_home):
-    """The same in any colour, so that colour tells nothing of the item; as above.
-
-    Their captions name no colours. No item has a tint that comes close to a colour in
-    which it is held out.
-    """
-    rng = np.random.default_rng(1)
-    tinted = [
-        replace(s, colors=tuple(draw_tint(item, rng) for item in s.items))
-        for s in scenes
-    ]
-    data = make_fashion_scenes(
-        len(tinted), scenes=tinted, data_home=data_home, random_state=1
-    )
-    return to_tensor(data.images), data.scenes
-
-
-def draw_tint(item, rng):
-    """Red, green and blue, nearer to other colours than to one held out for `item`."""
-    names, colors = list(SCENE_COLORS), np.array([*SCENE_COLORS.values()])
-    while True:
-        tint = colorsys.hsv_to_rgb(rng.random(), rng.random(), rng.uniform(0.8, 1))
-        tint = np.rint(255 * np.array(tint)).astype(int)
-        nearest = names[((colors - tint) ** 2).sum(axis=1).argmin()]
-        if (nearest, item) not in held_out_pairs():
-            return tuple(tint.tolist())
-
-
-def to_tensor(images):
-    """Images as pixels (n, 3, h, w) uint8."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    pixels = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)))
+    return pixels, data.scenes
 
 
 def draw_captions(scenes, rng, one_way=0.5):

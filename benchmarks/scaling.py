@@ -5,7 +5,8 @@
 fashion-dit on test photos, without pruning, one thread a worker: one process, two loky
 processes, and two workers of Dask and of Ray where they are installed. Efficiency is
 the time of one process over twice that of two workers; 0.9 is the target. Starting up
-is the first call less the second: processes, imports, and the model once for each.
+is the first call less the second: imports, and the model once for each worker; a
+cluster of Dask or Ray is up by then, loky's processes are not.
 About 4 minutes on 2 cores, ``--quick`` under 2.
 """
 

@@ -28,7 +28,7 @@ from _common import describe_machine, make_parser, make_task, write
 
 from diffusion_sklearn import ErrorStore
 from diffusion_sklearn._read_image import read_image
-from diffusion_sklearn._store import Session
+from diffusion_sklearn._session import Session
 
 CHUNK = 1024
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-_own_gpu, _claim, _lock = None, None, threading.Lock()
+_own_gpu, _claims, _lock = None, [], threading.Lock()
 
 
 def own_gpu():
@@ -26,24 +26,29 @@ def own_gpu():
     -------
     index : int
     """
-    global _own_gpu, _claim
+    global _own_gpu
     count = torch.cuda.device_count()
     if count == 1 or multiprocessing.current_process().name == "MainProcess":
         return torch.cuda.current_device()
     with _lock:
-        for index in range(count) if _own_gpu is None else ():
-            uuid = torch.cuda.get_device_properties(index).uuid
-            path = Path(tempfile.gettempdir()) / f"diffusion-sklearn-{uuid}.lock"
-            _claim = FileLock(path, mode=0o666)
-            try:
-                _claim.acquire(timeout=0)
-            except Timeout:
-                continue
-            _own_gpu = index
-            break
         if _own_gpu is None:
-            _own_gpu = os.getpid() % count
+            _own_gpu = _claim_gpu(count)
         return _own_gpu
+
+
+def _claim_gpu(count):
+    """The first GPU that no other worker holds, or else any."""
+    for index in range(count):
+        uuid = torch.cuda.get_device_properties(index).uuid
+        path = Path(tempfile.gettempdir()) / f"diffusion-sklearn-{uuid}.lock"
+        claim = FileLock(path, mode=0o666)
+        try:
+            claim.acquire(timeout=0)
+        except Timeout:
+            continue
+        _claims.append(claim)  # for as long as the process lives
+        return index
+    return os.getpid() % count
 
 
 def resolve_device(device):

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,6 +18,7 @@ from diffusion_sklearn._parallel import is_cluster, map_chunks, to_numpy
 from diffusion_sklearn._posterior import log_posterior
 from diffusion_sklearn._progress import ProgressBar
 from diffusion_sklearn._pruning import pruning_rounds
+from diffusion_sklearn._session import Session
 from diffusion_sklearn._store import ErrorStore
 from diffusion_sklearn._trials import Trials
 from diffusion_sklearn.backbones._loading import get_backbone
@@ -107,7 +108,7 @@ class Scoring:
         """The kept errors, open while in this context; None without a memory."""
         if self.memory is None:
             return nullcontext()
-        return self.memory.session(plan, self.trials.seed)
+        return closing(Session(self.memory, plan, self.trials.seed))
 
 
 def score(scoring, images, alive, conditions, reduce, n_jobs):

@@ -19,7 +19,8 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
-from diffusion_sklearn._store import RECORD, Session
+from diffusion_sklearn._session import Session
+from diffusion_sklearn._store import RECORD
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 

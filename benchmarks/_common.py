@@ -7,14 +7,13 @@ import platform
 from pathlib import Path
 
 import numpy as np
-import sklearn
 import torch
 
-import diffusion_sklearn
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
 )
+from diffusion_sklearn._versions import versions
 from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
 
 
@@ -39,9 +38,7 @@ def machine():
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": None,
-        "diffusion_sklearn": diffusion_sklearn.__version__,
-        "torch": torch.__version__,
-        "sklearn": sklearn.__version__,
+        **versions(),
     }
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()

@@ -5,6 +5,7 @@ import glob
 import json
 import sys
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,17 @@ from diffusion_sklearn._progress import ProgressBar
 from diffusion_sklearn._read_image import read_image
 from diffusion_sklearn._scoring import keep_answer
 
-COLUMNS = (
-    "path",
-    "label",
-    "probability",
-    "runner_up",
-    "runner_up_probability",
-    "evaluations",
-    "error",
-)
+COLUMNS = {
+    "path": "string",
+    "label": "string",
+    "probability": "double",
+    "runner_up": "string",
+    "runner_up_probability": "double",
+    "evaluations": "int64",
+    "error": "string",
+}
+"""Columns of a row, and their types in Parquet."""
+
 NOT_PHOTOS = {".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"}
 """Suffixes that Pillow knows of and can't read by itself."""
 
@@ -158,15 +161,15 @@ def classify_files(clf, paths, quiet=False):
     step = AT_ONCE * effective_n_jobs(clf.n_jobs)
     with ProgressBar(len(paths), not quiet) as bar:
         for start in range(0, len(paths), step):
-            wrong = {}
-            for path in paths[start : start + step]:
+            group, wrong = paths[start : start + step], {}
+            for path in group:
                 try:
                     read_image(path, 0)
                 except ImageError as error:
                     wrong[path] = str(error).removeprefix(f"X[0] ({path}) ")
-            good = [path for path in paths[start : start + step] if path not in wrong]
+            good = [path for path in group if path not in wrong]
             answers = _answers(clf, good, bar)
-            for path in paths[start : start + step]:
+            for path in group:
                 row = dict.fromkeys(COLUMNS) | {"path": str(path)}
                 if path in wrong:
                     row["error"] = wrong[path]
@@ -220,14 +223,11 @@ def check_output(path):
         raise ValueError(f"--output={path} must end in one of {', '.join(FORMATS)}.")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"--output={path}: there is no such folder; make it first.")
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                f"--output={path} needs pyarrow: pip install "
-                "'diffusion-sklearn[parquet]', or write .csv or .jsonl."
-            ) from error
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ImportError(
+            f"--output={path} needs pyarrow: pip install "
+            "'diffusion-sklearn[parquet]', or write .csv or .jsonl."
+        )
 
 
 @contextmanager
@@ -252,11 +252,8 @@ def row_writer(path):
         try:
             yield lambda row: rows.append({name: row[name] for name in COLUMNS})
         finally:
-            kinds = {"label": pyarrow.string(), "evaluations": pyarrow.int64()}
-            kinds |= {"probability": pyarrow.float64(), "runner_up": pyarrow.string()}
-            kinds |= {"runner_up_probability": pyarrow.float64()}
             schema = pyarrow.schema(
-                [(name, kinds.get(name, pyarrow.string())) for name in COLUMNS]
+                (name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()
             )
             parquet.write_table(pyarrow.Table.from_pylist(rows, schema), path)
         return

@@ -13,7 +13,8 @@ from pyarrow import parquet
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from diffusion_sklearn import ConditionalDiffusionClassifier
-from diffusion_sklearn.cli import main, parse_pruning
+from diffusion_sklearn._arguments import parse_pruning
+from diffusion_sklearn.cli import main
 from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
 
 MODEL = ["--model", "fashion-dit", "--n-trials", "8"]

@@ -16,12 +16,12 @@ import time
 
 from _common import describe_machine, make_parser, make_task, write
 
-from diffusion_sklearn import _base, _errors
+from diffusion_sklearn import _errors, _scoring
 
 PARTS = {
     "parts shared by rows": (_errors, "computed_once"),
     "faster float32 kernels": (_errors, "FastKernels"),
-    "freed memory kept": (_base, "kept_memory"),
+    "freed memory kept": (_scoring, "kept_memory"),
 }
 
 

@@ -1,7 +1,9 @@
 """What both estimators share: parameters, fit, and the public methods."""
 
+import copy
 import logging
 from abc import abstractmethod
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -30,6 +32,7 @@ from diffusion_sklearn._scoring import (
     check_variance,
     encode,
     keep_errors,
+    keep_mean,
     keep_posterior,
     score,
     with_progress,
@@ -38,11 +41,12 @@ from diffusion_sklearn._store import ErrorStore
 from diffusion_sklearn._trials import (
     TIMESTEP_PLANS,
     check_timesteps,
+    check_weights,
     make_trials,
-    trial_weights,
 )
-from diffusion_sklearn.backbones._base import SPACES
+from diffusion_sklearn._weights import WEIGHTINGS, named_weights
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
+from diffusion_sklearn.backbones._process import SPACES, RectifiedFlow
 from diffusion_sklearn.backbones._spec import describe
 
 logger = logging.getLogger(__name__)
@@ -60,7 +64,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         "loss": [StrOptions({*LOSSES, *VARIATIONAL})],
         "target": [StrOptions({"native", *SPACES})],
         "timesteps": [StrOptions(set(TIMESTEP_PLANS)), "array-like"],
-        "timestep_weights": [callable, "array-like", None],
+        "timestep_weights": [StrOptions(set(WEIGHTINGS)), callable, "array-like", None],
+        "guidance_scale": [Interval(Real, None, None, closed="neither")],
+        "null_condition": [str, Integral, None],
         "prefilter": [HasMethods(["fit"]), None],
         "n_candidates": [Interval(Integral, 1, None, closed="left")],
         "priors": ["array-like", None],
@@ -92,6 +98,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         target,
         timesteps,
         timestep_weights,
+        guidance_scale,
+        null_condition,
         prefilter,
         n_candidates,
         priors,
@@ -115,6 +123,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self.target = target
         self.timesteps = timesteps
         self.timestep_weights = timestep_weights
+        self.guidance_scale = guidance_scale
+        self.null_condition = null_condition
         self.prefilter = prefilter
         self.n_candidates = n_candidates
         self.priors = priors
@@ -260,6 +270,60 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             maps.append(F.interpolate(gap[None, None], (size, size), mode="bilinear"))
         return torch.cat(maps)[:, 0].cpu().numpy()
 
+    def score_samples(self, X):
+        r"""How likely images are to the model, whatever their class.
+
+        Minus the unconditional error, with the null condition in place of a class: low
+        for images unlike those that the model was trained on,
+
+        .. math:: -E_{t,\epsilon} \|\epsilon - \epsilon_\theta(x_t)\|^2.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_images,), float64
+            The lower, the more of an outlier. Summed over the latent's elements, a
+            mean over all trials; of use in comparison only.
+
+        Raises
+        ------
+        ValueError
+            If the model has no null condition and `null_condition` names none.
+
+        Notes
+        -----
+        Needs no `fit`. Images of little detail score high, whatever they show, as with
+        every likelihood of a deep generative model [1]_.
+
+        References
+        ----------
+        .. [1] Nalisnick, Matsukawa, Teh, Gorur and Lakshminarayanan, "Do Deep
+           Generative Models Know What They Don't Know?", ICLR 2019.
+        """
+        scorer, images = self._scorer(), self._read_images(X)
+        reduce = partial(
+            keep_mean, weights=scorer._weights, n_elements=scorer._n_elements()
+        )
+        null = scorer._encode_null(scorer.backbone_)
+        scoring = replace(scorer._scoring(pruning=None), guidance_scale=1.0, null=None)
+        alive = np.ones((len(images), 1), bool)
+        groups = score(scoring, images, alive, null, reduce, self.n_jobs)
+        return -np.concatenate(with_progress(groups, len(images), self.verbose))[:, 0]
+
+    def _scorer(self):
+        """Itself with trials, which an estimator that is not fitted draws anew."""
+        fitted = hasattr(self, "trials_")
+        self._check_parameters(len(self.trials_) if fitted else self.n_trials)
+        if fitted:
+            return self
+        scorer = copy.copy(self)
+        vars(scorer).update(self._draw_trials())
+        return scorer
+
     def _draw_trials(self):
         """What `fit` sets that has nothing to do with the classes."""
         spec = backbone_spec(self.model, self.device, self.dtype)
@@ -281,10 +345,38 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             check_random_state(self.random_state),
             stage_ends(self.pruning),
         )
-        weights = trial_weights(
-            self.timestep_weights, trials.timesteps, backbone.n_timesteps
+        weights = self.timestep_weights
+        if not isinstance(weights, str):
+            weights = check_weights(weights, trials.timesteps, backbone.n_timesteps)
+        null = self._encode_null(backbone) if self.guidance_scale != 1 else None
+        return {
+            "_spec": spec,
+            "trials_": trials,
+            "_given_weights": weights,
+            "_null": null,
+        }
+
+    @property
+    def _weights(self):
+        """Weight of each trial's error; a name stands for other weights elsewhere."""
+        if not isinstance(self._given_weights, str):
+            return self._given_weights
+        backbone = self.backbone_
+        weights = named_weights(
+            self._given_weights,
+            backbone.process.signal.cpu().double().numpy(),
+            backbone.process.spread.cpu().double().numpy(),
+            isinstance(backbone.process, RectifiedFlow),
+            backbone.native if self.target == "native" else self.target,
         )
-        return {"_spec": spec, "trials_": trials, "_weights": weights}
+        return check_weights(weights, self.trials_.timesteps, backbone.n_timesteps)
+
+    def _encode_null(self, backbone):
+        """The condition that stands for none, Tensor of shape (1, ...)."""
+        if self.null_condition is None:
+            return backbone.null_condition()
+        self._check_null(backbone)
+        return backbone.condition([self.null_condition])
 
     def _score(self, X, keep):
         """What is kept of each group of images, as a list."""
@@ -315,6 +407,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             pruning=pruning,
             loss=self.loss,
             target=self.target,
+            guidance_scale=self.guidance_scale,
+            null=self._null,
             image_size=self.image_size,
             batch_size=self.batch_size,
             memory=ErrorStore.of(self.memory),
@@ -335,6 +429,10 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         # Those that say how to predict may have been set since fit.
         self._check_parameters(len(self.trials_))
         return self._read_images(X)
+
+    @abstractmethod
+    def _check_null(self, backbone):
+        """Raise unless `null_condition` is one that the model knows."""
 
     @abstractmethod
     def _encode_classes(self, backbone, labels, names, listed):

@@ -55,8 +55,19 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         Which timesteps are tried. "even": evenly spaced, best in the paper. "random":
         uniform. "anytime": every prefix is near even, so that budgets nest. A list is
         cycled through.
-    timestep_weights : array-like of shape (n_timesteps,) or callable, default=None
-        Weight of the error at each timestep, or a function t -> weight; None: 1.
+    timestep_weights : array-like of shape (n_timesteps,), callable or str, default=None
+        Weight of the error at each timestep, or a function t -> weight; None: 1, as in
+        the paper. By name: "exponential", e^(-7 t / T), or "min-snr", both made for
+        ``target="sample"``; "snr"; "elbo", the variational bound of any target. See
+        :func:`fit_timestep_weights` to fit some.
+    guidance_scale : float, default=1.0
+        How far predictions are led away from the null condition, as in diffusers: eps =
+        eps(null) + guidance_scale (eps(c) - eps(null)). 1: no guidance, best in the
+        paper (its w is guidance_scale - 1); another value takes one more evaluation a
+        trial.
+    null_condition : int, default=None
+        The class id that stands for none, for `guidance_scale` and
+        :meth:`score_samples`; None: the model's own null class.
     prefilter : classifier, default=None
         Any classifier with predict_proba. `fit` fits a copy of it; only its best
         classes are scored, the others get probability 0 (appendix B of the paper).
@@ -153,6 +164,8 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         target="native",
         timesteps="even",
         timestep_weights=None,
+        guidance_scale=1.0,
+        null_condition=None,
         prefilter=None,
         n_candidates=20,
         priors=None,
@@ -177,6 +190,8 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
             target=target,
             timesteps=timesteps,
             timestep_weights=timestep_weights,
+            guidance_scale=guidance_scale,
+            null_condition=null_condition,
             prefilter=prefilter,
             n_candidates=n_candidates,
             priors=priors,
@@ -192,6 +207,16 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
             verbose=verbose,
         )
         self.class_ids = class_ids
+
+    def _check_null(self, backbone):
+        null = self.null_condition
+        # Where there is a null class of its own, it follows the classes.
+        if isinstance(null, str) or not 0 <= null <= backbone.n_labels:
+            raise ValueError(
+                f"null_condition={null!r} is no class id of the model, which are the "
+                f"integers 0 to {backbone.n_labels - 1}; pass one of these, or None "
+                "for the model's own null class."
+            )
 
     def _encode_classes(self, backbone, labels, names, listed):
         given = self.class_ids

@@ -75,6 +75,10 @@ class Plan:
         One of :data:`LOSSES` or :data:`VARIATIONAL`.
     target : str
         The space of the error.
+    guidance_scale : float
+        How far predictions are led away from the null condition; 1: not at all.
+    null : Tensor of shape (1, ...) or None
+        The null condition, where there is guidance.
     batch_size : BatchSize
         Network evaluations a forward pass.
     encode_size : BatchSize
@@ -91,6 +95,8 @@ class Plan:
     weights: np.ndarray
     loss: str
     target: str
+    guidance_scale: float
+    null: torch.Tensor | None
     batch_size: BatchSize
     encode_size: BatchSize
 
@@ -146,16 +152,29 @@ def denoising_losses(latents, triples, plan, terms):
         with torch.inference_mode(), kernels:
             if "vlb" in terms:
                 predicted, share = backbone.predict_with_variance(*asked)
-                found["vlb"] = variational_terms(
-                    predicted, share, clean, noised, t, backbone.alphas_cumprod
-                )
             else:
                 predicted = backbone.predict(*asked)
+            if plan.null is not None:
+                null = unconditional(batch, noised, t)
+                predicted = null + plan.guidance_scale * (predicted - null)
+            if "vlb" in terms:
+                found["vlb"] = variational_terms(
+                    predicted, share, clean, noised, t, backbone.process.alphas_cumprod
+                )
         pair = backbone.in_space(plan.target, predicted, noised, clean, eps, t)
         for name in terms:
             if name in LOSSES:
                 found[name] = LOSSES[name](*pair, reduction="none")
         return [found[name] for name in terms]
+
+    def unconditional(batch, noised, t):
+        """What is predicted without a condition, once for all classes of a trial."""
+        pairs, first, back = np.unique(
+            batch[:, :2], axis=0, return_index=True, return_inverse=True
+        )
+        begin(np.insert(pairs, 2, -1, axis=1))
+        nothing = plan.null.expand(len(first), *plan.null.shape[1:])
+        return backbone.predict(noised[first], t[first], nothing)[back.ravel()]
 
     # A compiled network is one piece: it has its own kernels, and no parts.
     plain = backbone.is_compiled or str(latents.device) != "cpu"
@@ -263,7 +282,7 @@ def score_images(encode, alive, plan, known=None, keep=None):
             latents = encode() if latents is None else latents
             found[missing] = mean_errors(latents, triples[missing], plan, keep)
         errors[image, k, trial] = found.reshape(-1, n_prompts).mean(axis=1)
-        n_evaluations += np.bincount(triples[missing, 0], minlength=n_images)
+        n_evaluations += _count(triples[missing], n_images, plan.null is not None)
         done = end
         for rule in rules:
             weighted = errors[:, :, so_far] * plan.weights[so_far]
@@ -272,6 +291,15 @@ def score_images(encode, alive, plan, known=None, keep=None):
         if not alive.any():
             break
     return errors, n_evaluations
+
+
+def _count(triples, n_images, guided):
+    """Network evaluations of each image; guidance takes one more a trial."""
+    count = np.bincount(triples[:, 0], minlength=n_images)
+    if guided:
+        pairs = np.unique(triples[:, :2], axis=0)
+        count += np.bincount(pairs[:, 0], minlength=n_images)
+    return count
 
 
 def error_difference(latents, a, b, plan):

@@ -70,26 +70,21 @@ def make_prompts(prompt_template, names, own, listed):
     return [[t.replace("{}", str(name)) for t in templates] for name in names]
 
 
-def tokenize(tokenizer, prompts, length, instead):
-    """Token ids of prompts, padded to one length.
+def check_prompts(prompts, tokenizer, length, instead):
+    """Raise if a prompt can't be understood; warn if it is cut.
 
     Parameters
     ----------
-    tokenizer : PreTrainedTokenizerBase
-        Its ``tokenizer_config.json`` may list ``known_words``: all that the model has
-        been trained on.
     prompts : list of str
         One that is longer than the text encoder reads is cut, with a warning that
         says what was lost.
+    tokenizer : PreTrainedTokenizerBase
+        Its ``tokenizer_config.json`` may list ``known_words``: all that the model has
+        been trained on.
     length : int
         Tokens that the text encoder reads.
     instead : str
         Hub id of a model that knows more words, for the error.
-
-    Returns
-    -------
-    tokens : BatchEncoding
-        ``input_ids`` (n, length), and ``attention_mask`` if the tokenizer makes one.
 
     Raises
     ------
@@ -110,6 +105,22 @@ def tokenize(tokenizer, prompts, length, instead):
                 UserWarning,
                 stacklevel=3,
             )
+
+
+def tokenize(tokenizer, prompts, length, instead):
+    """Token ids of prompts, padded to one length.
+
+    Parameters
+    ----------
+    tokenizer, prompts, length, instead
+        As in :func:`check_prompts`, which they go through.
+
+    Returns
+    -------
+    tokens : BatchEncoding
+        ``input_ids`` (n, length), and ``attention_mask`` if the tokenizer makes one.
+    """
+    check_prompts(prompts, tokenizer, length, instead)
     return tokenizer(
         prompts,
         padding="max_length",

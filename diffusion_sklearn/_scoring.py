@@ -43,8 +43,10 @@ class Scoring:
         Weight of each trial's error.
     memory : ErrorStore or None
         The kept errors.
-    pruning, loss, target, image_size, batch_size : object
+    pruning, loss, target, guidance_scale, image_size, batch_size : object
         As in the estimators.
+    null : Tensor of shape (1, ...) or None
+        The null condition, where there is guidance.
     """
 
     spec: object
@@ -53,6 +55,8 @@ class Scoring:
     pruning: object
     loss: str
     target: str
+    guidance_scale: float
+    null: object
     image_size: int | None
     batch_size: object
     memory: ErrorStore | None
@@ -99,6 +103,8 @@ class Scoring:
             weights=self.weights,
             loss=self.loss,
             target=self.target,
+            guidance_scale=self.guidance_scale,
+            null=None if self.null is None else self.null.to(backbone.device),
             batch_size=batch_size,
             encode_size=BatchSize(batch_size.rows),
         )

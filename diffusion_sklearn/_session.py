@@ -248,10 +248,15 @@ def _describe_settings(plan, seed):
         "configs": backbone.configs(),
         "dtype": str(backbone.dtype),
         "native": backbone.native,
-        "schedule": digest(backbone.alphas_cumprod.cpu().numpy()),
+        "schedule": digest(backbone.process.signal.cpu().numpy()),
+        "process": type(backbone.process).__name__,
         "target": plan.target,
         "latent": list(plan.noise.shape[1:]),
         "seed": seed,
+        "guidance": None,
     }
+    if plan.null is not None:
+        null = digest(plan.null.cpu().double().numpy())
+        settings["guidance"] = plan.guidance_scale, null
     name = digest(json.dumps(settings, sort_keys=True, default=str).encode())
     return backbone.name, name

@@ -130,8 +130,8 @@ def check_timesteps(plan):
         )
 
 
-def trial_weights(timestep_weights, timesteps, n_timesteps):
-    """Weight of each trial's error.
+def check_weights(timestep_weights, timesteps, n_timesteps):
+    """Weight of each trial's error, where the user gives them.
 
     Parameters
     ----------

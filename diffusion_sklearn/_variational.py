@@ -10,7 +10,9 @@ def variational_terms(eps, share, clean, noised, timesteps, alphas_cumprod):
 
     For t > 0 the divergence of the model's step from the true one,
     KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), two Gaussians; for t = 0 the
-    negative log density of x_0 (Nichol and Dhariwal, 2021, equations 4 to 6).
+    negative log probability of x_0 among the 256 values that a pixel in [-1, 1] has
+    (Nichol and Dhariwal, 2021, equations 4 to 6). Latents are treated as pixels are
+    there, as DiT's code does.
 
     Parameters
     ----------
@@ -49,6 +51,16 @@ def variational_terms(eps, share, clean, noised, timesteps, alphas_cumprod):
     divergence = (
         model_log - true_log - 1 + (true_log - model_log).exp() + distance
     ) / 2
-    density = (model_log + math.log(2 * math.pi) + distance) / 2
-    nats = torch.where((timesteps > 0).view(-1, 1, 1, 1), divergence, density)
+    decoded = _decoder(clean, clean - gap, model_log)
+    nats = torch.where((timesteps > 0).view(-1, 1, 1, 1), divergence, decoded)
     return nats / math.log(2)
+
+
+def _decoder(clean, mean, log_variance):
+    """Negative log probability of the bin that x_0 is in; the outermost are open."""
+    half, scale = 1 / 255, (-log_variance / 2).exp()
+    above = torch.special.ndtr(scale * (clean - mean + half))
+    below = torch.special.ndtr(scale * (clean - mean - half))
+    inside = torch.where(clean < -0.999, above, above - below)
+    inside = torch.where(clean > 0.999, 1 - below, inside)
+    return -inside.clamp(min=1e-12).log()

@@ -1,9 +1,9 @@
 """Text-to-image models: labels -> prompts -> embeddings."""
 
-import copy
 from functools import partial
 
 import numpy as np
+import torch
 
 from diffusion_sklearn._base import BaseDiffusionClassifier
 from diffusion_sklearn._pairs import read_pairs
@@ -55,8 +55,19 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         Which timesteps are tried. "even": evenly spaced, best in the paper. "random":
         uniform. "anytime": every prefix is near even, so that budgets nest. A list is
         cycled through.
-    timestep_weights : array-like of shape (n_timesteps,) or callable, default=None
-        Weight of the error at each timestep, or a function t -> weight; None: 1.
+    timestep_weights : array-like of shape (n_timesteps,), callable or str, default=None
+        Weight of the error at each timestep, or a function t -> weight; None: 1, as in
+        the paper. By name: "exponential", e^(-7 t / T), or "min-snr", both made for
+        ``target="sample"``; "snr"; "elbo", the variational bound of any target. See
+        :func:`fit_timestep_weights` to fit some.
+    guidance_scale : float, default=1.0
+        How far predictions are led away from the null condition, as in diffusers: eps =
+        eps(null) + guidance_scale (eps(c) - eps(null)). 1: no guidance, best in the
+        paper (its w is guidance_scale - 1); another value takes one more evaluation a
+        trial.
+    null_condition : str, default=None
+        The prompt that stands for none, for `guidance_scale` and
+        :meth:`score_samples`; None: the model's own, most often the empty prompt.
     prefilter : classifier, default=None
         Any classifier with predict_proba. `fit` fits a copy of it; only its best
         classes are scored, the others get probability 0 (appendix B of the paper).
@@ -151,6 +162,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         target="native",
         timesteps="even",
         timestep_weights=None,
+        guidance_scale=1.0,
+        null_condition=None,
         prefilter=None,
         n_candidates=20,
         priors=None,
@@ -175,6 +188,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
             target=target,
             timesteps=timesteps,
             timestep_weights=timestep_weights,
+            guidance_scale=guidance_scale,
+            null_condition=null_condition,
             prefilter=prefilter,
             n_candidates=n_candidates,
             priors=priors,
@@ -208,7 +223,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         captions : array-like of str, of shape (k,) or (n, k)
             Captions to score with every image, or those of each group.
         subtract_unconditional : bool, default=False
-            Score the gain over the empty prompt, one more evaluation a trial:
+            Score the gain over the null condition, one more evaluation a trial:
 
             .. math:: E_{t,\epsilon} \|\epsilon - \epsilon_\theta(x_t)\|^2
                 - E_{t,\epsilon} \|\epsilon - \epsilon_\theta(x_t, c)\|^2
@@ -243,21 +258,20 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         >>> clf.score_pairs(pairs.images[:5], pairs.captions[:5]).shape
         (5, 2, 2)
         """
-        fitted = hasattr(self, "trials_")
-        self._check_parameters(len(self.trials_) if fitted else self.n_trials)
-        scorer = self if fitted else copy.copy(self)
-        if not fitted:
-            vars(scorer).update(self._draw_trials())
+        scorer = self._scorer()
         images, texts, asked, shape = read_pairs(images, captions, self._read_images)
         if subtract_unconditional:
-            texts = [*texts, ""]
+            texts = [*texts, None]
             asked = np.insert(asked, asked.shape[1], len(texts) - 1, axis=1)
         alive = np.zeros((len(images), len(texts)), bool)
         np.put_along_axis(alive, asked, True, axis=1)
         reduce = partial(
             keep_mean, weights=scorer._weights, n_elements=scorer._n_elements()
         )
-        conditions = scorer.backbone_.condition(texts)
+        backbone = scorer.backbone_
+        conditions = backbone.condition([text for text in texts if text is not None])
+        if subtract_unconditional:
+            conditions = torch.cat([conditions, scorer._encode_null(backbone)])
         scoring = scorer._scoring(pruning=None)
         groups = score(scoring, images, alive, conditions, reduce, self.n_jobs)
         errors = with_progress(groups, len(images), self.verbose)
@@ -265,6 +279,13 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         if subtract_unconditional:
             errors = errors[:, :-1] - errors[:, -1:]
         return -errors.reshape(shape)
+
+    def _check_null(self, backbone):
+        if not isinstance(self.null_condition, str):
+            raise ValueError(
+                f"null_condition={self.null_condition!r} is no prompt; pass a str, or "
+                "None for the model's own."
+            )
 
     def _encode_classes(self, backbone, labels, names, listed):
         own = backbone.prompt_template

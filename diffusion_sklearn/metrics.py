@@ -53,6 +53,69 @@ def clopper_pearson(n_correct, n, confidence=0.95):
     return float(low), float(high)
 
 
+def expected_calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
+    r"""How far the confidence of predictions is from how often they are right.
+
+    .. math:: ECE = \sum_b \frac{n_b}{n}
+        |\mathrm{accuracy}_b - \mathrm{confidence}_b|
+
+    over bins of equal width of the highest probability (Guo et al., 2017).
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,)
+        Labels.
+    y_proba : array-like of shape (n, n_classes)
+        Probabilities, as of ``predict_proba``.
+    classes : array-like of shape (n_classes,), default=None
+        Label of each column; None: the sorted labels of `y_true`.
+    n_bins : int, default=15
+        Number of bins of (0, 1].
+
+    Returns
+    -------
+    error : float
+        In [0, 1]; 0 for the best calibration.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or a label is none of `classes`.
+
+    References
+    ----------
+    Guo, Pleiss, Sun and Weinberger (2017), "On Calibration of Modern Neural Networks",
+    ICML.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn.metrics import expected_calibration_error
+    >>> proba = [[0.8, 0.2]] * 5  # sure by 0.8, and right 3 times of 5
+    >>> error = expected_calibration_error([0, 0, 0, 1, 1], proba)
+    >>> round(error, 3)
+    0.2
+    """
+    y_true, y_proba = np.asarray(y_true), np.asarray(y_proba, np.float64)
+    classes = np.unique(y_true) if classes is None else np.asarray(classes)
+    if y_proba.shape != (len(y_true), len(classes)) or not len(y_true):
+        raise ValueError(
+            f"y_proba has shape {y_proba.shape}; pass a row for each of the "
+            f"{len(y_true)} labels of y_true and a column for each of the "
+            f"{len(classes)} classes."
+        )
+    if not np.isin(y_true, classes).all():
+        strangers = sorted(set(y_true.tolist()) - set(classes.tolist()))
+        raise ValueError(f"y_true has {strangers!r}, which are none of classes.")
+    if not isinstance(n_bins, Integral) or n_bins < 1:
+        raise ValueError(f"n_bins={n_bins!r} must be an int of at least 1.")
+    confidence = y_proba.max(axis=1)
+    right = classes[y_proba.argmax(axis=1)] == y_true
+    # Bin b holds (b / n_bins, (b + 1) / n_bins].
+    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=n_bins)
+    return float(np.abs(gaps).sum() / len(y_true))
+
+
 def winoground_scores(score_matrix, tags=None, *, confidence=0.95):
     r"""Text, image and group score of examples of two images and two captions.
 

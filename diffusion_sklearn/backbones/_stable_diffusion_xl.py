@@ -1,0 +1,80 @@
+"""Stable Diffusion XL: a U-Net that knows tokens, a pooled prompt and a size."""
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+
+from diffusion_sklearn._prompts import check_prompts
+from diffusion_sklearn.backbones._stable_diffusion import (
+    HUB_MODEL,
+    StableDiffusionBackbone,
+)
+from diffusion_sklearn.backbones._text import embed_in_batches
+
+
+class StableDiffusionXLBackbone(StableDiffusionBackbone):
+    """A ``StableDiffusionXLPipeline``, SDXL-turbo and other distilled ones included.
+
+    Images are said to be of the size that they are brought to, uncropped.
+
+    Parameters
+    ----------
+    pipeline : diffusers.StableDiffusionXLPipeline
+        Podell et al. (2023).
+    """
+
+    pipelines = ("StableDiffusionXLPipeline",)
+
+    def shared_parts(self):
+        # Every block sees the pooled prompt, through the embedding of the timestep.
+        unet = self.network
+        blocks = [m for m in unet.modules() if isinstance(m, BasicTransformerBlock)]
+        keys = [part for b in blocks for part in (b.attn2.to_k, b.attn2.to_v)]
+        return {("image", "trial"): [unet.conv_in], ("condition",): keys}
+
+    @torch.no_grad()
+    def condition(self, names):
+        """Pooled embedding and token embeddings of prompts, side by side.
+
+        Parameters
+        ----------
+        names : list of str
+            Prompts.
+
+        Returns
+        -------
+        conditions : Tensor of shape (len(names), p + n_tokens * d)
+        """
+        pipeline = self.pipeline
+        tokenizer = pipeline.tokenizer or pipeline.tokenizer_2
+        names = list(names)
+        check_prompts(names, tokenizer, tokenizer.model_max_length, HUB_MODEL)
+
+        def embed(rows):
+            tokens, _, pooled, _ = pipeline.encode_prompt(
+                names[rows], device=self.device, do_classifier_free_guidance=False
+            )
+            return torch.cat([pooled, tokens.flatten(1)], dim=1)
+
+        return embed_in_batches(embed, len(names), self.dtype)
+
+    def null_condition(self):
+        """The empty prompt, which is all zeros where the pipeline says so."""
+        empty = self.condition([""])
+        zeros = self.pipeline.config.get("force_zeros_for_empty_prompt")
+        return torch.zeros_like(empty) if zeros else empty
+
+    def forward(self, noised, timesteps, conditions):
+        unet, side = self.network, noised.shape[-1] * self.vae_factor
+        n_ids = 6  # original size, corner of the crop, target size
+        embedded = unet.add_embedding.linear_1.in_features
+        n_pooled = embedded - n_ids * unet.config.addition_time_embed_dim
+        pooled, tokens = conditions[:, :n_pooled], conditions[:, n_pooled:]
+        ids = noised.new_tensor([side, side, 0, 0, side, side]).expand(len(noised), -1)
+        return unet(
+            noised,
+            timesteps,
+            encoder_hidden_states=tokens.unflatten(
+                1, (-1, unet.config.cross_attention_dim)
+            ),
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": ids},
+        ).sample

@@ -244,9 +244,10 @@ def _read_pipeline(source, dtype, how):
         cls = getattr(diffusers, config["_class_name"], None)
         if config["_class_name"] not in families() or cls is None:
             raise _unsupported(config["_class_name"])
-    without = {}
+    # Parts that were left out when it was saved, as the T5 of SD 3 may be.
+    without = {name: None for name, kind in config.items() if kind == [None, None]}
     if "safety_checker" in config:
-        without = {"safety_checker": None, "requires_safety_checker": False}
+        without.update(safety_checker=None, requires_safety_checker=False)
     if how:  # with a progress bar: it may be gigabytes
         source = cls.download(source, use_safetensors=True, **without, **how)
     with quiet(*LOGS):

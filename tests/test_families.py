@@ -1,0 +1,382 @@
+"""Every family against a double loop in float64, written from its own training loss."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+
+from diffusion_sklearn import (
+    ConditionalDiffusionClassifier,
+    ZeroShotDiffusionClassifier,
+    load_backbone,
+)
+from diffusion_sklearn._sharing import computed_once
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from _families import (  # (from the folder of the line above)
+    FAMILIES,
+    flux,
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+)
+
+IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+PROMPTS = ["a photo of a bee.", "a photo of a cat."]
+VARIANTS = {**FAMILIES, "without T5": lambda: stable_diffusion_3(with_t5=False)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tiny pipeline of each family, saved in diffusers layout."""
+    root, found = tmp_path_factory.mktemp("families"), {}
+    for name, make in VARIANTS.items():
+        found[name] = str(root / str(len(found)))
+        make().save_pretrained(found[name], safe_serialization=True)
+    return found
+
+
+def classifier(model, **params):
+    """Fitted, with two classes."""
+    params = {"n_trials": 4, "pruning": None, "image_size": 8, **params}
+    if load_backbone(model).kind == "class":
+        return ConditionalDiffusionClassifier(model=model, **params).fit(classes=[1, 2])
+    return ZeroShotDiffusionClassifier(model=model, **params).fit(
+        classes=["bee", "cat"]
+    )
+
+
+# What each network is called with by its pipeline, a prompt and a latent at a time.
+
+
+def of_clip(tokenizer, encoder, prompt):
+    ids = tokenizer(
+        [prompt], padding="max_length", max_length=24, return_tensors="pt"
+    ).input_ids
+    return encoder(ids, output_hidden_states=True)
+
+
+def of_t5(tokenizer, encoder, prompt, length):
+    tokens = tokenizer(
+        [prompt], padding="max_length", max_length=length, return_tensors="pt"
+    )
+    states = encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
+    return states, tokens.attention_mask
+
+
+def call_sd(p, xt, t, prompt):
+    states = of_clip(p.tokenizer, p.text_encoder, prompt)[0]
+    return p.unet(xt, t, encoder_hidden_states=states).sample
+
+
+def call_sdxl(p, xt, t, prompt):
+    one = of_clip(p.tokenizer, p.text_encoder, prompt)
+    two = of_clip(p.tokenizer_2, p.text_encoder_2, prompt)
+    states = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
+    ids = torch.tensor([[8, 8, 0, 0, 8, 8]]).double()
+    added = {"text_embeds": two.text_embeds, "time_ids": ids}
+    return p.unet(xt, t, encoder_hidden_states=states, added_cond_kwargs=added).sample
+
+
+def call_sd3(p, xt, t, prompt):
+    one = of_clip(p.tokenizer, p.text_encoder, prompt)
+    two = of_clip(p.tokenizer_2, p.text_encoder_2, prompt)
+    clip = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
+    long = torch.zeros(1, 256, 16).double()
+    if p.text_encoder_3 is not None:
+        # Its pipeline gives T5 no mask.
+        ids = p.tokenizer_3(
+            [prompt], padding="max_length", max_length=256, return_tensors="pt"
+        ).input_ids
+        long = p.text_encoder_3(ids)[0]
+    return p.transformer(
+        xt,
+        timestep=1000 * sigma(t),
+        encoder_hidden_states=torch.cat([clip, long], dim=1),
+        pooled_projections=torch.cat([one.text_embeds, two.text_embeds], dim=-1),
+    ).sample
+
+
+def call_flux(p, xt, t, prompt):
+    pooled = of_clip(p.tokenizer, p.text_encoder, prompt).pooler_output
+    ids = p.tokenizer_2(
+        [prompt], padding="max_length", max_length=512, return_tensors="pt"
+    ).input_ids
+    states = p.text_encoder_2(ids)[0]
+    places = [(i, j) for i in range(2) for j in range(2)]
+    corners = [xt[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] for i, j in places]
+    packed = torch.stack([corner.flatten(1) for corner in corners], dim=1)
+    output = p.transformer(
+        packed,
+        timestep=sigma(t),
+        guidance=torch.ones(1).double(),
+        pooled_projections=pooled,
+        encoder_hidden_states=states,
+        txt_ids=torch.zeros(512, 3).double(),
+        img_ids=torch.tensor([[0.0, i, j] for i, j in places]).double(),
+    ).sample
+    found = torch.zeros_like(xt)
+    for k, (i, j) in enumerate(places):
+        corner = output[:, k].view(1, 4, 2, 2)
+        found[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = corner
+    return found
+
+
+def call_pixart(p, xt, t, prompt):
+    length = 300 if "Sigma" in type(p).__name__ else 120
+    states, mask = of_t5(p.tokenizer, p.text_encoder, prompt, length)
+    added = {"resolution": None, "aspect_ratio": None}
+    if length == 120:
+        added = {
+            "resolution": torch.tensor([[8.0, 8.0]]).double(),
+            "aspect_ratio": torch.tensor([[1.0]]).double(),
+        }
+    return p.transformer(
+        xt,
+        encoder_hidden_states=states,
+        encoder_attention_mask=mask.double(),
+        timestep=t,
+        added_cond_kwargs=added,
+    ).sample
+
+
+def call_dit(p, xt, t, label):
+    return p.transformer(xt, timestep=t, class_labels=torch.tensor([label])).sample
+
+
+CALLS = {
+    "Stable Diffusion 1.x, 2.x": call_sd,
+    "Stable Diffusion XL": call_sdxl,
+    "Stable Diffusion 3, 3.5": call_sd3,
+    "without T5": call_sd3,
+    "Flux": call_flux,
+    "PixArt-alpha": call_pixart,
+    "PixArt-Sigma": call_pixart,
+    "DiT": call_dit,
+}
+FLOWS = "Stable Diffusion 3, 3.5", "without T5", "Flux"
+
+
+def sigma(t):
+    return (t.double() + 1) / 1000
+
+
+def in_float64(pipeline):
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.double().eval()
+    return pipeline
+
+
+def reference(name, pipeline, trials, conditions):
+    """Training loss of each image, class and trial, in float64."""
+    pipeline, call = in_float64(pipeline), CALLS[name]
+    if name not in FLOWS:  # the schedule from its config
+        config = pipeline.scheduler.config
+        betas = np.linspace(config.beta_start, config.beta_end, 1000)
+        if config.beta_schedule == "scaled_linear":
+            betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, 1000) ** 2
+        abar = np.cumprod(1 - betas)
+    found = np.zeros((len(IMAGES), len(conditions), len(trials)))
+    for i, image in enumerate(IMAGES):
+        x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
+        config = pipeline.vae.config
+        x = pipeline.vae.encode(x).latent_dist.mean
+        x = (x - (config.shift_factor or 0)) * config.scaling_factor
+        noise = torch.from_numpy(trials.noise(x.shape[1:])).double()
+        for j, step in enumerate(trials.timesteps.tolist()):
+            t, eps = torch.tensor([step]), noise[j : j + 1]
+            if name in FLOWS:
+                xt, truth = (1 - sigma(t)) * x + sigma(t) * eps, eps - x
+            else:
+                xt = abar[step] ** 0.5 * x + (1 - abar[step]) ** 0.5 * eps
+                truth = eps
+            for k, condition in enumerate(conditions):
+                output = call(pipeline, xt, t, condition)[:, : x.shape[1]]
+                found[i, k, j] = (output - truth).square().mean()
+    return found
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_against_double_loop(name, folders):
+    clf = classifier(folders[name], batch_size=7)
+    result = clf.denoising_errors(IMAGES)
+    conditions = [1, 2] if clf.backbone_.kind == "class" else PROMPTS
+    with torch.no_grad():
+        expected = reference(name, VARIANTS[name](), clf.trials_, conditions)
+    # The schedule of diffusers is float32; relative to errors of about 1.
+    scale = np.abs(expected).mean()
+    np.testing.assert_allclose(result.errors / scale, expected / scale, atol=1e-5)
+    # The condition matters: another prompt, another error; a permuted batch, the same.
+    assert np.abs(result.errors[:, 0] - result.errors[:, 1]).max() > 1e-5
+    order = [2, 0, 1]
+    again = clf.denoising_errors(IMAGES[order]).errors
+    np.testing.assert_allclose(again, result.errors[order], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_half_precision_is_finite_and_near(name, dtype, folders):
+    half = classifier(folders[name], dtype=dtype).denoising_errors(IMAGES).errors
+    full = classifier(folders[name]).denoising_errors(IMAGES).errors
+    assert np.isfinite(half).all()
+    # Networks of random weights magnify what bfloat16 rounds.
+    np.testing.assert_allclose(half.mean(), full.mean(), rtol=0.15)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parts_computed_once_change_nothing(name, folders):
+    backbone = load_backbone(folders[name])
+    triples = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in range(4)])
+    image, trial, condition = torch.from_numpy(triples.T)
+    rng = torch.Generator().manual_seed(0)
+    noised = torch.randn(2, 2, *backbone.latent_shape(8), generator=rng)[image, trial]
+    names = [0, 1, 2, 3] if backbone.kind == "class" else ["a", "b", "c", ""]
+    asked = noised, torch.tensor([3, 700])[trial], backbone.condition(names)[condition]
+    with torch.inference_mode():
+        plain = backbone.predict(*asked)
+        with computed_once(backbone.shared_parts(), backbone.device) as begin:
+            begin(triples)
+            shared = backbone.predict(*asked)
+    scale = plain.abs().mean()
+    torch.testing.assert_close(shared / scale, plain / scale, rtol=1e-5, atol=1e-5)
+
+
+def test_the_autoencoder_of_sdxl_runs_in_float32_where_weights_are_float16(folders):
+    backbone = load_backbone(folders["Stable Diffusion XL"], dtype="float16")
+    assert backbone.vae.dtype == torch.float16
+    assert backbone._encoder.dtype == torch.float32
+    rounded = load_backbone(folders["Stable Diffusion XL"])
+    x = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2) / 127.5 - 1).float()
+    torch.testing.assert_close(
+        backbone.encode(x), rounded.encode(x), rtol=1e-2, atol=1e-3
+    )
+
+
+def test_nothing_asked_for_is_zeros_in_sdxl():
+    pipeline = stable_diffusion_xl()
+    assert not load_backbone(pipeline).null_condition().any()
+    pipeline.register_to_config(force_zeros_for_empty_prompt=False)
+    backbone = load_backbone(pipeline)
+    assert torch.equal(backbone.null_condition(), backbone.condition([""]))
+
+
+def test_guidance_of_a_distilled_network_is_an_input():
+    pipeline = flux()
+    backbone = load_backbone(pipeline)
+    errors = classifier(backbone).denoising_errors(IMAGES).errors
+    backbone.guidance = 3.5
+    assert not np.allclose(classifier(backbone).denoising_errors(IMAGES).errors, errors)
+    assert backbone.configs()["guidance"] == 3.5
+
+
+@pytest.mark.parametrize(
+    "make, length", [(stable_diffusion_xl, 24), (stable_diffusion_3, 256), (flux, 512)]
+)
+def test_a_long_prompt_is_named(make, length):
+    with pytest.warns(UserWarning, match=f"the model reads {length}: .* was cut"):
+        load_backbone(make()).condition(["bee " * 200])
+
+
+def test_evenly_spaced_timesteps_are_evenly_spaced_sigmas():
+    """Whatever the shift of the sampler's schedule."""
+    backbone = load_backbone(stable_diffusion_3())
+    clf = classifier(backbone, n_trials=10)
+    spread = backbone.process.spread[clf.trials_.timesteps]
+    np.testing.assert_allclose(spread, np.arange(0.051, 1, 0.1), atol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["epsilon", "sample", "velocity"])
+def test_targets_of_a_flow_are_weightings_of_each_other(target):
+    clf = classifier(stable_diffusion_3(), dtype="float64")
+    native = clf.denoising_errors(IMAGES).errors
+    spread = (clf.trials_.timesteps + 1) / 1000
+    weight = {"epsilon": (1 - spread) ** 2, "sample": spread**2, "velocity": 1.0}
+    found = clf.set_params(target=target).denoising_errors(IMAGES).errors
+    np.testing.assert_allclose(found, native * weight[target], rtol=1e-4)
+
+
+# What users put into a pipeline before they pass it on.
+
+
+def test_weights_swapped_in():
+    plain = classifier(stable_diffusion()).denoising_errors(IMAGES).errors
+    pipeline = stable_diffusion()
+    torch.manual_seed(5)
+    pipeline.unet = UNet2DConditionModel.from_config(pipeline.unet.config)
+    assert not np.allclose(classifier(pipeline).denoising_errors(IMAGES).errors, plain)
+
+
+def test_a_tiny_autoencoder():
+    """AutoencoderTiny has no distribution: its latents are what they are."""
+    pipeline = stable_diffusion()
+    torch.manual_seed(6)
+    pipeline.vae = AutoencoderTiny(
+        encoder_block_out_channels=(4, 4),
+        decoder_block_out_channels=(4, 4),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+    backbone = load_backbone(pipeline)
+    x = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2) / 127.5 - 1).float()
+    assert backbone.image_size == 8
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.encode(x), pipeline.vae.encode(x).latents)
+    assert classifier(pipeline).predict(IMAGES).shape == (3,)
+
+
+def test_lora_weights(tmp_path):
+    peft = pytest.importorskip("peft")
+    pipeline = stable_diffusion()
+    plain = classifier(pipeline).denoising_errors(IMAGES).errors
+    config = peft.LoraConfig(
+        r=2, target_modules=["to_k", "to_v"], init_lora_weights=False
+    )
+    pipeline.unet.add_adapter(config)
+    state = peft.get_peft_model_state_dict(pipeline.unet)
+    type(pipeline).save_lora_weights(tmp_path, unet_lora_layers=state)
+
+    loaded = stable_diffusion()
+    loaded.load_lora_weights(str(tmp_path))
+    clf = classifier(loaded)
+    with_lora = clf.denoising_errors(IMAGES).errors
+    assert not np.allclose(with_lora, plain, atol=1e-6)
+    clf.set_params(memory=str(tmp_path / "memory"))
+    with pytest.raises(ValueError, match="fuse_lora"):
+        clf.predict(IMAGES)
+    loaded.fuse_lora()
+    loaded.unload_lora_weights()
+    clf = classifier(loaded, memory=str(tmp_path / "memory"))
+    np.testing.assert_allclose(
+        clf.denoising_errors(IMAGES).errors, with_lora, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_textual_inversion_of_two_vectors():
+    pipeline = stable_diffusion()
+    vectors = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    pipeline.load_textual_inversion({"<bee>": vectors})
+    backbone = load_backbone(pipeline)
+    found = backbone.condition(["a <bee>", "a <bee> <bee>_1"])
+    # One word of the prompt is two tokens.
+    names = pipeline.maybe_convert_prompt(["a <bee>"], pipeline.tokenizer)
+    assert names == ["a <bee> <bee>_1"]
+    ids = pipeline.tokenizer(names, padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        expected = pipeline.text_encoder(ids)[0]
+    torch.testing.assert_close(found[:1], expected)
+
+
+def test_latents_with_a_mean_and_spread_of_their_own():
+    """As in SDXL's fine-tuned cousins: (z - mean) / std times the scale."""
+    pipeline = stable_diffusion()
+    x = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2) / 127.5 - 1).float()
+    plain = load_backbone(pipeline).encode(x)
+    mean, std = [1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 4.0, 4.0]
+    pipeline.vae.register_to_config(latents_mean=mean, latents_std=std)
+    shift, spread = (torch.tensor(v).view(1, 4, 1, 1) for v in (mean, std))
+    expected = (plain / 0.18215 - shift) / spread * 0.18215
+    torch.testing.assert_close(load_backbone(pipeline).encode(x), expected)

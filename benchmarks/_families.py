@@ -8,6 +8,8 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
@@ -23,6 +25,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
 )
 from transformers import (
     CLIPTextConfig,
@@ -277,6 +280,25 @@ def dit(size="tiny"):
     )
 
 
+def pixels(size="tiny"):
+    """Class-conditional DDPM on pixels, with the widths of improved DDPM at 64."""
+    unet = network(
+        size,
+        UNet2DModel,
+        dict(
+            sample_size=64, num_class_embeds=1000, norm_num_groups=32,
+            block_out_channels=(192, 384, 576, 768), layers_per_block=3,
+            down_block_types=("DownBlock2D", *["AttnDownBlock2D"] * 3),
+            up_block_types=(*["AttnUpBlock2D"] * 3, "UpBlock2D"),
+        ),
+        sample_size=8, num_class_embeds=5, block_out_channels=(4, 8),
+        layers_per_block=1, norm_num_groups=2, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    return DDPMPipeline(unet, DDPMScheduler(beta_schedule="squaredcos_cap_v2"))
+
+
 FAMILIES = {
     "Stable Diffusion 1.x, 2.x": stable_diffusion,
     "Stable Diffusion XL": stable_diffusion_xl,
@@ -285,4 +307,5 @@ FAMILIES = {
     "PixArt-alpha": pixart_alpha,
     "PixArt-Sigma": pixart_sigma,
     "DiT": dit,
+    "U-Net on pixels": pixels,
 }

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 
 from diffusion_sklearn import (
+    Backbone,
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
     load_backbone,
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from _families import (  # (from the folder of the line above)
     FAMILIES,
     flux,
+    pixels,
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
@@ -147,6 +149,10 @@ def call_dit(p, xt, t, label):
     return p.transformer(xt, timestep=t, class_labels=torch.tensor([label])).sample
 
 
+def call_pixels(p, xt, t, label):
+    return p.unet(xt, t, class_labels=torch.tensor([label])).sample
+
+
 CALLS = {
     "Stable Diffusion 1.x, 2.x": call_sd,
     "Stable Diffusion XL": call_sdxl,
@@ -156,6 +162,7 @@ CALLS = {
     "PixArt-alpha": call_pixart,
     "PixArt-Sigma": call_pixart,
     "DiT": call_dit,
+    "U-Net on pixels": call_pixels,
 }
 FLOWS = "Stable Diffusion 3, 3.5", "without T5", "Flux"
 
@@ -179,13 +186,17 @@ def reference(name, pipeline, trials, conditions):
         betas = np.linspace(config.beta_start, config.beta_end, 1000)
         if config.beta_schedule == "scaled_linear":
             betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, 1000) ** 2
+        if config.beta_schedule == "squaredcos_cap_v2":
+            steps = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+            betas = np.minimum(1 - steps[1:] / steps[:-1], 0.999)
         abar = np.cumprod(1 - betas)
     found = np.zeros((len(IMAGES), len(conditions), len(trials)))
     for i, image in enumerate(IMAGES):
         x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
-        config = pipeline.vae.config
-        x = pipeline.vae.encode(x).latent_dist.mean
-        x = (x - (config.shift_factor or 0)) * config.scaling_factor
+        if name != "U-Net on pixels":
+            config = pipeline.vae.config
+            x = pipeline.vae.encode(x).latent_dist.mean
+            x = (x - (config.shift_factor or 0)) * config.scaling_factor
         noise = torch.from_numpy(trials.noise(x.shape[1:])).double()
         for j, step in enumerate(trials.timesteps.tolist()):
             t, eps = torch.tensor([step]), noise[j : j + 1]
@@ -380,3 +391,42 @@ def test_latents_with_a_mean_and_spread_of_their_own():
     shift, spread = (torch.tensor(v).view(1, 4, 1, 1) for v in (mean, std))
     expected = (plain / 0.18215 - shift) / spread * 0.18215
     torch.testing.assert_close(load_backbone(pipeline).encode(x), expected)
+
+
+def test_an_unknown_family_names_the_known_ones_and_the_way_out():
+    class OddPipeline(DiffusionPipeline):
+        def __init__(self, unet):
+            super().__init__()
+            self.register_modules(unet=unet)
+
+    with pytest.raises(ValueError, match=r"OddPipeline.*FluxPipeline.*Writing a Backb"):
+        load_backbone(OddPipeline(pixels().unet))
+
+
+def test_a_family_of_ones_own():
+    """A subclass of Backbone is found by the name of its pipeline class."""
+
+    class OwnPipeline(type(pixels())):
+        pass
+
+    made = pixels()
+    own = OwnPipeline(made.unet, made.scheduler)
+
+    class OwnBackbone(Backbone):
+        pipelines = ("OwnPipeline",)
+        kind = "class"
+        labels = {"bee": 1, "cat": 2}  # noqa: RUF012
+        shared = {}  # noqa: RUF012
+        n_labels = 5
+
+        def condition(self, names):
+            return torch.tensor(names)
+
+        def forward(self, noised, timesteps, conditions):
+            return self.network(noised, timesteps, class_labels=conditions).sample
+
+    assert isinstance(load_backbone(own), OwnBackbone)
+    clf = ConditionalDiffusionClassifier(model=own, n_trials=4, pruning=None)
+    found = clf.fit(classes=["bee", "cat"]).denoising_errors(IMAGES).errors
+    expected = classifier(made).denoising_errors(IMAGES).errors
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -4,6 +4,10 @@ The tests use the tiny ones, whose text encoders are real ones of a few weights.
 of real size have the published network's config and no text encoder.
 """
 
+import os
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -110,8 +114,13 @@ def network(size, cls, real, **tiny):
     torch.manual_seed(1)
     if size == "tiny":
         return varied(cls(**tiny))
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with torch.device(device_of_real_size()):
         return cls(**real)
+
+
+def device_of_real_size():
+    """Where networks of real size are made."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def stable_diffusion(size="tiny"):

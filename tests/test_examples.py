@@ -31,6 +31,13 @@ def test_examples_draw_their_figure(script, flags, monkeypatch, tmp_path, capsys
     assert str(output) in capsys.readouterr().out
 
 
+def test_a_backbone_of_ones_own(monkeypatch, capsys):
+    run("examples/plot_own_backbone.py", monkeypatch)
+    printed = capsys.readouterr().out
+    assert float(printed.split("digits: ")[1].split()[0]) > 0.95
+    assert float(printed.split("side: ")[1].split("%")[0]) > 90
+
+
 def test_compositional_benchmark(monkeypatch, tmp_path, capsys):
     output = tmp_path / "table.json"
     run(

@@ -353,6 +353,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             "_spec": spec,
             "trials_": trials,
             "_given_weights": weights,
+            "_guidance_scale": self.guidance_scale,
             "_null": null,
         }
 
@@ -407,7 +408,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             pruning=pruning,
             loss=self.loss,
             target=self.target,
-            guidance_scale=self.guidance_scale,
+            guidance_scale=self._guidance_scale,
             null=self._null,
             image_size=self.image_size,
             batch_size=self.batch_size,

@@ -139,6 +139,15 @@ def test_no_guidance_is_the_default(dit_folder):
     np.testing.assert_array_equal(one.n_evaluations, plain.n_evaluations)
 
 
+def test_a_change_of_guidance_waits_for_fit(dit_folder):
+    clf = classifier(dit_folder)
+    plain = clf.denoising_errors(IMAGES).errors
+    clf.set_params(guidance_scale=3.0)
+    np.testing.assert_array_equal(clf.denoising_errors(IMAGES).errors, plain)
+    clf.fit(classes=[1, 2])
+    assert not np.allclose(clf.denoising_errors(IMAGES).errors, plain)
+
+
 def test_another_null_condition(sd_folder, dit_folder):
     found = [
         classifier(sd_folder, guidance_scale=3.0, null_condition=null)

@@ -10,6 +10,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
     DDPMPipeline,
@@ -24,6 +25,8 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -36,6 +39,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -271,6 +277,47 @@ def pixart_sigma(size="tiny"):
     return _pixart(PixArtSigmaPipeline, size, 4)
 
 
+def sana(size="tiny"):
+    """Sana (600M)."""
+    transformer = network(
+        size,
+        SanaTransformer2DModel,
+        dict(
+            sample_size=16, num_layers=28, num_attention_heads=36,
+            attention_head_dim=32, num_cross_attention_heads=16,
+            cross_attention_head_dim=72, cross_attention_dim=1152,
+        ),
+        sample_size=4, in_channels=4, out_channels=4, num_layers=1, patch_size=1,
+        num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2,
+        cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
+    )  # fmt: skip
+    is_tiny = size == "tiny"
+    torch.manual_seed(2)
+    autoencoder = AutoencoderDC(
+        latent_channels=4 if is_tiny else 32, attention_head_dim=2,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
+        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
+        downsample_block_type="conv", scaling_factor=0.41407,
+    )  # fmt: skip
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *LETTERS, "▁"]
+    tokenizer = GemmaTokenizer({w: k for k, w in enumerate(words)}, merges=[])
+    encoder = None
+    if is_tiny:
+        config = Gemma2Config(
+            vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, head_dim=4,
+            num_attention_heads=2, num_hidden_layers=1, num_key_value_heads=2,
+            pad_token_id=0, eos_token_id=1, bos_token_id=2,
+        )  # fmt: skip
+        encoder = varied(Gemma2Model(config))
+    scheduler = DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    )
+    return SanaPipeline(tokenizer, encoder, autoencoder, transformer, scheduler)
+
+
 def dit(size="tiny"):
     """DiT-XL/2 at 256 pixels."""
     transformer = network(
@@ -315,6 +362,7 @@ FAMILIES = {
     "Flux": flux,
     "PixArt-alpha": pixart_alpha,
     "PixArt-Sigma": pixart_sigma,
+    "Sana": sana,
     "DiT": dit,
     "U-Net on pixels": pixels,
 }

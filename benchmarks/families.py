@@ -22,7 +22,7 @@ from _families import FAMILIES
 
 from diffusion_sklearn import load_backbone
 
-TOKENS = {"Flux": 512, "PixArt-alpha": 120, "PixArt-Sigma": 300}
+TOKENS = {"Flux": 512, "PixArt-alpha": 120, "PixArt-Sigma": 300, "Sana": 300}
 
 
 def random_conditions(name, backbone, rows):
@@ -30,7 +30,7 @@ def random_conditions(name, backbone, rows):
     config = backbone.network.config
     if backbone.kind == "class":
         return torch.randint(0, backbone.n_labels, (rows,))
-    if name.startswith("PixArt"):
+    if hasattr(config, "caption_channels"):
         tokens = torch.randn(rows, TOKENS[name], config.caption_channels)
         return torch.cat([tokens, torch.ones(*tokens.shape[:2], 1)], dim=-1)
     if name.startswith("Stable Diffusion 1"):

@@ -59,6 +59,69 @@ def test_tiny_networks_of_the_gpu_benchmark(monkeypatch, capsys, tmp_path):
     assert (tmp_path / "g").exists()
 
 
+PUBLISHED = {  # billions of weights of each network
+    "Stable Diffusion 1.x, 2.x": 0.866,
+    "Stable Diffusion XL": 2.57,
+    "Stable Diffusion 3, 3.5": 2.03,
+    "Flux": 11.9,
+    "PixArt-Sigma": 0.611,
+    "Sana": 0.592,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_networks_of_real_size_have_the_published_number_of_weights(name, monkeypatch):
+    import _families
+
+    monkeypatch.setattr(_families, "device_of_real_size", lambda: "meta")
+    pipeline = _families.FAMILIES[name]("real")
+    network = getattr(pipeline, "unet", None) or pipeline.transformer
+    n_weights = sum(p.numel() for p in network.parameters()) / 1e9
+    assert n_weights == pytest.approx(PUBLISHED[name], rel=0.01)
+
+
+def test_families_benchmark(monkeypatch, capsys, tmp_path):
+    import families
+
+    flags = ["--only", "DiT", "--rows", "2", "--json", str(tmp_path / "f.json")]
+    monkeypatch.setattr(sys, "argv", ["families.py", *flags])
+    families.main()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("DiT")
+    assert (tmp_path / "f.json").exists()
+
+
+def test_weightings_of_the_objectives_benchmark_are_those_of_the_estimators():
+    """The table's squared errors, weighted, are what `target` and a name give."""
+    import objectives
+    from _common import make_task
+
+    clf, images, _ = make_task("fashion-dit", 3, n_trials=5, pruning=None)
+    squared = clf.denoising_errors(images).errors.astype(float)
+    given = objectives.weightings(clf.backbone_)
+    for name, target, weights in (
+        ("error of the velocity", "velocity", None),
+        ("error of the sample", "sample", None),
+        ("exp(-7 t / T) on the sample", "sample", "exponential"),
+        ("SNR, at most 5, on the sample", "sample", "min-snr"),
+        ("SNR on the noise", "epsilon", "snr"),
+        ("variational bound (ELBO)", "velocity", "elbo"),
+    ):
+        other, images, truth = make_task(
+            "fashion-dit", 3, n_trials=5, pruning=None, target=target,
+            timestep_weights=weights,
+        )  # fmt: skip
+        row = objectives.measure(
+            name, squared * given[name][clf.trials_.timesteps], truth, clf
+        )
+        proba = other.predict_proba(images)
+        right = (other.classes_[proba.argmax(axis=1)] == truth).mean()
+        assert row["accuracy"] == right
+        found = objectives.expected_calibration_error(
+            truth, proba, classes=clf.classes_
+        )
+        assert row["calibration_error"] == pytest.approx(found, abs=1e-2)
+
+
 def test_captions_of_the_growth_benchmark_differ():
     from growth import captions
 

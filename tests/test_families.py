@@ -1,5 +1,6 @@
 """Every family against a double loop in float64, written from its own training loss."""
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -145,6 +146,27 @@ def call_pixart(p, xt, t, prompt):
     ).sample
 
 
+def call_sana(p, xt, t, prompt):
+    call = inspect.signature(p.__call__).parameters["complex_human_instruction"]
+    told = "\n".join(call.default)
+    length = len(p.tokenizer(told).input_ids) + 300 - 2
+    tokens = p.tokenizer(
+        [told + prompt.lower()],
+        padding="max_length",
+        max_length=length,
+        return_tensors="pt",
+    )
+    mask = tokens.attention_mask
+    states = p.text_encoder(tokens.input_ids, attention_mask=mask)[0]
+    seen = [0, *range(length - 299, length)]
+    return p.transformer(
+        xt,
+        encoder_hidden_states=states[:, seen],
+        encoder_attention_mask=mask[:, seen].double(),
+        timestep=1000 * sigma(t),
+    ).sample
+
+
 def call_dit(p, xt, t, label):
     return p.transformer(xt, timestep=t, class_labels=torch.tensor([label])).sample
 
@@ -161,10 +183,11 @@ CALLS = {
     "Flux": call_flux,
     "PixArt-alpha": call_pixart,
     "PixArt-Sigma": call_pixart,
+    "Sana": call_sana,
     "DiT": call_dit,
     "U-Net on pixels": call_pixels,
 }
-FLOWS = "Stable Diffusion 3, 3.5", "without T5", "Flux"
+FLOWS = "Stable Diffusion 3, 3.5", "without T5", "Flux", "Sana"
 
 
 def sigma(t):
@@ -195,8 +218,9 @@ def reference(name, pipeline, trials, conditions):
         x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
         if name != "U-Net on pixels":
             config = pipeline.vae.config
-            x = pipeline.vae.encode(x).latent_dist.mean
-            x = (x - (config.shift_factor or 0)) * config.scaling_factor
+            x = pipeline.vae.encode(x)[0]
+            x = x if name == "Sana" else x.mean
+            x = (x - (config.get("shift_factor") or 0)) * config.scaling_factor
         noise = torch.from_numpy(trials.noise(x.shape[1:])).double()
         for j, step in enumerate(trials.timesteps.tolist()):
             t, eps = torch.tensor([step]), noise[j : j + 1]

@@ -5,25 +5,18 @@ import logging
 from abc import abstractmethod
 from dataclasses import replace
 from functools import partial
-from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
-from diffusion_sklearn._errors import (
-    LOSSES,
-    VARIATIONAL,
-    DenoisingErrors,
-    error_difference,
-)
+from diffusion_sklearn._errors import DenoisingErrors, error_difference
 from diffusion_sklearn._image_classifier import BaseImageClassifier
 from diffusion_sklearn._images import to_pixels
 from diffusion_sklearn._labels import names_of, resolve_classes
+from diffusion_sklearn._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn._posterior import check_priors
 from diffusion_sklearn._prefilter import candidates, fit_prefilter
 from diffusion_sklearn._pruning import check_pruning, stage_ends
@@ -39,14 +32,12 @@ from diffusion_sklearn._scoring import (
 )
 from diffusion_sklearn._store import ErrorStore
 from diffusion_sklearn._trials import (
-    TIMESTEP_PLANS,
     check_timesteps,
     check_weights,
     make_trials,
 )
-from diffusion_sklearn._weights import WEIGHTINGS, named_weights
+from diffusion_sklearn._weights import resolve_weights
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
-from diffusion_sklearn.backbones._process import SPACES, RectifiedFlow
 from diffusion_sklearn.backbones._spec import describe
 
 logger = logging.getLogger(__name__)
@@ -55,35 +46,7 @@ logger = logging.getLogger(__name__)
 class BaseDiffusionClassifier(BaseImageClassifier):
     """A conditional diffusion model as a classifier (Li et al., ICCV 2023)."""
 
-    _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
-        "model": "no_validation",
-        "classes": ["array-like", None],
-        "class_names": ["array-like", None],
-        "n_trials": [Interval(Integral, 1, None, closed="left")],
-        "pruning": "no_validation",
-        "loss": [StrOptions({*LOSSES, *VARIATIONAL})],
-        "target": [StrOptions({"native", *SPACES})],
-        "timesteps": [StrOptions(set(TIMESTEP_PLANS)), "array-like"],
-        "timestep_weights": [StrOptions(set(WEIGHTINGS)), callable, "array-like", None],
-        "guidance_scale": [Interval(Real, None, None, closed="neither")],
-        "null_condition": [str, Integral, None],
-        "prefilter": [HasMethods(["fit"]), None],
-        "n_candidates": [Interval(Integral, 1, None, closed="left")],
-        "priors": ["array-like", None],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "image_size": [Interval(Integral, 1, None, closed="left"), None],
-        "image_shape": ["array-like", None],
-        "batch_size": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "device": "no_validation",
-        "dtype": "no_validation",
-        "random_state": ["random_state"],
-        "memory": [str, Path, ErrorStore, None],
-        "n_jobs": [Integral, None],
-        "verbose": ["verbose"],
-    }
+    _parameter_constraints = PARAMETER_CONSTRAINTS
 
     @abstractmethod
     def __init__(
@@ -359,18 +322,10 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
     @property
     def _weights(self):
-        """Weight of each trial's error; a name stands for other weights elsewhere."""
-        if not isinstance(self._given_weights, str):
-            return self._given_weights
-        backbone = self.backbone_
-        weights = named_weights(
-            self._given_weights,
-            backbone.process.signal.cpu().double().numpy(),
-            backbone.process.spread.cpu().double().numpy(),
-            isinstance(backbone.process, RectifiedFlow),
-            backbone.native if self.target == "native" else self.target,
+        """Weight of each trial's error; a name stands for others in another space."""
+        return resolve_weights(
+            self._given_weights, self.trials_.timesteps, self.backbone_, self.target
         )
-        return check_weights(weights, self.trials_.timesteps, backbone.n_timesteps)
 
     def _encode_null(self, backbone):
         """The condition that stands for none, Tensor of shape (1, ...)."""

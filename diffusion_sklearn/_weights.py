@@ -4,6 +4,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from diffusion_sklearn._trials import check_weights
+from diffusion_sklearn.backbones._process import RectifiedFlow
+
 WEIGHTINGS = ("exponential", "snr", "min-snr", "elbo")
 """Weightings that a model's schedule alone decides."""
 
@@ -69,6 +72,36 @@ def named_weights(name, signal, spread, is_flow, space):
         with np.errstate(divide="ignore", invalid="ignore"):
             return of_sample / snr
     return of_sample * spread**2
+
+
+def resolve_weights(given, timesteps, backbone, target):
+    """Weight of each trial's error, whether it has a name or not.
+
+    Parameters
+    ----------
+    given : ndarray of shape (n_trials,) or str
+        Weights, or one of :data:`WEIGHTINGS`.
+    timesteps : ndarray of shape (n_trials,), int64
+        Timestep of each trial.
+    backbone : Backbone
+        The model.
+    target : str
+        The space of the error, as in the estimators.
+
+    Returns
+    -------
+    weights : ndarray of shape (n_trials,), float64
+    """
+    if not isinstance(given, str):
+        return given
+    weights = named_weights(
+        given,
+        backbone.process.signal.cpu().double().numpy(),
+        backbone.process.spread.cpu().double().numpy(),
+        isinstance(backbone.process, RectifiedFlow),
+        backbone.native if target == "native" else target,
+    )
+    return check_weights(weights, timesteps, backbone.n_timesteps)
 
 
 def fit_timestep_weights(clf, X, y, *, alpha=1.0):

@@ -7,6 +7,11 @@ import torch
 
 from diffusion_sklearn._digest import digest_weights
 from diffusion_sklearn._prompts import DEFAULT_TEMPLATE
+from diffusion_sklearn.backbones._autoencoder import (
+    as_channels,
+    encode_pixels,
+    pixels_per_latent,
+)
 from diffusion_sklearn.backbones._process import read_process
 
 
@@ -70,12 +75,7 @@ class Backbone:
             pipeline.scheduler, self.device, self.compute_dtype
         )
         self.n_timesteps = self.process.n_timesteps
-        self.vae_factor = 1
-        if self.vae is not None:
-            config = self.vae.config
-            widths = config.get("block_out_channels")
-            widths = widths or config.encoder_block_out_channels
-            self.vae_factor = 2 ** (len(widths) - 1)
+        self.vae_factor = 1 if self.vae is None else pixels_per_latent(self.vae)
         self.image_size = self._latent_side() * self.vae_factor
 
     @property
@@ -213,19 +213,9 @@ class Backbone:
             Scaled and shifted as the network expects.
         """
         if self.vae is None:
-            return self._as_channels(pixels.to(self.device, self.compute_dtype))
-        vae, config = self._encoder, self.vae.config
-        found = vae.encode(pixels.to(vae.device, vae.dtype))[0]
-        if not isinstance(found, torch.Tensor):  # a distribution
-            found = found.mean
-        found = found.to(self.device, self.compute_dtype)  # (n, c, h, w)
-        if config.get("latents_mean") and config.get("latents_std"):
-            mean, std = (
-                found.new_tensor(config[name]).view(1, -1, 1, 1)
-                for name in ("latents_mean", "latents_std")
-            )
-            return (found - mean) / std * config.scaling_factor
-        return (found - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+            pixels = pixels.to(self.device, self.compute_dtype)
+            return as_channels(pixels, self.latent_channels)
+        return encode_pixels(self._encoder, pixels).to(self.device, self.compute_dtype)
 
     @cached_property
     def _encoder(self):
@@ -233,21 +223,6 @@ class Backbone:
         if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast"):
             return copy.deepcopy(self.vae).float()
         return self.vae
-
-    def _as_channels(self, pixels):
-        """Pixels in as many channels as the network takes, (n, c, h, w)."""
-        if self.latent_channels != 1:
-            return pixels
-        luma = pixels.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-        return (pixels * luma).sum(dim=1, keepdim=True)
-
-    def signal_and_spread(self, timesteps):
-        """Weights of the clean latent and of the noise, each (b, 1, 1, 1)."""
-        process = self.process
-        return tuple(
-            weights[timesteps].view(-1, 1, 1, 1)
-            for weights in (process.signal, process.spread)
-        )
 
     def add_noise(self, latents, noise, timesteps):
         """Noised latents, a weighted sum of latents and noise.
@@ -263,7 +238,7 @@ class Backbone:
         -------
         noised : Tensor of shape (b, c, h, w)
         """
-        signal, spread = self.signal_and_spread(timesteps)
+        signal, spread = self.process.signal_and_spread(timesteps)
         return signal * latents + spread * noise
 
     def in_space(self, space, predicted, noised, latents, noise, timesteps):
@@ -282,24 +257,12 @@ class Backbone:
         -------
         predicted, truth : Tensor of shape (b, c, h, w)
         """
-        signal, spread = self.signal_and_spread(timesteps)
         space = self.native if space == "native" else space
+        truth = self.process.view(space, latents, noise, timesteps)
         if space != self.native:
-            if self.native == "velocity":
-                clean, eps = self.process.from_velocity(
-                    predicted, noised, signal, spread
-                )
-            elif self.native == "epsilon":
-                clean, eps = (noised - spread * predicted) / signal, predicted
-            else:
-                clean, eps = predicted, (noised - signal * predicted) / spread
-            predicted = self._view(space, clean, eps, signal, spread)
-        return predicted, self._view(space, latents, noise, signal, spread)
-
-    def _view(self, space, clean, eps, signal, spread):
-        if space == "velocity":
-            return self.process.velocity(clean, eps, signal, spread)
-        return eps if space == "epsilon" else clean
+            clean, eps = self.process.explain(self.native, predicted, noised, timesteps)
+            predicted = self.process.view(space, clean, eps, timesteps)
+        return predicted, truth
 
     def shared_parts(self):
         """Parts of the network that do not depend on the whole of a row.

@@ -5,7 +5,66 @@ import torch
 SPACES = ("epsilon", "sample", "velocity")
 
 
-class VariancePreserving:
+class Process:
+    """A weighted sum of a clean latent and of noise, x_t = signal_t x + spread_t eps.
+
+    Parameters
+    ----------
+    signal, spread : Tensor of shape (T,), float32 or float64
+        The weights.
+
+    Attributes
+    ----------
+    n_timesteps : int
+        T.
+    """
+
+    def __init__(self, signal, spread):
+        self.signal, self.spread = signal, spread
+        self.n_timesteps = len(signal)
+
+    def signal_and_spread(self, timesteps):
+        """Weights of the clean latent and of the noise, each (b, 1, 1, 1)."""
+        return tuple(
+            weights[timesteps].view(-1, 1, 1, 1)
+            for weights in (self.signal, self.spread)
+        )
+
+    def network_time(self, timesteps):
+        """The timesteps as the network takes them."""
+        return timesteps
+
+    def view(self, space, clean, eps, timesteps):
+        """What stands in a space of the error for a clean latent and noise."""
+        if space == "velocity":
+            return self._velocity(clean, eps, *self.signal_and_spread(timesteps))
+        return eps if space == "epsilon" else clean
+
+    def explain(self, space, predicted, noised, timesteps):
+        """Clean latent and noise that a prediction in a space stands for.
+
+        Parameters
+        ----------
+        space : {"epsilon", "sample", "velocity"}
+            Of the prediction.
+        predicted, noised : Tensor of shape (b, c, h, w)
+            The prediction, and x_t.
+        timesteps : Tensor of shape (b,), int64
+            t.
+
+        Returns
+        -------
+        clean, eps : Tensor of shape (b, c, h, w)
+        """
+        signal, spread = self.signal_and_spread(timesteps)
+        if space == "velocity":
+            return self._from_velocity(predicted, noised, signal, spread)
+        if space == "epsilon":
+            return (noised - spread * predicted) / signal, predicted
+        return predicted, (noised - signal * predicted) / spread
+
+
+class VariancePreserving(Process):
     """x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps (Ho et al., 2020).
 
     Its velocity is sqrt(abar_t) eps - sqrt(1 - abar_t) x (Salimans and Ho, 2022).
@@ -17,24 +76,17 @@ class VariancePreserving:
     """
 
     def __init__(self, alphas_cumprod):
+        super().__init__(alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt())
         self.alphas_cumprod = alphas_cumprod
-        self.n_timesteps = len(alphas_cumprod)
-        self.signal, self.spread = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
 
-    def network_time(self, timesteps):
-        """The timesteps as the network takes them."""
-        return timesteps
-
-    def velocity(self, clean, eps, signal, spread):
-        """What a v-prediction network predicts."""
+    def _velocity(self, clean, eps, signal, spread):
         return signal * eps - spread * clean
 
-    def from_velocity(self, velocity, noised, signal, spread):
-        """Clean latent and noise that a velocity stands for."""
+    def _from_velocity(self, velocity, noised, signal, spread):
         return signal * noised - spread * velocity, spread * noised + signal * velocity
 
 
-class RectifiedFlow:
+class RectifiedFlow(Process):
     """x_t = (1 - sigma) x + sigma eps, with velocity eps - x (Liu et al., 2023).
 
     Timestep t of 0 to T - 1 stands for sigma = (t + 1) / T: evenly spaced timesteps
@@ -49,21 +101,18 @@ class RectifiedFlow:
     """
 
     def __init__(self, n_timesteps, device, dtype):
-        self.n_timesteps = n_timesteps
-        steps = torch.arange(1, n_timesteps + 1, device=device, dtype=dtype)
-        self.spread = steps / n_timesteps
-        self.signal = 1 - self.spread
+        sigmas = torch.arange(1, n_timesteps + 1, device=device, dtype=dtype)
+        sigmas = sigmas / n_timesteps
+        super().__init__(1 - sigmas, sigmas)
 
     def network_time(self, timesteps):
         """The timesteps as the network takes them: T sigma."""
         return (timesteps + 1).to(self.spread.dtype)
 
-    def velocity(self, clean, eps, signal, spread):
-        """What a flow-matching network predicts."""
+    def _velocity(self, clean, eps, signal, spread):
         return eps - clean
 
-    def from_velocity(self, velocity, noised, signal, spread):
-        """Clean latent and noise that a velocity stands for."""
+    def _from_velocity(self, velocity, noised, signal, spread):
         return noised - spread * velocity, noised + signal * velocity
 
 

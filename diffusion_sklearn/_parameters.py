@@ -1,0 +1,42 @@
+"""What the parameters of both estimators may be, for scikit-learn to check."""
+
+from numbers import Integral, Real
+from pathlib import Path
+
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+from diffusion_sklearn._errors import LOSSES, VARIATIONAL
+from diffusion_sklearn._store import ErrorStore
+from diffusion_sklearn._trials import TIMESTEP_PLANS
+from diffusion_sklearn._weights import WEIGHTINGS
+from diffusion_sklearn.backbones._process import SPACES
+
+PARAMETER_CONSTRAINTS = {
+    "model": "no_validation",
+    "classes": ["array-like", None],
+    "class_names": ["array-like", None],
+    "n_trials": [Interval(Integral, 1, None, closed="left")],
+    "pruning": "no_validation",
+    "loss": [StrOptions({*LOSSES, *VARIATIONAL})],
+    "target": [StrOptions({"native", *SPACES})],
+    "timesteps": [StrOptions(set(TIMESTEP_PLANS)), "array-like"],
+    "timestep_weights": [StrOptions(set(WEIGHTINGS)), callable, "array-like", None],
+    "guidance_scale": [Interval(Real, None, None, closed="neither")],
+    "null_condition": [str, Integral, None],
+    "prefilter": [HasMethods(["fit"]), None],
+    "n_candidates": [Interval(Integral, 1, None, closed="left")],
+    "priors": ["array-like", None],
+    "temperature": [Interval(Real, 0, None, closed="neither")],
+    "image_size": [Interval(Integral, 1, None, closed="left"), None],
+    "image_shape": ["array-like", None],
+    "batch_size": [
+        Interval(Integral, 1, None, closed="left"),
+        StrOptions({"auto"}),
+    ],
+    "device": "no_validation",
+    "dtype": "no_validation",
+    "random_state": ["random_state"],
+    "memory": [str, Path, ErrorStore, None],
+    "n_jobs": [Integral, None],
+    "verbose": ["verbose"],
+}

@@ -1,0 +1,67 @@
+"""Pixels -> latents, with whichever autoencoder a pipeline has."""
+
+import torch
+
+LUMA = (0.299, 0.587, 0.114)
+
+
+def pixels_per_latent(vae):
+    """Side, in pixels, of what an element of the latent stands for.
+
+    Parameters
+    ----------
+    vae : AutoencoderKL, AutoencoderTiny or AutoencoderDC
+        Of diffusers.
+
+    Returns
+    -------
+    factor : int
+    """
+    widths = vae.config.get("block_out_channels")
+    return 2 ** (len(widths or vae.config.encoder_block_out_channels) - 1)
+
+
+def encode_pixels(vae, pixels):
+    """Latents of images, scaled and shifted as the network expects.
+
+    Parameters
+    ----------
+    vae : AutoencoderKL, AutoencoderTiny or AutoencoderDC
+        Of diffusers. Of a distribution the mean is taken.
+    pixels : Tensor of shape (n, 3, size, size)
+        In [-1, 1].
+
+    Returns
+    -------
+    latents : Tensor of shape (n, c, h, w), float32 or float64
+    """
+    config = vae.config
+    found = vae.encode(pixels.to(vae.device, vae.dtype))[0]
+    if not isinstance(found, torch.Tensor):  # a distribution
+        found = found.mean
+    found = found.to(torch.promote_types(found.dtype, torch.float32))  # (n, c, h, w)
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean and std:
+        mean, std = (found.new_tensor(v).view(1, -1, 1, 1) for v in (mean, std))
+        return (found - mean) / std * config.scaling_factor
+    return (found - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+
+
+def as_channels(pixels, n_channels):
+    """Pixels in as many channels as a network without an autoencoder takes.
+
+    Parameters
+    ----------
+    pixels : Tensor of shape (n, 3, size, size)
+        In [-1, 1].
+    n_channels : int
+        With 1, the luminance.
+
+    Returns
+    -------
+    pixels : Tensor of shape (n, n_channels, size, size)
+    """
+    if n_channels != 1:
+        return pixels
+    weights = pixels.new_tensor(LUMA).view(1, 3, 1, 1)
+    return (pixels * weights).sum(dim=1, keepdim=True)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     check_consistent_length,
@@ -11,16 +11,15 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from diffusion_sklearn._images import check_images, holds_rows, rows_to_images
-from diffusion_sklearn.backbones._spec import pack_model, unpack_model
+from diffusion_sklearn._image_estimator import BaseImageEstimator
+from diffusion_sklearn._images import holds_rows
 
 
-class BaseImageClassifier(ClassifierMixin, BaseEstimator):
+class BaseImageClassifier(ClassifierMixin, BaseImageEstimator):
     """Reads images, checks labels, and turns log posteriors into answers.
 
     A subclass has the parameters `model`, `classes` and `image_shape`, sets `classes_`
-    and `n_classes_`, and implements :meth:`predict_log_proba`. Clones share the model,
-    and pickles hold its name.
+    and `n_classes_`, and implements :meth:`predict_log_proba`.
     """
 
     @abstractmethod
@@ -78,13 +77,6 @@ class BaseImageClassifier(ClassifierMixin, BaseEstimator):
             return log_proba[:, 1] - log_proba[:, 0]
         return log_proba
 
-    def _read_images(self, X):
-        """Check that all of X can be read; flat rows become images."""
-        if holds_rows(X):
-            X = validate_data(self, X, reset=False)
-            X = rows_to_images(X, self.image_shape)
-        return check_images(X)
-
     def _check_training_data(self, X, y, classes):
         if y is None:
             if classes is None:
@@ -105,25 +97,8 @@ class BaseImageClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         return y
 
-    def __sklearn_clone__(self):
-        # The model is shared, where scikit-learn would deep-copy a pipeline.
-        twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__, model=None)
-        twin = BaseEstimator.__sklearn_clone__(twin)
-        twin.model = self.model
-        return twin
-
-    def __getstate__(self):
-        state = dict(super().__getstate__())
-        state["model"] = pack_model(self.model)
-        return state
-
-    def __setstate__(self, state):
-        super().__setstate__({**state, "model": unpack_model(state["model"])})
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
         tags.target_tags.required = self.classes is None
         # Nothing is learned from tabular data.
         tags.classifier_tags.poor_score = True

@@ -1,6 +1,9 @@
 """From what the user says of the label set to sorted labels and their names."""
 
+import warnings
 from collections import Counter
+from difflib import get_close_matches
+from numbers import Integral
 
 import numpy as np
 
@@ -110,3 +113,136 @@ def names_of(labels, class_names):
     if wrong:
         raise ValueError(f"class_names has {wrong!r}; every name must be a str.")
     return names
+
+
+def index_names(id2label):
+    """Class ids by the names of a model's classes.
+
+    "dog, hound" is a name as a whole, and so is each of its parts.
+
+    Parameters
+    ----------
+    id2label : dict
+        Names by class ids.
+
+    Returns
+    -------
+    labels : dict of str to int
+        Names of one class.
+    shared : dict of str to list of int
+        Names that several classes have.
+    """
+    ids = {}
+    for key, value in id2label.items():
+        for name in {value.strip(), *(part.strip() for part in value.split(","))}:
+            ids.setdefault(name, []).append(int(key))
+    alone = {name: found[0] for name, found in sorted(ids.items()) if len(found) == 1}
+    return alone, {name: found for name, found in ids.items() if len(found) > 1}
+
+
+def resolve_class_ids(class_ids, labels, names, model, listed):
+    """The model's class of each label.
+
+    Parameters
+    ----------
+    class_ids : array-like of shape (n_classes,), "order" or None
+        The estimator's parameter. None: names are looked up, integers are ids.
+    labels : ndarray of shape (n_classes,)
+        The sorted labels.
+    names : list of length n_classes
+        What each label is called.
+    model : object
+        With ``labels``, a dict from names to class ids, ``shared``, a dict from names
+        of several classes to their ids, and ``n_labels``, the number of classes.
+    listed : bool
+        Whether the user listed the classes, rather than `y`.
+
+    Returns
+    -------
+    ids : list of int
+
+    Raises
+    ------
+    ValueError
+        If there is no such class, or two labels share one.
+    """
+    if isinstance(class_ids, str):  # "order"
+        ids = list(range(len(labels)))
+    elif class_ids is not None:
+        ids = np.asarray(class_ids).ravel().tolist()
+        if len(ids) != len(labels):
+            raise ValueError(
+                f"class_ids has {len(ids)} ids for the {len(labels)} sorted labels "
+                f"{labels.tolist()!r}; pass one for each."
+            )
+    else:
+        ids = _look_up(names, model)
+    _check_ids(ids, labels.tolist(), model.n_labels)
+    if class_ids is None and not listed and _may_be_encoded(names, model.n_labels):
+        read = [name for name, i in model.labels.items() if i in ids]
+        warnings.warn(
+            f"y holds the integers 0 to {len(ids) - 1}, read as the model's own "
+            f"classes {ids}{f' ({read})' if read else ''}. If they are encoded "
+            "labels (by LabelEncoder, VotingClassifier, cross_val_predict with "
+            "method='predict_proba', ...), pass class_names=[...] or "
+            "class_ids=[...] aligned with the sorted labels.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return ids
+
+
+def _check_ids(ids, labels, n_labels):
+    wrong = [
+        i
+        for i in ids
+        if not isinstance(i, Integral) or isinstance(i, bool) or not 0 <= i < n_labels
+    ]
+    if wrong:
+        raise ValueError(
+            f"{wrong!r} are no class ids of the model, which are the integers 0 to "
+            f"{n_labels - 1}; pass class_ids=[...] or class_names=[...] aligned with "
+            f"the sorted labels {labels!r}, or class_ids='order'."
+        )
+    shared = [label for label, i in zip(labels, ids, strict=True) if ids.count(i) > 1]
+    if shared:
+        raise ValueError(
+            f"The labels {shared!r} share a class of the model, which can't tell them "
+            "apart; keep one of them."
+        )
+
+
+def _may_be_encoded(names, n_labels):
+    """Whether labels look like what an encoder makes of a few classes."""
+    return names == list(range(len(names))) and len(names) < n_labels
+
+
+def _look_up(names, model):
+    """Ids of names; what is no str is an id already."""
+    labels, shared = model.labels, model.shared
+    unclear = {name: shared[name] for name in names if name in shared}
+    if unclear:
+        raise ValueError(
+            f"Names of several classes of the model: {unclear!r}. Pass class_ids=[...] "
+            "aligned with the sorted labels, or their full names."
+        )
+    unknown = [name for name in names if isinstance(name, str) and name not in labels]
+    if unknown and not labels:
+        raise ValueError(
+            f"The model has no names for its classes, {unknown!r} can't be looked "
+            "up; pass class_ids=[...] aligned with the sorted labels."
+        )
+    if unknown:
+        lower = {name.lower(): name for name in labels}
+        near = [(name, get_close_matches(name.lower(), lower, n=1)) for name in unknown]
+        hints = [f"{lower[found[0]]!r} for {name!r}" for name, found in near if found]
+        known = list(labels)
+        raise ValueError(
+            f"The model has no classes named {unknown!r}"
+            + (f" (did you mean {', '.join(hints)}?)" if hints else "")
+            + f". It knows {len(known)} names: "
+            f"{', '.join(known[:20])}{', ...' if len(known) > 20 else ''}. Use those, "
+            "or pass class_names or class_ids aligned with the sorted labels; only "
+            "ZeroShotDiffusionClassifier takes classes of any name."
+        )
+    return [labels[name] if isinstance(name, str) else name for name in names]

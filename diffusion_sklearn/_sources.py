@@ -129,12 +129,16 @@ def load_pretrained(name, revision, read, bundled, save_with):
             tried.append(f"{place} {reason}")
     at = f" at revision {revision!r}" if revision else ""
     near = get_close_matches(name, bundled, n=1)
+    instead = f"pass a local folder saved by {save_with}"
+    if bundled:
+        instead += (
+            f", or a bundled model that needs no download: {list_bundled(bundled)}"
+        )
     raise OSError(
         f"model={name!r}{at} can't be loaded"
         + (f" (did you mean {near[0]!r}?)" if near else "")
         + f": {'; '.join(tried)}. Only safetensors are read. Check the name and the "
-        f"network, pass a local folder saved by {save_with}, or a bundled model that "
-        f"needs no download: {list_bundled(bundled)}."
+        f"network, {instead}."
     )
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from diffusion_sklearn._labels import index_names
 from diffusion_sklearn.backbones._base import Backbone
 
 
@@ -81,9 +82,4 @@ def class_names_of(pipeline):
     given = pipeline.config.get("id2label")
     if not given:  # a pipeline that was built by hand or saved by diffusers
         return dict(getattr(pipeline, "labels", {})), {}
-    ids = {}
-    for key, value in given.items():
-        for name in {value.strip(), *(part.strip() for part in value.split(","))}:
-            ids.setdefault(name, []).append(int(key))
-    alone = {name: found[0] for name, found in sorted(ids.items()) if len(found) == 1}
-    return alone, {name: found for name, found in ids.items() if len(found) > 1}
+    return index_names(given)

@@ -97,7 +97,7 @@ class ContrastiveModel:
         -------
         embeddings : ndarray of shape (len(images), d), float32 or float64
         """
-        pictures = [_picture(x, first + k) for k, x in enumerate(images)]
+        pictures = [to_picture(x, first + k) for k, x in enumerate(images)]
         pixels = self.processor(pictures, return_tensors="pt").pixel_values
         pixels = pixels.to(self.model.device, self.model.dtype)  # (n, 3, h, w)
         return self._unit([self.model.get_image_features(pixels)])
@@ -108,7 +108,21 @@ class ContrastiveModel:
         return F.normalize(features, dim=-1).cpu().numpy()
 
 
-def _picture(image, index):
+def to_picture(image, index):
+    """One image of whatever kind as a PIL image.
+
+    Parameters
+    ----------
+    image : PIL image, path, array or Tensor
+        As the classifiers take them.
+    index : int
+        Its place, for the message if it can't be read.
+
+    Returns
+    -------
+    picture : PIL.Image.Image
+        RGB.
+    """
     array = read_image(image, index)  # (h, w) or (h, w, 3)
     if array.dtype != np.uint8:
         array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
@@ -143,7 +157,7 @@ def get_contrastive(name, revision, device, dtype):
 
     def read(source, how):
         with quiet(*LOGS):
-            model = _from_pretrained(
+            model = read_part(
                 AutoModel, source, dtype=torch.float32, use_safetensors=True, **how
             )
             if not hasattr(model, "logit_scale"):
@@ -152,13 +166,11 @@ def get_contrastive(name, revision, device, dtype):
                     "model; pass a CLIP, OpenCLIP or SigLIP checkpoint in the layout "
                     f"of transformers, such as {HUB_MODEL!r}."
                 )
-            tokenizer = _from_pretrained(AutoTokenizer, source, **how)
+            tokenizer = read_part(AutoTokenizer, source, **how)
             if len(tokenizer) <= len(tokenizer.all_special_ids):
                 raise OSError("there is no tokenizer")  # its stand-in knows no words
             # Without torchvision, and the same with it.
-            processor = _from_pretrained(
-                AutoImageProcessor, source, backend="pil", **how
-            )
+            processor = read_part(AutoImageProcessor, source, backend="pil", **how)
         found = ContrastiveModel(model, tokenizer, processor)
         found.model.to(device, dtype)  # only now: the scale was read in float32
         return found
@@ -170,8 +182,23 @@ def get_contrastive(name, revision, device, dtype):
     return once(("contrastive", name, revision, str(device), dtype), load)
 
 
-def _from_pretrained(cls, source, **how):
-    """Of a transformers class, with an OSError for whatever can't be read."""
+def read_part(cls, source, **how):
+    """Read a part of a checkpoint, with an OSError for whatever can't be read.
+
+    Parameters
+    ----------
+    cls : type
+        Of transformers.
+    source : str
+        Folder or Hub id.
+    **how : object
+        For ``cls.from_pretrained``.
+
+    Returns
+    -------
+    part : object
+        Of `cls`.
+    """
     try:
         return cls.from_pretrained(source, **how)
     except (ValueError, SafetensorError) as error:

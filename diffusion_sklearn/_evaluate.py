@@ -114,6 +114,34 @@ def evaluate(clf, folder, names_file, output, command, quiet=False):
     """
     paths, labels, classes = read_folder(folder, output)
     names = read_names(names_file, classes)
+    return evaluate_images(
+        clf, paths, labels, classes, names, folder, output, command, quiet
+    )
+
+
+def evaluate_images(
+    clf, paths, labels, classes, names, folder, output, command, quiet=False
+):
+    """Classify labelled images and write the scores and what they came from.
+
+    Parameters
+    ----------
+    clf : estimator
+        A diffusion classifier, not fitted.
+    paths : list of Path
+        The images.
+    labels : sequence of str
+        The label of each.
+    classes, names : sequence of str
+        The sorted labels, and what each is called.
+    folder, output, command, quiet
+        As in :func:`evaluate`.
+
+    Returns
+    -------
+    report : dict
+        What is written to ``evaluation.json``.
+    """
     clf.set_params(class_names=names).fit(classes=classes)
     output.mkdir(parents=True, exist_ok=True)
     began, rows = time.perf_counter(), []

@@ -1,5 +1,6 @@
 """Command line: ``diffusion-sklearn`` or ``python -m diffusion_sklearn``."""
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from diffusion_sklearn import ErrorStore, show_versions
-from diffusion_sklearn._arguments import make_parser
+from diffusion_sklearn._arguments import BUDGET, make_parser
 from diffusion_sklearn._classify import (
     check_output,
     classify_files,
@@ -19,6 +20,9 @@ from diffusion_sklearn._database import FILE
 from diffusion_sklearn._demo import DEMOS
 from diffusion_sklearn._evaluate import evaluate
 from diffusion_sklearn.backbones._loading import BUNDLED
+from diffusion_sklearn.datasets._compare import compare, print_table
+from diffusion_sklearn.datasets._load import load_dataset, read_table
+from diffusion_sklearn.datasets._specs import get_dataset_spec
 
 SKIPPED, INTERRUPTED = 3, 130
 """Exit status when some images could not be read, and after Ctrl-C."""
@@ -106,7 +110,13 @@ def run_classify(args):
 
 
 def run_evaluate(args):
-    """Classify a labelled folder and score the answers."""
+    """Classify labelled images and score the answers."""
+    if args.dataset is not None:
+        return _run_dataset(args)
+    options = ("dataset_folder", "split", "data_home", "max_images", "baseline", "json")
+    for name in options:
+        if getattr(args, name):
+            args.fail(f"--{name.replace('_', '-')} goes with --dataset")
     report = evaluate(
         _make(args),
         args.folder,
@@ -130,6 +140,40 @@ def run_evaluate(args):
     print(f"{'written to':<22} {args.output}")
     skipped = report["skipped"]
     return _report_skipped(skipped, report["n_images"] + len(skipped))
+
+
+def _run_dataset(args):
+    """Classify a data set of the paper, and with CLIP too; print a table."""
+    spec = get_dataset_spec(args.dataset)
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        args.fail(f"--json={args.json}: there is no such folder")
+    data = load_dataset(
+        args.dataset,
+        folder=args.dataset_folder,
+        split=args.split,
+        data_home=args.data_home,
+        max_images=args.max_images,
+        class_names=None if args.names is None else read_table(args.names),
+    )
+    clf = _make(args, **{name: getattr(spec, name) for name in BUDGET})
+    templates = args.prompt_template or spec.prompt_template
+    if "prompt_template" in clf.get_params():
+        clf.set_params(prompt_template=templates)
+    table = compare(
+        clf,
+        data,
+        args.baseline,
+        templates,
+        args.output,
+        args.command_line,
+        args.quiet,
+    )
+    if args.json is not None:
+        args.json.write_text(json.dumps(table, indent=1), "utf-8")
+    print_table(table)
+    print(f"{'written to':<22} {args.output}")
+    skipped = table["skipped"]
+    return _report_skipped(skipped, table["n_images"] + len(skipped))
 
 
 def run_info(args):
@@ -158,13 +202,12 @@ def _existing_store(folder):
     return ErrorStore(folder)
 
 
-def _make(args):
+def _make(args, **budget):
+    typed = {name: value for name, value in vars(args).items() if name in BUDGET}
     return make_classifier(
         args.model,
         args.prompt_template,
-        n_trials=args.n_trials,
-        pruning=args.pruning,
-        loss=args.loss,
+        **BUDGET | budget | typed,
         timesteps=args.timesteps,
         random_state=args.seed,
         batch_size=args.batch_size,

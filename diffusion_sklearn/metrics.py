@@ -1,8 +1,10 @@
 """Scores with their uncertainty."""
 
+from functools import partial
 from numbers import Integral
 
 import numpy as np
+from scipy.special import expit, logit
 from scipy.stats import beta
 from sklearn.utils import Bunch
 
@@ -114,6 +116,144 @@ def expected_calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
     bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
     gaps = np.bincount(bins, weights=right - confidence, minlength=n_bins)
     return float(np.abs(gaps).sum() / len(y_true))
+
+
+def effective_robustness(
+    accuracy, shifted_accuracy, baseline_accuracy, baseline_shifted, *, knot="best"
+):
+    r"""How much better a model does on shifted data than its accuracy foretells.
+
+    What the baselines' accuracies foretell is a continuous line with one bend, least
+    squares in logit space:
+
+    .. math:: \mathrm{logit}\, \hat s(a) = b_0 + b_1 \, \mathrm{logit}\, a
+        + b_2 \max(0, \mathrm{logit}\, a - \mathrm{logit}\, a_{\mathrm{knot}})
+
+    The effective robustness of a model of accuracy a and shifted accuracy s is
+    :math:`s - \hat s(a)` (Taori et al., 2020; Li et al., ICCV 2023, figure 6, where the
+    line bends at the accuracy of the model that ImageNet-A was chosen by).
+
+    Parameters
+    ----------
+    accuracy : float or array-like of shape (n_models,)
+        Accuracy in distribution, in (0, 1).
+    shifted_accuracy : float or array-like of shape (n_models,)
+        Accuracy on the shifted data, in [0, 1].
+    baseline_accuracy, baseline_shifted : array-like of shape (n_baselines,)
+        Both accuracies of the models to compare with, in (0, 1).
+    knot : float, "best" or None, default="best"
+        Where the line bends: at an accuracy; at that of the baseline that leaves the
+        least squares, with at least two baselines on either side; None: nowhere.
+
+    Returns
+    -------
+    result : :class:`~sklearn.utils.Bunch`
+        ``robustness`` and ``predicted``, float or ndarray of shape (n_models,);
+        ``predict``, a function from accuracies to those that the line foretells;
+        ``line``, ndarray of shape (2 or 3, 2): accuracy and shifted accuracy at the
+        ends of the line and at its bend, straight between them on logit axes; ``knot``,
+        float or None.
+
+    Raises
+    ------
+    ValueError
+        If an accuracy has no logit, the shapes do not fit, or there are too few
+        baselines.
+
+    Notes
+    -----
+    Outside the baselines' accuracies the line is extrapolated.
+
+    References
+    ----------
+    Taori, Dave, Shankar, Carlini, Recht and Schmidt (2020), "Measuring Robustness to
+    Natural Distribution Shifts in Image Classification", NeurIPS.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn.metrics import effective_robustness
+    >>> baselines = [0.5, 0.6, 0.7, 0.8]
+    >>> result = effective_robustness(0.7, 0.75, baselines, baselines, knot=None)
+    >>> round(result.predicted, 3), round(result.robustness, 3)
+    (0.7, 0.05)
+    """
+    accuracy = _proportions_of("accuracy", accuracy, open_ends=True)
+    shifted = _proportions_of("shifted_accuracy", shifted_accuracy)
+    known = _proportions_of("baseline_accuracy", baseline_accuracy, open_ends=True)
+    known_shifted = _proportions_of("baseline_shifted", baseline_shifted, True)
+    if accuracy.shape != shifted.shape:
+        raise ValueError(
+            f"shifted_accuracy has shape {shifted.shape} and accuracy {accuracy.shape};"
+            " pass one for each model."
+        )
+    if known.ndim != 1 or known.shape != known_shifted.shape:
+        raise ValueError(
+            f"baseline_shifted has shape {known_shifted.shape} and baseline_accuracy "
+            f"{known.shape}; pass one for each baseline."
+        )
+    x, y = logit(known), logit(known_shifted)  # (n_baselines,)
+    ordered = np.unique(x)
+    if len(ordered) < 2:
+        raise ValueError(
+            f"baseline_accuracy={known.tolist()!r} has {len(ordered)} different "
+            "values; a line needs two or more."
+        )
+    if isinstance(knot, str) and knot == "best":
+        knots = ordered[2:-2]
+        if len(knots) == 0:
+            raise ValueError(
+                f"baseline_accuracy has {len(ordered)} different values; knot='best' "
+                "needs 5 or more. Pass knot=None for a straight line, or the accuracy "
+                "at which it bends."
+            )
+    elif knot is None:
+        knots = [np.inf]
+    else:
+        knots = [float(logit(_proportions_of("knot", knot, open_ends=True)))]
+        if not ordered[0] < knots[0] < ordered[-1]:
+            raise ValueError(
+                f"knot={knot!r} must lie between the baselines' accuracies, "
+                f"{known.min()} and {known.max()}."
+            )
+    fits = [(*np.linalg.lstsq(_bent(x, at), y, rcond=None)[:1], at) for at in knots]
+    squares = [((_bent(x, at) @ slopes - y) ** 2).sum() for slopes, at in fits]
+    slopes, at = fits[int(np.argmin(squares))]
+    predict = partial(_predict_shifted, slopes=slopes, at=at)
+    predicted = predict(accuracy)
+    corners = np.unique([ordered[0], *([at] if np.isfinite(at) else []), ordered[-1]])
+    corners = expit(corners)
+    robustness = shifted - predicted
+    return Bunch(
+        robustness=robustness if robustness.ndim else float(robustness),
+        predicted=predicted if predicted.ndim else float(predicted),
+        predict=predict,
+        line=np.stack([corners, predict(corners)], axis=1),
+        knot=float(expit(at)) if np.isfinite(at) else None,
+    )
+
+
+def _bent(x, at):
+    """Terms of a line that bends at `at`; infinity: nowhere."""
+    bend = [np.maximum(0, x - at)] if np.isfinite(at) else []
+    return np.stack([np.ones_like(x), x, *bend], axis=-1)  # (..., 2 or 3)
+
+
+def _predict_shifted(accuracy, slopes, at):
+    accuracy = _proportions_of("accuracy", accuracy, open_ends=True)
+    return expit(_bent(logit(accuracy), at) @ slopes)
+
+
+def _proportions_of(name, values, open_ends=False):
+    values = np.asarray(values, np.float64)
+    inside = (values > 0) & (values < 1) if open_ends else (values >= 0) & (values <= 1)
+    if not inside.all():
+        wrong = values[~inside].tolist()
+        ends = "above 0 and below 1" if open_ends else "from 0 to 1"
+        raise ValueError(
+            f"{name} has {wrong!r}; pass proportions {ends} (not percent). Leave a "
+            "model that gets none or all right out, or count half an image for it."
+        )
+    return values
 
 
 def winoground_scores(score_matrix, tags=None, *, confidence=0.95):

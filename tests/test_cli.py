@@ -12,10 +12,15 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from diffusion_sklearn import ConditionalDiffusionClassifier
+from diffusion_sklearn import (
+    CLIPZeroShotClassifier,
+    ConditionalDiffusionClassifier,
+    ZeroShotDiffusionClassifier,
+)
 from diffusion_sklearn._arguments import parse_pruning
 from diffusion_sklearn.cli import main
 from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
+from diffusion_sklearn.metrics import clopper_pearson, winoground_scores
 
 MODEL = ["--model", "fashion-dit", "--n-trials", "8"]
 CLASSES = ["bag", "sneaker", "trouser"]
@@ -325,3 +330,133 @@ def test_parse_pruning(text, value):
     assert parse_pruning(text) == value
     with pytest.raises(ValueError):
         parse_pruning(f"{text},x")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Folder with a subfolder of four scenes for each of three classes."""
+    folder = tmp_path_factory.mktemp("scenes")
+    data = make_fashion_scenes(200, split="test", n_items=1, random_state=2)
+    items = [scene.items[0] for scene in data.scenes]
+    for name in CLASSES:
+        (folder / name).mkdir()
+        some = [k for k, item in enumerate(items) if item == name][:4]
+        for k in some:
+            Image.fromarray(data.images[k]).save(folder / name / f"{k}.png")
+    return folder
+
+
+def test_evaluate_a_data_set_with_a_baseline(scenes, tmp_path, capsys):
+    """Both on the same images; what is printed is what scikit-learn counts."""
+    output, table = tmp_path / "out", tmp_path / "table.json"
+    flags = ["--model", "fashion-scenes", "--baseline", "fashion-clip", "--quiet"]
+    flags += ["--n-trials", "6", "--pruning", "2:2", "--prompt-template", "a {}"]
+    flags += ["--dataset-folder", str(scenes), "--output", str(output)]
+    flags += ["--memory", str(tmp_path / "kept"), "--json", str(table)]
+    (scenes / "bag" / "broken.png").write_bytes(b"no image")
+    try:
+        assert main(["evaluate", "--dataset", "food-101", *flags]) == 3
+    finally:
+        (scenes / "bag" / "broken.png").unlink()
+    printed = capsys.readouterr()
+    found = json.loads(table.read_text())
+    ours, clip = found["results"]
+    assert ours["evaluations"]["mean"] == 3 * 2 + 2 * 4
+    assert found["loss"] == "l2" and found["n_images"] == 12
+    assert ours["prompts"] == clip["prompts"] == [[f"a {name}"] for name in CLASSES]
+    rows = [row for row in read_csv(output / "predictions.csv") if not row["error"]]
+    paths = [row["path"] for row in rows]
+    truth = [path.split("/")[-2] for path in paths]
+    right = accuracy_score(truth, [row["label"] for row in rows])
+    assert ours["scores"]["acc1"]["value"] == right
+    plain = CLIPZeroShotClassifier(model="fashion-clip", prompt_template="a {}")
+    right = accuracy_score(truth, plain.fit(classes=CLASSES).predict(paths))
+    value = clip["scores"]["acc1"]
+    assert value["value"] == right
+    low, high = clopper_pearson(round(12 * right), 12)
+    assert (value["low"], value["high"]) == (low, high)
+    assert "12 images, 3 classes (the paper: 101)" in printed.out
+    line = (
+        rf"fashion-clip +accuracy +{right:.2%} +95 % interval {low:.2%} to {high:.2%}"
+    )
+    assert re.search(line, printed.out)
+    assert "1 of 13 images could not be read" in printed.err
+    # Again, from what is kept.
+    assert main(["evaluate", "--dataset", "food-101", *flags]) == 0
+    again = json.loads(table.read_text())["results"]
+    assert again[0]["evaluations"]["mean"] == 0
+    assert [r["scores"] for r in again] == [r["scores"] for r in found["results"]]
+
+
+def test_evaluate_takes_the_schedule_of_the_data_set(sd_folder, tmp_path, capsys):
+    """Prompts, stages, trials and loss are the paper's, but for what is typed."""
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        image = np.full((8, 8), len(name) * 40, np.uint8)
+        Image.fromarray(image).save(tmp_path / "images" / name / "a.png")
+    argv = ["evaluate", "--dataset", "stl-10", "--model", sd_folder, "--quiet"]
+    argv += ["--dataset-folder", str(tmp_path / "images"), "--max-images", "1"]
+    argv += ["--output", str(tmp_path / "out")]
+    assert main(argv) == 0
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert report["evaluations"]["mean"] == 3000 and report["n_images"] == 1
+    assert report["parameters"]["loss"] == "l1"
+    assert report["prompts"][0] == ["a photo of a airplane."]
+    assert len(report["classes"]) == 10
+    assert main([*argv, "--n-trials", "50"]) == 1
+    assert "has a stage after 100 trials" in capsys.readouterr().err
+    assert main([*argv, "--n-trials", "3", "--pruning", "none", "--loss", "l2"]) == 0
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert report["evaluations"]["mean"] == 30
+    assert report["parameters"]["loss"] == "l2"
+
+
+def test_evaluate_winoground(sd_folder, clip_folder, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    pixels = np.random.RandomState(0).randint(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    rows = []
+    for k in range(4):
+        row = {"caption_0": f"cat {k}", "caption_1": f"{k} dog"}
+        row["collapsed_tag"] = ["Object", "Both"][k % 2]
+        for i in (0, 1):
+            row[f"image_{i}"] = f"ex_{k}_img_{i}"
+            path = tmp_path / "images" / f"ex_{k}_img_{i}.png"
+            Image.fromarray(pixels[2 * k + i]).save(path)
+        rows.append(row)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "examples.jsonl").write_text(text)
+    argv = ["evaluate", "--dataset", "winoground", "--dataset-folder", str(tmp_path)]
+    argv += ["--n-trials", "4", "--quiet", "--output", str(tmp_path / "out")]
+    argv += ["--baseline", clip_folder]
+    assert main([*argv, "--model", "fashion-dit"]) == 1
+    assert "winoground has captions" in capsys.readouterr().err
+    assert main([*argv, "--model", sd_folder]) == 0
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    captions = [[row["caption_0"], row["caption_1"]] for row in rows]
+    clf = ZeroShotDiffusionClassifier(model=sd_folder, n_trials=4)
+    clip = CLIPZeroShotClassifier(model=clip_folder)
+    for model, result in zip((clf, clip), report["results"], strict=True):
+        scores = model.score_pairs(pixels.reshape(4, 2, 8, 8, 3), captions)
+        expected = winoground_scores(scores, [row["collapsed_tag"] for row in rows])
+        assert result["scores"]["text score"]["value"] == expected.text
+        found = result["scores"]["text score, Both"]
+        assert (found["low"], found["high"]) == expected.tags["Both"].intervals["text"]
+    assert re.search(r"text score, Object +[\d.]+%   95 % int", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "one of the arguments FOLDER --dataset is required"),
+        (["a", "--dataset", "pets"], "not allowed with"),
+        (["--dataset", "cats"], "invalid choice: 'cats'"),
+        (["a", "--baseline", "fashion-clip"], "--baseline goes with --dataset"),
+        (["a", "--max-images", "3"], "--max-images goes with --dataset"),
+        (["--dataset", "pets", "--json", "no/a.json"], "there is no such folder"),
+    ],
+)
+def test_options_of_data_sets(flags, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["evaluate", *flags])
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err

@@ -47,7 +47,7 @@ class Scene:
     Parameters
     ----------
     items : tuple of str
-        One or two names of :data:`FASHION_NAMES`.
+        One or two names of ``FASHION_NAMES``.
     colors : tuple of str
         The colour of each item.
     relation : str or None

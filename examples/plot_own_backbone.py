@@ -1,10 +1,13 @@
-"""A model that diffusers does not know, as a classifier.
+"""
+A model that diffusers does not know
+====================================
 
 A denoiser of 8x8 digits is written and trained here in some seconds, a pipeline put
-around it, and a `Backbone` that tells the classifier how to call it. All that is new to
-the package is `DigitBackbone`.
+around it, and a ``Backbone`` that tells the classifier how to call it. All that is new
+to the package is ``DigitBackbone``.
 """
 
+import matplotlib.pyplot as plt
 import torch
 from diffusers import ConfigMixin, DDPMScheduler, DiffusionPipeline, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -116,6 +119,15 @@ pipeline = train(
 clf = ConditionalDiffusionClassifier(model=pipeline).fit(classes=range(10))
 print(f"accuracy on 100 digits: {clf.score(X_test, y_test):.2f}")
 
-shifted = X_test.transpose(0, 2, 1)  # a digit that lies on its side is none
-likely, unlikely = clf.score_samples(X_test), clf.score_samples(shifted)
+# %%
+# How likely an image is, whatever its class: a digit that lies on its side is none.
+
+turned = X_test.transpose(0, 2, 1)
+likely, unlikely = clf.score_samples(X_test), clf.score_samples(turned)
 print(f"likelier than on their side: {(likely > unlikely).mean():.0%}")
+
+figure, ax = plt.subplots(layout="constrained")
+ax.hist(likely, bins=20, alpha=0.7, label="digits")
+ax.hist(unlikely, bins=20, alpha=0.7, label="digits on their side")
+ax.set(xlabel="score_samples", ylabel="images")
+ax.legend()

@@ -1,7 +1,8 @@
-"""Draw scenes with the bundled fashion-scenes, as any diffusers pipeline.
+"""
+What a bundled model draws
+==========================
 
-    pip install . && python examples/plot_samples.py
-
+The bundled ``fashion-scenes`` draws scenes, as any pipeline of diffusers does.
 What the model draws shows what it knows: the same knowledge that it classifies with.
 Half of the captions name a combination that occurs in no training scene.
 """
@@ -9,6 +10,7 @@ Half of the captions name a combination that occurs in no training scene.
 import argparse
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,8 +21,8 @@ N_CAPTIONS, N_SAMPLES, SIDE = 8, 6, 96
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path, default=Path("samples.png"))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output", type=Path, default=None, help="save the samples")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=50)
     args = parser.parse_args()
@@ -53,8 +55,13 @@ def main():
         grid.paste(
             sample.resize((SIDE, SIDE), Image.BICUBIC), (x + column * SIDE, y + 22)
         )
-    grid.save(args.output)
-    print(f"{len(samples)} samples in {args.output}")
+    if args.output:
+        grid.save(args.output)
+        print(f"{len(samples)} samples in {args.output}")
+    else:
+        plt.figure(figsize=(grid.width / 100, grid.height / 100), dpi=100)
+        plt.figimage(grid)
+        plt.show()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,185 @@
+"""Denoising error of one image against the timestep, class by class."""
+
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+
+from diffusion_sklearn._trials import Trials
+from diffusion_sklearn.inspection._common import (
+    as_batch,
+    figure_and_axes,
+    spread_timesteps,
+    unpruned,
+)
+
+CENTERS = {"noise": 0, "timestep": (0, 1), None: ()}
+"""Axes of (classes, noises, timesteps) that a mean is taken over."""
+
+
+class DenoisingErrorDisplay:
+    """Denoising error of one image against the timestep, for each class.
+
+    A thin line is one noise, added to the image in all strengths; a thick line the
+    mean over noises. The errors of two noises differ far more than those of two
+    classes with the same noise, which is why the trials are paired (Figure 2 of [1]_).
+
+    Parameters
+    ----------
+    errors : array-like of shape (n_classes, n_noises, n_timesteps)
+        Error of each class with each noise at each timestep.
+    timesteps : array-like of shape (n_timesteps,)
+        The timesteps.
+    classes : array-like of shape (n_classes,), default=None
+        Labels for the legend; None: 0, 1, ...
+
+    Attributes
+    ----------
+    lines_ : ndarray of shape (n_classes, n_noises), of matplotlib Line2D
+        A line for each class and noise.
+    mean_lines_ : list of matplotlib Line2D
+        A line for each class: the mean over noises.
+    ax_ : matplotlib Axes
+        Where they are drawn.
+    figure_ : matplotlib Figure
+        The figure of the axes.
+
+    See Also
+    --------
+    TimestepAccuracyDisplay : At which timesteps the classes are told apart.
+
+    References
+    ----------
+    .. [1] Li, Prabhudesai, Duggal, Brown and Pathak, "Your Diffusion Model is Secretly
+       a Zero-Shot Classifier", ICCV 2023.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn import ConditionalDiffusionClassifier
+    >>> from diffusion_sklearn.datasets import load_fashion_photos
+    >>> from diffusion_sklearn.inspection import DenoisingErrorDisplay
+    >>> photos = load_fashion_photos()
+    >>> clf = ConditionalDiffusionClassifier(model="fashion-dit")
+    >>> clf = clf.fit(classes=["ankle boot", "sneaker"])
+    >>> display = DenoisingErrorDisplay.from_estimator(
+    ...     clf, photos.images[0], n_noises=2, timesteps=10
+    ... )
+    >>> display.errors.shape
+    (2, 2, 10)
+    """
+
+    def __init__(self, errors, timesteps, *, classes=None):
+        self.errors = errors
+        self.timesteps = timesteps
+        self.classes = classes
+
+    @classmethod
+    def from_estimator(
+        cls, clf, image, *, n_noises=4, timesteps=50, center="noise", ax=None
+    ):
+        """Compute the errors of an image and draw them.
+
+        Takes n_classes x n_noises x n_timesteps network evaluations.
+
+        Parameters
+        ----------
+        clf : ZeroShotDiffusionClassifier or ConditionalDiffusionClassifier
+            Fitted. Its `loss` and `target` are used; its trials, pruning, prefilter
+            and memory are not.
+        image : PIL.Image.Image, str, Path, ndarray or Tensor
+            One image.
+        n_noises : int, default=4
+            Number of noises, those of the classifier's first trials.
+        timesteps : int or array-like of int, default=50
+            How many timesteps, evenly spaced, or which.
+        center, ax
+            As for :meth:`plot`.
+
+        Returns
+        -------
+        display : DenoisingErrorDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If `n_noises` or `timesteps` is not possible.
+        """
+        if not isinstance(n_noises, Integral) or n_noises < 1:
+            raise ValueError(f"n_noises={n_noises!r} must be an int of at least 1.")
+        twin = unpruned(clf).set_params(memory=None)  # it keeps other noise
+        timesteps = spread_timesteps(timesteps, twin.backbone_.n_timesteps)
+        trial_timesteps = np.repeat(timesteps, n_noises)
+        n = len(trial_timesteps)
+        twin.trials_ = _FewNoises(
+            trial_timesteps, twin.trials_.seed, np.arange(n), n_noises
+        )
+        twin._given_weights, twin.prefilter_ = np.ones(n), None
+        errors = twin.denoising_errors(as_batch(image)).errors[0]  # (k, t * m)
+        errors = errors.reshape(len(errors), len(timesteps), n_noises)
+        display = cls(errors.swapaxes(1, 2), timesteps, classes=twin.classes_)
+        return display.plot(ax, center=center)
+
+    def plot(self, ax=None, *, center="noise"):
+        """Draw the errors.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None: a new figure.
+        center : {"noise", "timestep"} or None, default="noise"
+            What is taken from the errors. "noise": the mean over classes for each
+            noise and timestep, so that what is left is the difference that a paired
+            trial sees. "timestep": the mean over classes and noises for each timestep,
+            as in the paper. None: nothing.
+
+        Returns
+        -------
+        self : DenoisingErrorDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If `center` or a shape is not possible.
+        """
+        if center not in CENTERS:
+            raise ValueError(f"center={center!r} must be 'noise', 'timestep' or None.")
+        errors = np.asarray(self.errors, np.float64)  # (k, m, t)
+        if errors.ndim != 3 or errors.shape[2] != len(self.timesteps):
+            raise ValueError(
+                f"errors has shape {errors.shape}; pass (n_classes, n_noises, "
+                f"n_timesteps) with {len(self.timesteps)} timesteps."
+            )
+        if center is not None:
+            errors = errors - errors.mean(axis=CENTERS[center], keepdims=True)
+        classes = range(len(errors)) if self.classes is None else self.classes
+
+        self.figure_, self.ax_ = figure_and_axes(ax)
+        self.lines_ = np.empty(errors.shape[:2], object)
+        self.mean_lines_ = []
+        for k, (label, curves) in enumerate(zip(classes, errors, strict=True)):
+            color = f"C{k}"
+            for i, curve in enumerate(curves):
+                (self.lines_[k, i],) = self.ax_.plot(
+                    self.timesteps, curve, color=color, alpha=0.4, linewidth=0.8
+                )
+            self.mean_lines_ += self.ax_.plot(
+                self.timesteps, curves.mean(axis=0), color=color, label=str(label)
+            )
+        about = "" if center is None else f", from the mean of each {center}"
+        self.ax_.set(xlabel="timestep", ylabel=f"denoising error{about}")
+        self.ax_.legend()
+        return self
+
+
+@dataclass(frozen=True)
+class _FewNoises(Trials):
+    """Trials that go through the same few noises at every timestep."""
+
+    n_noises: int
+
+    def noise(self, shape):
+        first = slice(self.n_noises)
+        few = Trials(self.timesteps[first], self.seed, self.order[first]).noise(shape)
+        return np.tile(few, (len(self) // self.n_noises, 1, 1, 1))

@@ -1,0 +1,262 @@
+"""Accuracy on shifted data against accuracy in distribution, on logit axes."""
+
+import numpy as np
+from scipy.special import expit, logit
+from sklearn.utils.validation import check_consistent_length, column_or_1d
+
+from diffusion_sklearn.inspection._common import figure_and_axes
+from diffusion_sklearn.metrics import clopper_pearson, effective_robustness
+
+
+class EffectiveRobustnessDisplay:
+    """Accuracy on shifted data against accuracy in distribution, on logit axes.
+
+    Models of a kind tend to lie on a line. One that lies above it does better under
+    the shift than its accuracy foretells: it has effective robustness, which the legend
+    tells in points of accuracy (Figure 6 of [1]_).
+
+    Parameters
+    ----------
+    accuracy : array-like of shape (n_models,)
+        Accuracy in distribution, in (0, 1).
+    shifted_accuracy : array-like of shape (n_models,)
+        Accuracy on the shifted data, in [0, 1].
+    baseline_accuracy, baseline_shifted : array-like of shape (n_baselines,)
+        Both accuracies of the models to compare with, in (0, 1).
+    names : sequence of str, default=None
+        Name of each model; None: "model 0", "model 1", ...
+    knot : float, "best" or None, default="best"
+        Where the line of the baselines bends, as in
+        :func:`~diffusion_sklearn.metrics.effective_robustness`.
+    n_images : int, default=None
+        Number of images in distribution, for intervals; None: no intervals.
+    n_shifted : int, default=None
+        Number of shifted images, for intervals.
+
+    Attributes
+    ----------
+    effective_robustness_ : ndarray of shape (n_models,)
+        Accuracy on shifted data above what the line foretells.
+    points_ : list of matplotlib ErrorbarContainer
+        A point for each model, with its intervals if there are any.
+    baselines_ : matplotlib ErrorbarContainer
+        The baselines.
+    line_ : matplotlib Line2D
+        What the baselines foretell; straight on these axes but for its bend.
+    ax_ : matplotlib Axes
+        Where they are drawn.
+    figure_ : matplotlib Figure
+        The figure of the axes.
+
+    See Also
+    --------
+    diffusion_sklearn.metrics.effective_robustness : The numbers behind it.
+
+    References
+    ----------
+    .. [1] Li, Prabhudesai, Duggal, Brown and Pathak, "Your Diffusion Model is Secretly
+       a Zero-Shot Classifier", ICCV 2023.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn.inspection import EffectiveRobustnessDisplay
+    >>> display = EffectiveRobustnessDisplay(
+    ...     [0.8],
+    ...     [0.7],
+    ...     baseline_accuracy=[0.6, 0.7, 0.8, 0.9],
+    ...     baseline_shifted=[0.4, 0.5, 0.6, 0.8],
+    ...     names=["diffusion"],
+    ...     knot=None,
+    ... ).plot()
+    >>> display.effective_robustness_.round(2)
+    array([0.07])
+    """
+
+    def __init__(
+        self,
+        accuracy,
+        shifted_accuracy,
+        baseline_accuracy,
+        baseline_shifted,
+        *,
+        names=None,
+        knot="best",
+        n_images=None,
+        n_shifted=None,
+    ):
+        self.accuracy = accuracy
+        self.shifted_accuracy = shifted_accuracy
+        self.baseline_accuracy = baseline_accuracy
+        self.baseline_shifted = baseline_shifted
+        self.names = names
+        self.knot = knot
+        self.n_images = n_images
+        self.n_shifted = n_shifted
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true,
+        y_pred,
+        y_true_shifted,
+        y_pred_shifted,
+        *,
+        baselines,
+        knot="best",
+        confidence=0.995,
+        ax=None,
+    ):
+        """Count right predictions and draw the accuracies, with intervals.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_images,)
+            Labels in distribution.
+        y_pred : dict of str to array-like of shape (n_images,)
+            What each model and each baseline predicts for them, by name.
+        y_true_shifted : array-like of shape (n_shifted,)
+            Labels of the shifted data.
+        y_pred_shifted : dict of str to array-like of shape (n_shifted,)
+            What the same predict for them.
+        baselines : sequence of str
+            The names of those that are baselines.
+        knot : float, "best" or None, default="best"
+            Where the line bends.
+        confidence, ax
+            As for :meth:`plot`.
+
+        Returns
+        -------
+        display : EffectiveRobustnessDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If the names or the lengths do not fit.
+        """
+        baselines = list(baselines)
+        names = [name for name in y_pred if name not in baselines]
+        if set(y_pred) != set(y_pred_shifted):
+            raise ValueError(
+                f"y_pred has predictions of {list(y_pred)} and y_pred_shifted of "
+                f"{list(y_pred_shifted)}; pass both for each."
+            )
+        unknown = [name for name in baselines if name not in y_pred]
+        if unknown:
+            raise ValueError(
+                f"baselines has {unknown}, none of those in y_pred: {list(y_pred)}."
+            )
+        found = _accuracies(y_true, y_pred)
+        shifted = _accuracies(y_true_shifted, y_pred_shifted)
+        display = cls(
+            np.array([found[name] for name in names]),
+            np.array([shifted[name] for name in names]),
+            np.array([found[name] for name in baselines]),
+            np.array([shifted[name] for name in baselines]),
+            names=names,
+            knot=knot,
+            n_images=len(y_true),
+            n_shifted=len(y_true_shifted),
+        )
+        return display.plot(ax, confidence=confidence)
+
+    def plot(self, ax=None, *, confidence=0.995):
+        """Draw the models, the baselines and their line.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None: a new figure.
+        confidence : float, default=0.995
+            Coverage of the Clopper-Pearson intervals, that of the paper's figure.
+
+        Returns
+        -------
+        self : EffectiveRobustnessDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If an accuracy or `knot` is not possible, or there are too few baselines.
+        """
+        accuracy = np.asarray(self.accuracy, np.float64)
+        shifted = np.asarray(self.shifted_accuracy, np.float64)
+        known = np.asarray(self.baseline_accuracy, np.float64)
+        known_shifted = np.asarray(self.baseline_shifted, np.float64)
+        result = effective_robustness(
+            accuracy, shifted, known, known_shifted, knot=self.knot
+        )
+        self.effective_robustness_ = result.robustness
+        names = self.names
+        if names is None:
+            names = [f"model {k}" for k in range(len(accuracy))]
+
+        def draw(x, y, **style):
+            return self.ax_.errorbar(
+                x,
+                y,
+                xerr=_interval(x, self.n_images, confidence),
+                yerr=_interval(y, self.n_shifted, confidence),
+                linestyle="none",
+                elinewidth=0.8,
+                **style,
+            )
+
+        self.figure_, self.ax_ = figure_and_axes(ax)
+        for set_scale in (self.ax_.set_xscale, self.ax_.set_yscale):
+            set_scale("logit", nonpositive="clip")
+        self.baselines_ = draw(known, known_shifted, fmt="o", label="baselines")
+        all_x = np.concatenate([accuracy, known])
+        x = np.unique(np.concatenate([result.line[:, 0], all_x]))
+        self.line_ = self.ax_.plot(
+            x, result.predict(x), color="C3", label="fit of the baselines"
+        )[0]
+        self.points_ = [
+            draw(
+                accuracy[k : k + 1],
+                shifted[k : k + 1],
+                fmt="*",
+                markersize=12,
+                color=f"C{k + 1 + (k > 1)}",  # C0: the baselines, C3: the line
+                label=f"{name} ({100 * result.robustness[k]:+.1f} points)",
+            )
+            for k, name in enumerate(names)
+        ]
+        all_y = np.concatenate([shifted, known_shifted, result.predict(x)])
+        _percents(self.ax_.xaxis, self.ax_.set_xlim, all_x)
+        _percents(self.ax_.yaxis, self.ax_.set_ylim, all_y)
+        self.ax_.set(xlabel="accuracy in distribution", ylabel="accuracy under shift")
+        self.ax_.legend()
+        return self
+
+
+def _accuracies(y_true, y_pred):
+    y_true = column_or_1d(y_true)
+    found = {}
+    for name, predicted in y_pred.items():
+        predicted = column_or_1d(predicted)
+        check_consistent_length(y_true, predicted)
+        found[name] = float((predicted == y_true).mean())
+    return found
+
+
+def _interval(accuracy, n, confidence):
+    """How far it reaches below and above each accuracy, (2, n_points)."""
+    if n is None:
+        return None
+    bounds = [clopper_pearson(round(a * n), n, confidence) for a in accuracy.tolist()]
+    low, high = np.transpose(bounds)
+    return np.stack([accuracy - low, high - accuracy]).clip(0)
+
+
+def _percents(axis, set_limits, values):
+    """Limits with some room around the values on a logit axis, ticks in percent."""
+    from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+
+    odds = logit(np.clip(values, 1e-3, 1 - 1e-3))
+    set_limits(*expit([odds.min() - 0.5, odds.max() + 0.5]))
+    axis.set_major_locator(MaxNLocator(5))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(PercentFormatter(1))

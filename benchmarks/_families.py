@@ -224,15 +224,15 @@ def stable_diffusion_3(size="tiny", with_t5=True):
     )
 
 
-def flux(size="tiny"):
-    """Flux.1 dev, guidance-distilled."""
+def flux(size="tiny", guidance_embeds=True):
+    """Flux.1 dev, which is told of guidance; schnell is not."""
     transformer = network(
         size,
         FluxTransformer2DModel,
         dict(guidance_embeds=True),
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
         num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=8,
-        guidance_embeds=True, axes_dims_rope=(2, 2, 4),
+        guidance_embeds=guidance_embeds, axes_dims_rope=(2, 2, 4),
     )  # fmt: skip
     is_tiny = size == "tiny"
     pipeline = FluxPipeline(
@@ -268,7 +268,7 @@ def _pixart(cls, size, side):
 
 
 def pixart_alpha(size="tiny"):
-    """PixArt-alpha, which is told the size of the image."""
+    """PixArt-alpha; the tiny one is told the size of the image, as at 1024 pixels."""
     return _pixart(PixArtAlphaPipeline, size, 8)
 
 

@@ -124,8 +124,9 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
     -----
     `set_params` on a fitted estimator changes at once how it predicts (`pruning`,
     `loss`, `target`, `n_candidates`, `temperature`, `image_size`, `image_shape`,
-    `batch_size`, `memory`, `n_jobs`, `verbose`). All other parameters wait for the
-    next `fit`. A pickle holds the model's name, never its weights.
+    `batch_size`, `memory`, `n_jobs`, `verbose`), and `null_condition` what
+    `score_samples` scores. All other parameters wait for the next `fit`. A pickle holds
+    the model's name, never its weights.
 
     References
     ----------
@@ -208,12 +209,11 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
 
     def _check_null(self, backbone):
         null = self.null_condition
-        # Where there is a null class of its own, it follows the classes.
-        if isinstance(null, str) or not 0 <= null <= backbone.n_labels:
+        if isinstance(null, str) or not 0 <= null < backbone.n_labels:
             raise ValueError(
                 f"null_condition={null!r} is no class id of the model, which are the "
                 f"integers 0 to {backbone.n_labels - 1}; pass one of these, or None "
-                "for the model's own null class."
+                "for the model's own null class, if it has one."
             )
 
     def _encode_classes(self, backbone, labels, names, listed):

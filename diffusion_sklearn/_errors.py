@@ -294,7 +294,10 @@ def score_images(encode, alive, plan, known=None, keep=None):
 
 
 def _count(triples, n_images, guided):
-    """Network evaluations of each image; guidance takes one more a trial."""
+    """Network evaluations of each image; guidance takes one more a trial.
+
+    A trial whose classes are in two batches has its second one twice, counted once.
+    """
     count = np.bincount(triples[:, 0], minlength=n_images)
     if guided:
         pairs = np.unique(triples[:, :2], axis=0)

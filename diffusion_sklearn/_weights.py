@@ -113,8 +113,9 @@ def fit_timestep_weights(clf, X, y, *, alpha=1.0):
     .. math:: \min_{w \ge 0} -\frac1n \sum_i \log p_w(y_i | x_i)
         + \frac{\alpha}{n} \sum_b (w_b / w_0 - 1)^2,
 
-    where :math:`w_0` is the best weight that is the same everywhere. Their scale is
-    fitted too, so that with them the probabilities are calibrated at temperature 1.
+    where :math:`w_0` is the best weight that is the same everywhere, drawn to 1 by
+    :math:`\frac{\alpha}{n} \log^2 w_0`. So their scale is fitted too, to how sure the
+    posterior should be at the temperature of `clf`.
 
     Parameters
     ----------
@@ -125,7 +126,8 @@ def fit_timestep_weights(clf, X, y, *, alpha=1.0):
     y : array-like of shape (n_images,)
         Their labels, of ``clf.classes_``.
     alpha : float, default=1.0
-        How strongly weights are drawn to each other. 0: not at all.
+        How strongly weights are drawn to each other, and all of them to 1. 0: not at
+        all.
 
     Returns
     -------
@@ -194,17 +196,21 @@ def fit_timestep_weights(clf, X, y, *, alpha=1.0):
         nats = -log_proba[np.arange(len(y)), truth].mean()
         return nats, gradient / len(y)
 
-    def uniform(log_scale):
-        nats, gradient = loss(np.full(N_BINS, np.exp(log_scale[0])))
-        return nats, np.array([gradient.sum() * np.exp(log_scale[0])])
+    penalty = alpha / len(y)
 
-    found = minimize(uniform, [-np.log(full._n_elements())], jac=True)
+    def uniform(log_scale):
+        scale = np.exp(log_scale[0])
+        nats, gradient = loss(np.full(N_BINS, scale))
+        gradient = gradient.sum() * scale + 2 * penalty * log_scale
+        return nats + penalty * log_scale[0] ** 2, gradient
+
+    # Where all images are told apart, a larger scale is always better: hence bounds.
+    found = minimize(uniform, [0.0], jac=True, bounds=[(-10, 10)])
     scale = np.exp(found.x[0])
 
     def objective(relative):
         nats, gradient = loss(relative * scale)
         off = relative - 1
-        penalty = alpha / len(y)
         return nats + penalty * off @ off, gradient * scale + 2 * penalty * off
 
     bounds = [(0, None)] * N_BINS
@@ -214,5 +220,5 @@ def fit_timestep_weights(clf, X, y, *, alpha=1.0):
 
 def _without_pruning(clf):
     twin = type(clf).__new__(type(clf))
-    vars(twin).update(vars(clf), pruning=None)
+    vars(twin).update(vars(clf), pruning=None, prefilter_=None)
     return twin

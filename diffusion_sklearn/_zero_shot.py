@@ -127,8 +127,9 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
     -----
     `set_params` on a fitted estimator changes at once how it predicts (`pruning`,
     `loss`, `target`, `n_candidates`, `temperature`, `image_size`, `image_shape`,
-    `batch_size`, `memory`, `n_jobs`, `verbose`). All other parameters wait for the
-    next `fit`. A pickle holds the model's name, never its weights.
+    `batch_size`, `memory`, `n_jobs`, `verbose`), and `null_condition` what
+    `score_samples` scores. All other parameters wait for the next `fit`. A pickle holds
+    the model's name, never its weights.
 
     References
     ----------

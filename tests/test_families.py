@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from _families import (  # (from the folder of the line above)
     FAMILIES,
     flux,
+    pixart_alpha,
     pixels,
     stable_diffusion,
     stable_diffusion_3,
@@ -30,7 +31,11 @@ from _families import (  # (from the folder of the line above)
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 PROMPTS = ["a photo of a bee.", "a photo of a cat."]
-VARIANTS = {**FAMILIES, "without T5": lambda: stable_diffusion_3(with_t5=False)}
+VARIANTS = {
+    **FAMILIES,
+    "without T5": lambda: stable_diffusion_3(with_t5=False),
+    "Flux schnell": lambda: flux(guidance_embeds=False),
+}
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +111,10 @@ def call_sd3(p, xt, t, prompt):
 
 def call_flux(p, xt, t, prompt):
     pooled = of_clip(p.tokenizer, p.text_encoder, prompt).pooler_output
+    is_dev = p.transformer.config.guidance_embeds
+    length = 512 if is_dev else 256
     ids = p.tokenizer_2(
-        [prompt], padding="max_length", max_length=512, return_tensors="pt"
+        [prompt], padding="max_length", max_length=length, return_tensors="pt"
     ).input_ids
     states = p.text_encoder_2(ids)[0]
     places = [(i, j) for i in range(2) for j in range(2)]
@@ -116,10 +123,10 @@ def call_flux(p, xt, t, prompt):
     output = p.transformer(
         packed,
         timestep=sigma(t),
-        guidance=torch.ones(1).double(),
+        guidance=torch.ones(1).double() if is_dev else None,
         pooled_projections=pooled,
         encoder_hidden_states=states,
-        txt_ids=torch.zeros(512, 3).double(),
+        txt_ids=torch.zeros(length, 3).double(),
         img_ids=torch.tensor([[0.0, i, j] for i, j in places]).double(),
     ).sample
     found = torch.zeros_like(xt)
@@ -183,13 +190,14 @@ CALLS = {
     "Stable Diffusion 3, 3.5": call_sd3,
     "without T5": call_sd3,
     "Flux": call_flux,
+    "Flux schnell": call_flux,
     "PixArt-alpha": call_pixart,
     "PixArt-Sigma": call_pixart,
     "Sana": call_sana,
     "DiT": call_dit,
     "U-Net on pixels": call_pixels,
 }
-FLOWS = "Stable Diffusion 3, 3.5", "without T5", "Flux", "Sana"
+FLOWS = "Stable Diffusion 3, 3.5", "without T5", "Flux", "Flux schnell", "Sana"
 
 
 def sigma(t):
@@ -294,21 +302,52 @@ def test_the_autoencoder_of_sdxl_runs_in_float32_where_weights_are_float16(folde
     )
 
 
+@pytest.mark.parametrize("make", [stable_diffusion_xl, pixart_alpha, flux])
+def test_half_precision_leaves_time_and_size_as_they_are(make, monkeypatch):
+    """At 1024 pixels and odd timesteps, as a network of real size is asked."""
+    backbone = load_backbone(make().to(dtype=torch.bfloat16))
+    told = {}
+
+    def spy(*args, **kwargs):
+        told.update(kwargs, args=args)
+        raise StopIteration
+
+    conditions = backbone.condition(["a cat"])
+    monkeypatch.setattr(backbone.network, "forward", spy)
+    side = 1024 // backbone.vae_factor
+    noised = torch.zeros(1, backbone.latent_channels, side, side)
+    with pytest.raises(StopIteration):
+        backbone.predict(noised, torch.tensor([997]), conditions)
+    if make is flux:
+        assert told["timestep"].dtype == torch.float32
+        np.testing.assert_allclose(told["timestep"], 0.998, rtol=1e-6)
+        assert told["img_ids"][-1].tolist() == [0, side // 2 - 1, side // 2 - 1]
+        return
+    added = told["added_cond_kwargs"]
+    if make is stable_diffusion_xl:
+        assert told["args"][1].tolist() == [997]
+        assert added["time_ids"].tolist() == [[1024, 1024, 0, 0, 1024, 1024]]
+    else:
+        assert told["timestep"].tolist() == [997]
+        assert added["resolution"].tolist() == [[1024, 1024]]
+        mask = told["encoder_attention_mask"]
+        n_tokens = len(backbone.pipeline.tokenizer("a cat").input_ids)
+        assert mask.tolist() == [[1.0] * n_tokens + [0.0] * (120 - n_tokens)]
+
+
+def test_a_text_encoder_that_overflows_is_an_error():
+    pipeline = stable_diffusion()
+    pipeline.text_encoder.get_input_embeddings().weight.data.fill_(torch.inf)
+    with pytest.raises(FloatingPointError, match=r"text encoder gave NaN.*bfloat16"):
+        load_backbone(pipeline).condition(["a cat"])
+
+
 def test_nothing_asked_for_is_zeros_in_sdxl():
     pipeline = stable_diffusion_xl()
     assert not load_backbone(pipeline).null_condition().any()
     pipeline.register_to_config(force_zeros_for_empty_prompt=False)
     backbone = load_backbone(pipeline)
     assert torch.equal(backbone.null_condition(), backbone.condition([""]))
-
-
-def test_guidance_of_a_distilled_network_is_an_input():
-    pipeline = flux()
-    backbone = load_backbone(pipeline)
-    errors = classifier(backbone).denoising_errors(IMAGES).errors
-    backbone.guidance = 3.5
-    assert not np.allclose(classifier(backbone).denoising_errors(IMAGES).errors, errors)
-    assert backbone.configs()["guidance"] == 3.5
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import pytest
 import torch
 from conftest import tiny_dit, tiny_sd
 from scipy.special import log_softmax
+from sklearn.dummy import DummyClassifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss, roc_auc_score
 from test_errors import IMAGES, alphas_cumprod
 from test_families import classifier, stable_diffusion_3
@@ -249,7 +251,7 @@ def test_fitted_weights_are_the_optimum(photos):
 
     seen, unseen = slice(0, 45), slice(45, 90)
     best = min(nats(np.full(1000, 10.0**k), seen) for k in np.linspace(-4, 1, 101))
-    assert nats(weights, seen) <= best + 1e-6
+    assert nats(weights, seen) <= best + 1e-3
     assert nats(weights, unseen) < nats(np.ones(1000), unseen)
     # In use they give the posterior that they were chosen for.
     proba = clf.set_params(timestep_weights=weights).fit(classes=clf.classes_)
@@ -258,6 +260,22 @@ def test_fitted_weights_are_the_optimum(photos):
     # With a strong pull they are all the same.
     even = fit_timestep_weights(clf, X[:45], y[:45], alpha=1e6)
     np.testing.assert_allclose(even, even[0], rtol=1e-2)
+
+
+def test_fitting_weights_to_images_that_are_all_right_stays_finite(photos):
+    """Nothing bounds the scale but what draws it to 1; a prefilter plays no part."""
+    few = np.isin(photos.names, ["bag", "trouser"])
+    X, y = photos.images[few][:16], photos.names[few][:16]
+    names = np.unique(y)
+    prefilter = FrozenEstimator(DummyClassifier().fit([[0], [0]], names))
+    clf = ConditionalDiffusionClassifier(
+        model="fashion-dit", n_trials=10, prefilter=prefilter, n_candidates=1
+    ).fit(classes=names)
+    weights = fit_timestep_weights(clf, X, y)
+    assert 0.5 < weights.mean() < 20
+    assert clf.prefilter_ is not None
+    with_one = clf.set_params(prefilter=None).fit(classes=names)
+    np.testing.assert_array_equal(fit_timestep_weights(with_one, X, y), weights)
 
 
 def test_fitting_weights_needs_labels_that_fit(dit_folder):

@@ -30,4 +30,7 @@ def test_a_model_of_pixels_has_no_null_class():
     clf = classifier(pixels())
     with pytest.raises(ValueError, match=r"no null class; pass null_condition=k"):
         clf.score_samples(IMAGES)
+    clf.set_params(null_condition=5)
+    with pytest.raises(ValueError, match=r"null_condition=5 is no class id.*0 to 4"):
+        clf.score_samples(IMAGES)
     assert clf.set_params(null_condition=4).score_samples(IMAGES).shape == (3,)

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 
 from diffusion_sklearn._digest import digest_weights
-from diffusion_sklearn._prompts import DEFAULT_TEMPLATE
+from diffusion_sklearn._prompts import DEFAULT_TEMPLATE, own_template
 from diffusion_sklearn.backbones._autoencoder import (
     as_channels,
     encode_pixels,
@@ -55,9 +55,6 @@ class Backbone:
     kind = "text"
     """What it is conditioned on: "text" or "class"."""
 
-    prompt_template = DEFAULT_TEMPLATE
-    """What the estimators' "auto" stands for, where it is conditioned on text."""
-
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 
@@ -77,6 +74,12 @@ class Backbone:
         self.n_timesteps = self.process.n_timesteps
         self.vae_factor = 1 if self.vae is None else pixels_per_latent(self.vae)
         self.image_size = self._latent_side() * self.vae_factor
+
+    @property
+    def prompt_template(self):
+        """What "auto" stands for in the estimators: the tokenizer may say."""
+        tokenizer = getattr(self.pipeline, "tokenizer", None)
+        return DEFAULT_TEMPLATE if tokenizer is None else own_template(tokenizer)
 
     @property
     def latent_channels(self):

@@ -8,29 +8,22 @@ from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._text import embed_in_batches
 
 HUB_MODEL = "black-forest-labs/FLUX.1-dev"
-MOST_TOKENS = 512
+MOST_TOKENS = {True: 512, False: 256}  # of dev, which is told of guidance; schnell
+NO_GUIDANCE = 1.0
 
 
 class FluxBackbone(Backbone):
     """A ``FluxPipeline``, schnell or dev.
 
+    A network that was distilled from guidance (dev) is told that there was none.
+
     Parameters
     ----------
     pipeline : diffusers.FluxPipeline
         Of Black Forest Labs.
-
-    Attributes
-    ----------
-    guidance : float
-        What a network that was distilled from guidance (dev) is told that the
-        guidance was; 1: none.
     """
 
     pipelines = ("FluxPipeline",)
-    guidance = 1.0
-
-    def configs(self):
-        return {**super().configs(), "guidance": self.guidance}
 
     def shared_parts(self):
         network = self.network
@@ -54,7 +47,7 @@ class FluxBackbone(Backbone):
         conditions : Tensor of shape (len(names), p + n_tokens * d)
         """
         pipeline, names = self.pipeline, list(names)
-        length = min(MOST_TOKENS, pipeline.tokenizer_2.model_max_length)
+        length = MOST_TOKENS[bool(self.network.config.guidance_embeds)]
         check_prompts(names, pipeline.tokenizer_2, length, HUB_MODEL)
 
         def embed(rows):
@@ -80,7 +73,7 @@ class FluxBackbone(Backbone):
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1)
         guidance = None
         if config.guidance_embeds:
-            guidance = noised.new_full((len(noised),), self.guidance)
+            guidance = noised.new_full((len(noised),), NO_GUIDANCE)
         output = self.network(
             packed,
             timestep=timesteps / self.n_timesteps,  # the network multiplies by 1000

@@ -207,12 +207,21 @@ def families():
     families : dict of str to type
         Subclasses of Backbone by the names of the pipeline classes that they wrap.
     """
-    found, classes = {}, [Backbone]
-    while classes:
-        cls = classes.pop(0)
-        classes += cls.__subclasses__()
-        found.update(dict.fromkeys(cls.pipelines, cls))
-    return found
+    return {name: cls for cls in _with_subclasses(Backbone) for name in cls.pipelines}
+
+
+def _pipeline_class(name):
+    """A pipeline class of diffusers, or one that was written by the user."""
+    own = {cls.__name__: cls for cls in _with_subclasses(DiffusionPipeline)}
+    return getattr(diffusers, name, None) or own.get(name)
+
+
+def _with_subclasses(cls):
+    """A class and all that are derived from it, parents first."""
+    classes = [cls]
+    for one in classes:
+        classes += one.__subclasses__()
+    return classes
 
 
 def _make(pipeline, spec):
@@ -241,7 +250,7 @@ def _read_pipeline(source, dtype, how):
         if how:  # a Hub id
             index = hf_hub_download(source, index.name, **how)
         config = json.loads(Path(index).read_text("utf-8"))
-        cls = getattr(diffusers, config["_class_name"], None)
+        cls = _pipeline_class(config["_class_name"])
         if config["_class_name"] not in families() or cls is None:
             raise _unsupported(config["_class_name"])
     # Parts that were left out when it was saved, as the T5 of SD 3 may be.

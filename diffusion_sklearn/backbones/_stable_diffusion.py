@@ -4,7 +4,7 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D
 
-from diffusion_sklearn._prompts import own_template, tokenize
+from diffusion_sklearn._prompts import tokenize
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._text import embed_in_batches
 
@@ -31,11 +31,6 @@ class StableDiffusionBackbone(Backbone):
                 f"latent has {channels}: inpainting and depth models can't classify; "
                 "pass a text-to-image model."
             )
-
-    @property
-    def prompt_template(self):
-        """The prompt template that the model was made for."""
-        return own_template(self.pipeline.tokenizer)
 
     def _latent_step(self):
         return 2 ** (len(self.network.config.block_out_channels) - 1)

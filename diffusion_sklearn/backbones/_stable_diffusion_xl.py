@@ -44,9 +44,8 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
         -------
         conditions : Tensor of shape (len(names), p + n_tokens * d)
         """
-        pipeline = self.pipeline
-        tokenizer = pipeline.tokenizer or pipeline.tokenizer_2
-        names = list(names)
+        pipeline, names = self.pipeline, list(names)
+        tokenizer = pipeline.tokenizer_2
         check_prompts(names, tokenizer, tokenizer.model_max_length, HUB_MODEL)
 
         def embed(rows):

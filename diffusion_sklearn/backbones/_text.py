@@ -25,7 +25,7 @@ def embed_in_batches(embed, n, dtype):
     Raises
     ------
     FloatingPointError
-        If a text encoder overflowed, as T5 may in float16.
+        If a text encoder overflowed, as one in float16 may.
     """
     parts = [embed(slice(start, start + AT_ONCE)) for start in range(0, n, AT_ONCE)]
     conditions = torch.cat([part.cpu() for part in parts]).to(dtype)

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from diffusion_sklearn._errors import DenoisingErrors, error_difference
 from diffusion_sklearn._image_classifier import BaseImageClassifier
 from diffusion_sklearn._images import to_pixels
-from diffusion_sklearn._labels import names_of, resolve_classes
 from diffusion_sklearn._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn._posterior import check_priors
 from diffusion_sklearn._prefilter import candidates, fit_prefilter
@@ -128,14 +127,10 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             If the model can't be had.
         """
         self._check_parameters(self.n_trials)
-        classes = self.classes if classes is None else classes
-        y = self._check_training_data(X, y, classes)
-        labels = resolve_classes(classes, y)
-        names = names_of(labels, self.class_names)
+        y, labels, names, listed = self._resolve_labels(X, y, classes)
         priors = check_priors(self.priors, labels)
         drawn = self._draw_trials()
         backbone = get_backbone(drawn["_spec"])
-        listed = classes is not None
         conditions, encoded = self._encode_classes(backbone, labels, names, listed)
         prefilter = None
         if self.prefilter is not None:
@@ -271,7 +266,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         reduce = partial(
             keep_mean, weights=scorer._weights, n_elements=scorer._n_elements()
         )
-        null = scorer._encode_null(scorer.backbone_)
+        null = scorer.backbone_.encode_null(self.null_condition)
         scoring = replace(scorer._scoring(pruning=None), guidance_scale=1.0, null=None)
         alive = np.ones((len(images), 1), bool)
         groups = score(scoring, images, alive, null, reduce, self.n_jobs)
@@ -311,7 +306,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         weights = self.timestep_weights
         if not isinstance(weights, str):
             weights = check_weights(weights, trials.timesteps, backbone.n_timesteps)
-        null = self._encode_null(backbone) if self.guidance_scale != 1 else None
+        null = None
+        if self.guidance_scale != 1:
+            null = backbone.encode_null(self.null_condition)
         return {
             "_spec": spec,
             "trials_": trials,
@@ -326,13 +323,6 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         return resolve_weights(
             self._given_weights, self.trials_.timesteps, self.backbone_, self.target
         )
-
-    def _encode_null(self, backbone):
-        """The condition that stands for none, Tensor of shape (1, ...)."""
-        if self.null_condition is None:
-            return backbone.null_condition()
-        self._check_null(backbone)
-        return backbone.condition([self.null_condition])
 
     def _score(self, X, keep):
         """What is kept of each group of images, as a list."""
@@ -385,10 +375,6 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         # Those that say how to predict may have been set since fit.
         self._check_parameters(len(self.trials_))
         return self._read_images(X)
-
-    @abstractmethod
-    def _check_null(self, backbone):
-        """Raise unless `null_condition` is one that the model knows."""
 
     @abstractmethod
     def _encode_classes(self, backbone, labels, names, listed):

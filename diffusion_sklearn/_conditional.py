@@ -207,15 +207,6 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         )
         self.class_ids = class_ids
 
-    def _check_null(self, backbone):
-        null = self.null_condition
-        if isinstance(null, str) or not 0 <= null < backbone.n_labels:
-            raise ValueError(
-                f"null_condition={null!r} is no class id of the model, which are the "
-                f"integers 0 to {backbone.n_labels - 1}; pass one of these, or None "
-                "for the model's own null class, if it has one."
-            )
-
     def _encode_classes(self, backbone, labels, names, listed):
         ids = resolve_class_ids(self.class_ids, labels, names, backbone, listed)
         return backbone.condition(ids), {"class_ids_": np.array(ids)}

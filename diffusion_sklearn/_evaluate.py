@@ -1,6 +1,5 @@
 """A folder with a subfolder for each class -> accuracy, and what it takes to rerun."""
 
-import csv
 import json
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from sklearn.metrics import confusion_matrix
 
 from diffusion_sklearn._classify import classify_files, images_below, row_writer
 from diffusion_sklearn._versions import versions
+from diffusion_sklearn.datasets._load import read_table
 from diffusion_sklearn.metrics import clopper_pearson
 
 
@@ -77,9 +77,7 @@ def read_names(path, classes):
     """
     if path is None:
         return [name.replace("_", " ") for name in classes]
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = csv.reader(file, delimiter="\t")
-        known = {row[0]: row[1] for row in lines if len(row) > 1}
+    known = read_table(path)
     missing = [name for name in classes if name not in known]
     if missing:
         raise ValueError(

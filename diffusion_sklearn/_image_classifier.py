@@ -13,13 +13,14 @@ from sklearn.utils.validation import (
 
 from diffusion_sklearn._image_estimator import BaseImageEstimator
 from diffusion_sklearn._images import holds_rows
+from diffusion_sklearn._labels import names_of, resolve_classes
 
 
 class BaseImageClassifier(ClassifierMixin, BaseImageEstimator):
     """Reads images, checks labels, and turns log posteriors into answers.
 
-    A subclass has the parameters `model`, `classes` and `image_shape`, sets `classes_`
-    and `n_classes_`, and implements :meth:`predict_log_proba`.
+    A subclass has the parameters `model`, `classes`, `class_names` and `image_shape`,
+    sets `classes_` and `n_classes_`, and implements :meth:`predict_log_proba`.
     """
 
     @abstractmethod
@@ -76,6 +77,25 @@ class BaseImageClassifier(ClassifierMixin, BaseImageEstimator):
         if self.n_classes_ == 2:
             return log_proba[:, 1] - log_proba[:, 0]
         return log_proba
+
+    def _resolve_labels(self, X, y, classes):
+        """What `fit` is told of the classes.
+
+        Returns
+        -------
+        y : ndarray of shape (n_images,) or None
+            The checked labels.
+        labels : ndarray of shape (n_classes,)
+            The sorted label set.
+        names : list of length n_classes
+            What each label is called.
+        listed : bool
+            Whether the user listed the classes, rather than `y`.
+        """
+        classes = self.classes if classes is None else classes
+        y = self._check_training_data(X, y, classes)
+        labels = resolve_classes(classes, y)
+        return y, labels, names_of(labels, self.class_names), classes is not None
 
     def _check_training_data(self, X, y, classes):
         if y is None:

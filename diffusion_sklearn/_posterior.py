@@ -46,15 +46,33 @@ def log_posterior(errors, n_elements, priors=None, temperature=1.0):
     # A class that lost the race to an earlier leader is not ahead of the winner.
     lost = np.where(in_front, np.inf, -1e-9)
     log_likelihood = np.minimum(log_likelihood, lost)
-    if priors is not None:
-        with np.errstate(divide="ignore"):
-            log_likelihood = log_likelihood + np.log(priors)
-        if np.isneginf(log_likelihood).all(axis=1).any():
-            raise ValueError(
-                f"priors={priors.tolist()} rule out every class that is left for an "
-                "image; raise n_candidates or give each class a prior above 0."
-            )
+    log_likelihood = with_priors(log_likelihood, priors)
+    if priors is not None and np.isneginf(log_likelihood).all(axis=1).any():
+        raise ValueError(
+            f"priors={priors.tolist()} rule out every class that is left for an "
+            "image; raise n_candidates or give each class a prior above 0."
+        )
     return log_softmax(log_likelihood, axis=1)
+
+
+def with_priors(log_likelihood, priors):
+    """Log-likelihoods plus log priors; a prior of 0 rules a class out.
+
+    Parameters
+    ----------
+    log_likelihood : ndarray of shape (n_images, n_classes)
+        Up to a constant for each image.
+    priors : ndarray of shape (n_classes,) or None
+        None: uniform, which adds nothing.
+
+    Returns
+    -------
+    log_joint : ndarray of shape (n_images, n_classes)
+    """
+    if priors is None:
+        return log_likelihood
+    with np.errstate(divide="ignore"):
+        return log_likelihood + np.log(priors)
 
 
 def check_priors(priors, classes):

@@ -86,7 +86,7 @@ def make_trials(plan, n_trials, n_timesteps, random_state, stages=()):
     seed = int(random_state.randint(2**31))
     index = np.arange(n_trials)
     if isinstance(plan, str) and plan == "even":
-        timesteps = ((2 * index + 1) * n_timesteps) // (2 * n_trials)
+        timesteps = thin(np.arange(n_timesteps), n_trials)
     elif isinstance(plan, str) and plan == "random":
         timesteps = random_state.randint(n_timesteps, size=n_trials)
     elif isinstance(plan, str) and plan == "anytime":
@@ -204,14 +204,27 @@ def _spread_order(n, stages):
         short = stage - len(done) - len(fresh)
         if short > 0:
             rest = np.setdiff1d(np.arange(n), np.concatenate([done, fresh]))
-            fresh = np.sort(np.concatenate([fresh, _thin(rest, short)]))
+            fresh = np.sort(np.concatenate([fresh, thin(rest, short)]))
         elif short < 0:
-            fresh = _thin(fresh, stage - len(done))
+            fresh = thin(fresh, stage - len(done))
         shuffle = np.argsort(np.argsort(_van_der_corput(len(fresh))))
         done = np.concatenate([done, fresh[shuffle]])
     return done
 
 
-def _thin(values, n):
-    """`n` of the values, evenly spread."""
+def thin(values, n):
+    """Pick values that are evenly spread: the centres of equal parts.
+
+    Parameters
+    ----------
+    values : ndarray of shape (m,)
+        Sorted.
+    n : int
+        How many to pick.
+
+    Returns
+    -------
+    picked : ndarray of shape (n,)
+        With repetition where n > m.
+    """
     return values[((2 * np.arange(n) + 1) * len(values)) // (2 * n)]

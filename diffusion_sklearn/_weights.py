@@ -1,9 +1,12 @@
 """Weights of the timesteps: those that have a name, and those fitted to labels."""
 
+import copy
+
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from diffusion_sklearn._posterior import with_priors
 from diffusion_sklearn._trials import check_weights
 from diffusion_sklearn.backbones._process import RectifiedFlow
 
@@ -172,7 +175,8 @@ def fit_timestep_weights(clf, X, y, *, alpha=1.0):
         )
     truth = np.searchsorted(clf.classes_, y)
     # A copy, since clf may be in use with its own pruning.
-    full = _without_pruning(clf)
+    full = copy.copy(clf).set_params(pruning=None)
+    full.prefilter_ = None
     errors = full.denoising_errors(X).errors.astype(np.float64)  # (n, k, m)
     if len(errors) != len(y):
         raise ValueError(f"X has {len(errors)} images and y {len(y)} labels.")
@@ -185,11 +189,10 @@ def fit_timestep_weights(clf, X, y, *, alpha=1.0):
     # Log-likelihoods are linear in the weights; (n, k, b).
     parts = -errors @ share.T / errors.shape[2] * full._n_elements()
     parts = parts - parts[np.arange(len(y)), truth][:, None]
-    log_priors = 0.0 if full._priors is None else np.log(full._priors)
 
     def loss(weights):
-        scores = parts @ weights / full.temperature + log_priors  # (n, k)
-        log_proba = log_softmax(scores, axis=1)
+        scores = parts @ weights / full.temperature  # (n, k)
+        log_proba = log_softmax(with_priors(scores, full._priors), axis=1)
         gap = np.exp(log_proba)
         gap[np.arange(len(y)), truth] -= 1
         gradient = np.einsum("nk,nkb->b", gap, parts) / full.temperature
@@ -216,9 +219,3 @@ def fit_timestep_weights(clf, X, y, *, alpha=1.0):
     bounds = [(0, None)] * N_BINS
     found = minimize(objective, np.ones(N_BINS), jac=True, bounds=bounds)
     return found.x @ bands * scale
-
-
-def _without_pruning(clf):
-    twin = type(clf).__new__(type(clf))
-    vars(twin).update(vars(clf), pruning=None, prefilter_=None)
-    return twin

@@ -273,7 +273,9 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         backbone = scorer.backbone_
         conditions = backbone.condition([text for text in texts if text is not None])
         if subtract_unconditional:
-            conditions = torch.cat([conditions, scorer._encode_null(backbone)])
+            conditions = torch.cat(
+                [conditions, backbone.encode_null(self.null_condition)]
+            )
         scoring = scorer._scoring(pruning=None)
         groups = score(scoring, images, alive, conditions, reduce, self.n_jobs)
         errors = with_progress(groups, len(images), self.verbose)
@@ -281,13 +283,6 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         if subtract_unconditional:
             errors = errors[:, :-1] - errors[:, -1:]
         return -errors.reshape(shape)
-
-    def _check_null(self, backbone):
-        if not isinstance(self.null_condition, str):
-            raise ValueError(
-                f"null_condition={self.null_condition!r} is no prompt; pass a str, or "
-                "None for the model's own."
-            )
 
     def _encode_classes(self, backbone, labels, names, listed):
         own = backbone.prompt_template

@@ -213,7 +213,6 @@ def test_bfloat16_is_near(features):
 
 
 def test_names_and_data_frames(features):
-    pytest.importorskip("pandas")
     features.set_params(output="pooled").set_output(transform="pandas")
     frame = features.fit(PHOTOS).transform(list(PHOTOS))
     names = [f"diffusionfeatures{k}" for k in range(8)]

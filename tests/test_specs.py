@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import FrozenInstanceError, replace
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -158,7 +159,6 @@ def test_winoground_folder(tmp_path):
 @pytest.fixture
 def hub_folder(tmp_path):
     """A folder in the layout of a data set on the Hub: Parquet with its features."""
-    datasets = pytest.importorskip("datasets")
 
     def write(columns, features, split="test"):
         features = datasets.Features(
@@ -175,7 +175,6 @@ def hub_folder(tmp_path):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     return tmp_path / "home"

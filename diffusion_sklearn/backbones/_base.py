@@ -306,6 +306,41 @@ class Backbone:
         """
         return self.condition([""])
 
+    def encode_null(self, given=None):
+        """The condition that stands for none, as users name it.
+
+        Parameters
+        ----------
+        given : str, int or None
+            The parameter `null_condition` of the estimators: a prompt or a class id,
+            or None for the model's own.
+
+        Returns
+        -------
+        conditions : Tensor of shape (1, ...)
+
+        Raises
+        ------
+        ValueError
+            If the model knows no such condition.
+        """
+        if given is None:
+            return self.null_condition()
+        if self.kind == "text" and not isinstance(given, str):
+            raise ValueError(
+                f"null_condition={given!r} is no prompt; pass a str, or None for the "
+                "model's own."
+            )
+        if self.kind == "class" and (
+            isinstance(given, str) or not 0 <= given < self.n_labels
+        ):
+            raise ValueError(
+                f"null_condition={given!r} is no class id of the model, which are the "
+                f"integers 0 to {self.n_labels - 1}; pass one of these, or None for "
+                "the model's own null class, if it has one."
+            )
+        return self.condition([given])
+
     def forward(self, noised, timesteps, conditions):
         """One forward pass of the network.
 

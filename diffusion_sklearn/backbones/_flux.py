@@ -5,7 +5,11 @@ from torch.nn import functional as F
 
 from diffusion_sklearn._prompts import check_prompts
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import embed_in_batches
+from diffusion_sklearn.backbones._text import (
+    embed_in_batches,
+    join_pooled,
+    split_pooled,
+)
 
 HUB_MODEL = "black-forest-labs/FLUX.1-dev"
 MOST_TOKENS = {True: 512, False: 256}  # of dev, which is told of guidance; schnell
@@ -57,14 +61,15 @@ class FluxBackbone(Backbone):
                 device=self.device,
                 max_sequence_length=length,
             )
-            return torch.cat([pooled, tokens.flatten(1)], dim=1)
+            return join_pooled(pooled, tokens)
 
         return embed_in_batches(embed, len(names), self.dtype)
 
     def forward(self, noised, timesteps, conditions):
         config, (h, w) = self.network.config, noised.shape[-2:]
-        n_pooled = config.pooled_projection_dim
-        tokens = conditions[:, n_pooled:].unflatten(1, (-1, config.joint_attention_dim))
+        pooled, tokens = split_pooled(
+            conditions, config.pooled_projection_dim, config.joint_attention_dim
+        )
         # Four neighbours are one token: (b, 4 c, h / 2, w / 2) -> (b, h w / 4, 4 c).
         packed = F.pixel_unshuffle(noised, 2).flatten(2).transpose(1, 2)
         rows, columns = torch.meshgrid(
@@ -78,7 +83,7 @@ class FluxBackbone(Backbone):
             packed,
             timestep=timesteps / self.n_timesteps,  # the network multiplies by 1000
             guidance=guidance,
-            pooled_projections=conditions[:, :n_pooled],
+            pooled_projections=pooled,
             encoder_hidden_states=tokens,
             txt_ids=noised.new_zeros(tokens.shape[1], 3),
             img_ids=places.view(-1, 3).to(noised),

@@ -2,9 +2,8 @@
 
 import torch
 
-from diffusion_sklearn._prompts import check_prompts
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import embed_in_batches
+from diffusion_sklearn.backbones._text import embed_with_mask, keys_and_values
 
 HUB_MODEL = "PixArt-alpha/PixArt-Sigma-XL-2-512-MS"
 
@@ -27,8 +26,7 @@ class PixArtBackbone(Backbone):
 
     def shared_parts(self):
         network = self.network
-        crossings = [block.attn2 for block in network.transformer_blocks]
-        keys = [part for attn in crossings for part in (attn.to_k, attn.to_v)]
+        keys = keys_and_values(network.transformer_blocks)
         return {
             ("image", "trial"): [network.pos_embed],
             ("condition",): [network.caption_projection, *keys],
@@ -48,19 +46,7 @@ class PixArtBackbone(Backbone):
         -------
         conditions : Tensor of shape (len(names), n_tokens, d + 1)
         """
-        pipeline, names = self.pipeline, list(names)
-        check_prompts(names, pipeline.tokenizer, self.most_tokens, HUB_MODEL)
-
-        def embed(rows):
-            tokens, mask, _, _ = pipeline.encode_prompt(
-                names[rows],
-                do_classifier_free_guidance=False,
-                device=self.device,
-                max_sequence_length=self.most_tokens,
-            )
-            return torch.cat([tokens, mask[..., None].to(tokens.dtype)], dim=-1)
-
-        return embed_in_batches(embed, len(names), self.dtype)
+        return embed_with_mask(self, names, self.most_tokens, HUB_MODEL)
 
     def forward(self, noised, timesteps, conditions):
         added = {"resolution": None, "aspect_ratio": None}

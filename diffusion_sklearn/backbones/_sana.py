@@ -4,9 +4,8 @@ import inspect
 
 import torch
 
-from diffusion_sklearn._prompts import check_prompts
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import embed_in_batches
+from diffusion_sklearn.backbones._text import embed_with_mask, keys_and_values
 
 HUB_MODEL = "Efficient-Large-Model/Sana_600M_512px_diffusers"
 MOST_TOKENS = 300
@@ -25,8 +24,7 @@ class SanaBackbone(Backbone):
 
     def shared_parts(self):
         network = self.network
-        crossings = [block.attn2 for block in network.transformer_blocks]
-        keys = [part for attn in crossings for part in (attn.to_k, attn.to_v)]
+        keys = keys_and_values(network.transformer_blocks)
         return {
             ("image", "trial"): [network.patch_embed],
             ("condition",): [network.caption_projection, network.caption_norm, *keys],
@@ -53,20 +51,8 @@ class SanaBackbone(Backbone):
 
     @torch.no_grad()
     def _embed(self, names, instruction):
-        pipeline, names = self.pipeline, list(names)
-        check_prompts(names, pipeline.tokenizer, MOST_TOKENS, HUB_MODEL)
-
-        def embed(rows):
-            tokens, mask, _, _ = pipeline.encode_prompt(
-                names[rows],
-                do_classifier_free_guidance=False,
-                device=self.device,
-                max_sequence_length=MOST_TOKENS,
-                complex_human_instruction=instruction,
-            )
-            return torch.cat([tokens, mask[..., None].to(tokens.dtype)], dim=-1)
-
-        return embed_in_batches(embed, len(names), self.dtype)
+        told = {"complex_human_instruction": instruction}
+        return embed_with_mask(self, names, MOST_TOKENS, HUB_MODEL, **told)
 
     def forward(self, noised, timesteps, conditions):
         return self.network(

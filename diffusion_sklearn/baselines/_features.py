@@ -198,7 +198,7 @@ class DiffusionFeatures(
                 f"to {backbone.n_timesteps - 1}; pass one of these."
             )
         layer = find_layer(backbone.network, self.layer)
-        null = self._encode_null(backbone)
+        null = backbone.encode_null(self.null_condition)
         trials = make_trials(
             [self.timestep],
             1,
@@ -276,27 +276,6 @@ class DiffusionFeatures(
     def _n_features_out(self):
         d, h, w = self.feature_shape_
         return d if self.output == "pooled" else d * h * w
-
-    def _encode_null(self, backbone):
-        """The condition that stands for none, Tensor of shape (1, ...)."""
-        null = self.null_condition
-        if null is None:
-            return backbone.null_condition()
-        if backbone.kind == "text" and not isinstance(null, str):
-            raise ValueError(
-                f"null_condition={null!r} is no prompt; pass a str, or None for the "
-                "model's own."
-            )
-        # Where there is a null class of its own, it follows the classes.
-        if backbone.kind == "class" and (
-            isinstance(null, str) or not 0 <= null <= backbone.n_labels
-        ):
-            raise ValueError(
-                f"null_condition={null!r} is no class id of the model, which are the "
-                f"integers 0 to {backbone.n_labels - 1}; pass one of these, or None "
-                "for the model's own null class."
-            )
-        return backbone.condition([null])
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -1,30 +1,28 @@
 """Image classifiers of transformers, restricted to the classes at hand."""
 
 from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.special import log_softmax, logsumexp
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from diffusion_sklearn._device import resolve_device, resolve_dtype
 from diffusion_sklearn._image_classifier import BaseImageClassifier
-from diffusion_sklearn._labels import (
-    index_names,
-    names_of,
-    resolve_class_ids,
-    resolve_classes,
+from diffusion_sklearn._labels import index_names, resolve_class_ids
+from diffusion_sklearn._posterior import check_priors, with_priors
+from diffusion_sklearn._sources import load_pretrained, once, quiet
+from diffusion_sklearn.baselines._checkpoints import (
+    LOGS,
+    describe_checkpoint,
+    pixels_for,
+    read_part,
+    run_in_parts,
 )
-from diffusion_sklearn._posterior import check_priors
-from diffusion_sklearn._sources import load_pretrained, once, quiet, resolve_name
-from diffusion_sklearn.baselines._contrastive import LOGS, read_part, to_picture
 
 HUB_MODEL = "microsoft/resnet-50"
-IMAGES_AT_ONCE = 64
 
 
 class PretrainedImageClassifier(BaseImageClassifier):
@@ -177,14 +175,11 @@ class PretrainedImageClassifier(BaseImageClassifier):
             If the model can't be had.
         """
         self._validate_params()
-        classes = self.classes if classes is None else classes
-        y = self._check_training_data(X, y, classes)
-        labels = resolve_classes(classes, y)
-        names = names_of(labels, self.class_names)
+        _, labels, names, listed = self._resolve_labels(X, y, classes)
         priors = check_priors(self.priors, labels)
         spec = self._describe_model()
         network = get_classifier(*spec)
-        class_ids = self._find_ids(network, labels, names, classes is not None)
+        class_ids = self._find_ids(network, labels, names, listed)
 
         # All has gone well: what was fitted before goes now.
         self.classes_, self.n_classes_ = labels, len(labels)
@@ -207,13 +202,12 @@ class PretrainedImageClassifier(BaseImageClassifier):
         """
         check_is_fitted(self, "classes_")
         self._validate_params()
-        logits = self._compute_logits(self._read_images(X)) / self.temperature
+        images, network = self._read_images(X), get_classifier(*self._spec)
+        logits = run_in_parts(network.logits, images, self.batch_size, self.verbose)
+        logits = logits / self.temperature  # (n, n_labels)
         merged = [logsumexp(logits[:, ids], axis=1) for ids in self.class_ids_]
         logits = np.stack(merged, axis=1)  # (n, k)
-        if self._priors is not None:
-            with np.errstate(divide="ignore"):
-                logits = logits + np.log(self._priors)
-        return log_softmax(logits, axis=1)
+        return log_softmax(with_priors(logits, self._priors), axis=1)
 
     def _find_ids(self, network, labels, names, listed):
         """The model's classes of each label, as lists."""
@@ -232,27 +226,8 @@ class PretrainedImageClassifier(BaseImageClassifier):
         resolve_class_ids(flat, owners, None, network, listed)  # for its errors
         return groups
 
-    def _compute_logits(self, images):
-        network = get_classifier(*self._spec)
-        at_once = IMAGES_AT_ONCE if self.batch_size == "auto" else self.batch_size
-        parts = []
-        with tqdm(total=len(images), unit="image", disable=not self.verbose) as bar:
-            for start in range(0, len(images), at_once):
-                part = images[start : start + at_once]
-                parts.append(network.logits(part, start))
-                bar.update(len(part))
-        return np.concatenate(parts)  # (n, n_labels)
-
     def _describe_model(self):
-        if not isinstance(self.model, (str, Path)):
-            raise TypeError(
-                f"model is of type {type(self.model).__name__}; pass a Hub id or a "
-                "folder. Save a loaded model first, with its image processor, by "
-                "save_pretrained(folder)."
-            )
-        name, revision = resolve_name(self.model, {})
-        dtype = str(self.dtype).removeprefix("torch.")
-        return name, revision, str(self.device), dtype
+        return describe_checkpoint(self, {}, "a Hub id or a folder", "image processor")
 
 
 class PretrainedClassifier:
@@ -287,7 +262,7 @@ class PretrainedClassifier:
         Parameters
         ----------
         images : sequence
-            Anything that :func:`read_image` reads.
+            In any form that the classifiers take.
         first : int, default=0
             Index of the first image, for error messages.
 
@@ -295,9 +270,7 @@ class PretrainedClassifier:
         -------
         logits : ndarray of shape (len(images), n_labels), float64
         """
-        pictures = [to_picture(x, first + k) for k, x in enumerate(images)]
-        pixels = self.processor(pictures, return_tensors="pt").pixel_values
-        pixels = pixels.to(self.model.device, self.model.dtype)  # (n, 3, h, w)
+        pixels = pixels_for(self.model, self.processor, images, first)
         return self.model(pixels).logits.double().cpu().numpy()
 
 

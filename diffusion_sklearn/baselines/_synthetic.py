@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn._device import BatchSize, resolve_batch_size
 from diffusion_sklearn._image_classifier import BaseImageClassifier
-from diffusion_sklearn._labels import names_of, resolve_class_ids, resolve_classes
+from diffusion_sklearn._labels import resolve_class_ids
 from diffusion_sklearn._prompts import make_prompts
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._stable_diffusion import HUB_MODEL
@@ -248,13 +248,9 @@ class SyntheticDataClassifier(BaseImageClassifier):
             If the model can't be had.
         """
         self._validate_params()
-        classes = self.classes if classes is None else classes
-        y = self._check_training_data(X, y, classes)
-        labels = resolve_classes(classes, y)
-        names = names_of(labels, self.class_names)
+        _, labels, names, listed = self._resolve_labels(X, y, classes)
         backbone = get_backbone(backbone_spec(self.model, self.device, self.dtype))
         sampler = Sampler(backbone, self.num_inference_steps, self.guidance_scale)
-        listed = classes is not None
         if backbone.kind == "text":
             conditions = self._make_prompts(backbone, names, listed)
             about = {"prompts_": conditions}

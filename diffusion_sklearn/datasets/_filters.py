@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils import Bunch
 
-from diffusion_sklearn.baselines._contrastive import to_picture
+from diffusion_sklearn.baselines._checkpoints import to_picture
 from diffusion_sklearn.metrics import clopper_pearson
 
 AT_ONCE = 64  # images that a scorer sees

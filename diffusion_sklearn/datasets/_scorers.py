@@ -11,11 +11,11 @@ from safetensors.numpy import load_file
 from scipy.special import expit
 
 from diffusion_sklearn._sources import quiet, resolve_name
+from diffusion_sklearn.baselines._checkpoints import pixels_for
 from diffusion_sklearn.baselines._contrastive import (
     BUNDLED,
     HUB_MODEL,
     get_contrastive,
-    to_picture,
 )
 
 
@@ -175,10 +175,8 @@ class SafetyCheckerScorer:
         -------
         flags : ndarray of shape (n,), float64
         """
-        pictures = [to_picture(image, k) for k, image in enumerate(images)]
-        pixels = self.processor(pictures, return_tensors="pt").pixel_values
-        pixels = pixels.to(self.checker.device, self.checker.dtype)  # (n, 3, h, w)
-        blank = np.zeros((len(pictures), 1, 1, 3))  # what it would have blackened
+        pixels = pixels_for(self.checker, self.processor, images)  # (n, 3, h, w)
+        blank = np.zeros((len(pixels), 1, 1, 3))  # what it would have blackened
         with quiet(diffusers.utils.logging):
             _, flags = self.checker(clip_input=pixels, images=blank)
         return np.array(flags, np.float64)

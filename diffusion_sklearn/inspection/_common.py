@@ -11,6 +11,7 @@ from sklearn.utils.validation import (
 
 from diffusion_sklearn._base import BaseDiffusionClassifier
 from diffusion_sklearn._posterior import log_posterior
+from diffusion_sklearn._trials import thin
 
 
 def figure_and_axes(ax):
@@ -175,8 +176,7 @@ def spread_timesteps(timesteps, n_timesteps):
     """
     listed = np.asarray(timesteps)
     if listed.ndim == 0 and listed.dtype.kind in "iu" and 0 < listed <= n_timesteps:
-        n = int(listed)
-        return ((2 * np.arange(n) + 1) * n_timesteps) // (2 * n)
+        return thin(np.arange(n_timesteps), int(listed))
     if listed.ndim != 1 or listed.size == 0 or listed.dtype.kind not in "iu":
         raise ValueError(
             f"timesteps={timesteps!r} must be a number of timesteps from 1 to "

@@ -19,17 +19,23 @@ MOST_TEXTS_AT_ONCE = 64
 
 
 class ContrastiveModel:
-    """A dual encoder of transformers with its tokenizer and image processor.
+    """A dual encoder with its tokenizer and image processor.
+
+    Each library of such models has a subclass, which tokenizes, prepares pixels and
+    calls the encoders.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        With ``get_image_features``, ``get_text_features`` and ``logit_scale``: CLIP,
-        SigLIP and what has the same parts.
-    tokenizer : PreTrainedTokenizerBase
+    model : Module
+        With ``logit_scale`` and, if there is one, ``logit_bias``.
+    tokenizer : callable
         Of the texts.
-    processor : BaseImageProcessor
+    processor : callable
         Of the images.
+    prompt_template : str
+        What the model was made for.
+    length : int
+        Tokens that the text encoder reads.
 
     Attributes
     ----------
@@ -38,18 +44,14 @@ class ContrastiveModel:
         training.
     bias : float
         What is added then; 0 but for SigLIP.
-    prompt_template : str
-        What the model was made for.
     """
 
-    def __init__(self, model, tokenizer, processor):
+    def __init__(self, model, tokenizer, processor, prompt_template, length):
         self.model, self.tokenizer, self.processor = model.eval(), tokenizer, processor
         self.scale = float(model.logit_scale.detach().float().exp())
         bias = getattr(model, "logit_bias", None)
         self.bias = 0.0 if bias is None else float(bias.detach().float())
-        self.prompt_template = own_template(tokenizer)
-        read = model.config.get_text_config().max_position_embeddings
-        self._length = min(tokenizer.model_max_length, read)
+        self.prompt_template, self._length = prompt_template, length
         # Fast tokenizers keep the padding asked for last: one caller at a time.
         self._lock = threading.Lock()
 
@@ -72,9 +74,9 @@ class ContrastiveModel:
             If a prompt has words that a model of few words never saw.
         """
         with self._lock:
-            tokens = tokenize(self.tokenizer, prompts, self._length, HUB_MODEL)
-        parts = tokens.input_ids.to(self.model.device).split(MOST_TEXTS_AT_ONCE)
-        return self._unit([self.model.get_text_features(ids) for ids in parts])
+            ids = self._tokenize(prompts)  # (n, length)
+        parts = ids.to(self.model.logit_scale.device).split(MOST_TEXTS_AT_ONCE)
+        return self._unit([self._encode_texts(part) for part in parts])
 
     @torch.inference_mode()
     def embed_images(self, images, first=0):
@@ -91,13 +93,43 @@ class ContrastiveModel:
         -------
         embeddings : ndarray of shape (len(images), d), float32 or float64
         """
-        pixels = pixels_for(self.model, self.processor, images, first)
-        return self._unit([self.model.get_image_features(pixels)])
+        return self._unit([self._encode_images(self._prepare(images, first))])
 
-    def _unit(self, outputs):
-        features = torch.cat([output.pooler_output for output in outputs])  # (n, d)
+    def _unit(self, features):
+        features = torch.cat(features)  # (n, d)
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         return F.normalize(features, dim=-1).cpu().numpy()
+
+
+class TransformersModel(ContrastiveModel):
+    """CLIP, SigLIP and what has the same parts, of transformers.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        With ``get_image_features``, ``get_text_features`` and ``logit_scale``.
+    tokenizer : PreTrainedTokenizerBase
+        Of the texts.
+    processor : BaseImageProcessor
+        Of the images.
+    """
+
+    def __init__(self, model, tokenizer, processor):
+        read = model.config.get_text_config().max_position_embeddings
+        length = min(tokenizer.model_max_length, read)
+        super().__init__(model, tokenizer, processor, own_template(tokenizer), length)
+
+    def _tokenize(self, prompts):
+        return tokenize(self.tokenizer, prompts, self._length, HUB_MODEL).input_ids
+
+    def _prepare(self, images, first):
+        return pixels_for(self.model, self.processor, images, first)
+
+    def _encode_texts(self, ids):
+        return self.model.get_text_features(ids).pooler_output
+
+    def _encode_images(self, pixels):
+        return self.model.get_image_features(pixels).pooler_output
 
 
 def get_contrastive(name, revision, device, dtype):
@@ -106,7 +138,7 @@ def get_contrastive(name, revision, device, dtype):
     Parameters
     ----------
     name : str
-        Bundled name, folder or Hub id.
+        Bundled name, folder, Hub id or ``"open_clip:ARCHITECTURE/TAG"``.
     revision : str or None
         Branch, tag or commit on the Hub.
     device, dtype : str, torch.device or torch.dtype
@@ -121,33 +153,49 @@ def get_contrastive(name, revision, device, dtype):
     OSError
         If the model can't be had.
     ValueError
-        If it is no contrastive model.
+        If it is no contrastive model, or open_clip lists no such weights.
+    ImportError
+        If it is one of open_clip, which is not installed.
     """
+    # Only here: it builds on the class above.
+    from diffusion_sklearn.baselines import _open_clip
+
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, device)
 
-    def read(source, how):
-        with quiet(*LOGS):
-            model = read_part(
-                AutoModel, source, dtype=torch.float32, use_safetensors=True, **how
-            )
-            if not hasattr(model, "logit_scale"):
-                raise ValueError(
-                    f"model={name!r} is a {type(model).__name__}, no contrastive "
-                    "model; pass a CLIP, OpenCLIP or SigLIP checkpoint in the layout "
-                    f"of transformers, such as {HUB_MODEL!r}."
-                )
-            tokenizer = read_part(AutoTokenizer, source, **how)
-            if len(tokenizer) <= len(tokenizer.all_special_ids):
-                raise OSError("there is no tokenizer")  # its stand-in knows no words
-            # Without torchvision, and the same with it.
-            processor = read_part(AutoImageProcessor, source, backend="pil", **how)
-        found = ContrastiveModel(model, tokenizer, processor)
-        found.model.to(device, dtype)  # only now: the scale was read in float32
-        return found
-
     def load():
         save_with = "save_pretrained(folder) of model, tokenizer and image processor"
+        repository = _open_clip.find_repository(name)
+        if repository:
+            save_with = f"hf download {repository} --local-dir FOLDER"
+
+        def read(source, how):
+            with quiet(*LOGS):
+                if repository or _open_clip.is_open_clip(source, how):
+                    found = _open_clip.read_open_clip(repository or source, how)
+                else:
+                    found = _read_transformers(name, source, how)
+            found.model.to(device, dtype)  # only now: the scale was read in float32
+            return found
+
         return load_pretrained(name, revision, read, BUNDLED, save_with)
 
     return once(("contrastive", name, revision, str(device), dtype), load)
+
+
+def _read_transformers(name, source, how):
+    model = read_part(
+        AutoModel, source, dtype=torch.float32, use_safetensors=True, **how
+    )
+    if not hasattr(model, "logit_scale"):
+        raise ValueError(
+            f"model={name!r} is a {type(model).__name__}, no contrastive model; pass "
+            "a CLIP, OpenCLIP or SigLIP checkpoint in the layout of transformers, "
+            f"such as {HUB_MODEL!r}, or of open_clip, such as 'open_clip:RN50/openai'."
+        )
+    tokenizer = read_part(AutoTokenizer, source, **how)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise OSError("there is no tokenizer")  # its stand-in knows no words
+    # Without torchvision, and the same with it.
+    processor = read_part(AutoImageProcessor, source, backend="pil", **how)
+    return TransformersModel(model, tokenizer, processor)

@@ -23,6 +23,15 @@ from diffusion_sklearn.baselines._checkpoints import (
 )
 
 HUB_MODEL = "microsoft/resnet-50"
+BUNDLED = {
+    "fashion-resnet": "ResNet",
+    "fashion-resnet-small": "ResNet",
+    "fashion-resnet-tiny": "ResNet",
+    "fashion-vit": "ViT",
+    "fashion-vit-small": "ViT",
+    "fashion-vit-tiny": "ViT",
+}
+"""Models that ship with the package, and what each is."""
 
 
 class PretrainedImageClassifier(BaseImageClassifier):
@@ -41,7 +50,9 @@ class PretrainedImageClassifier(BaseImageClassifier):
     ----------
     model : str or Path, default="microsoft/resnet-50"
         A Hub id (``"name@revision"`` for a revision) or a local folder in transformers
-        layout: any image classifier, such as ``"google/vit-base-patch16-224"``.
+        layout: any image classifier, such as ``"google/vit-base-patch16-224"``; or one
+        that ships, trained on the photos of "fashion-dit": ``"fashion-resnet"``,
+        ``"fashion-vit"``, each also with ``-small`` and ``-tiny``.
     classes : array-like of shape (n_classes,), default=None
         The label set; None: ``np.unique(y)`` of `fit`.
     class_names : array-like of shape (n_classes,), default=None
@@ -98,10 +109,19 @@ class PretrainedImageClassifier(BaseImageClassifier):
 
     Examples
     --------
+    Ids of classes that are merged into one label:
+
     >>> from diffusion_sklearn.baselines import PretrainedImageClassifier
-    >>> clf = PretrainedImageClassifier(model="google/vit-base-patch16-224")
-    >>> clf.fit(classes=["tabby", "golden retriever", "teapot"])  # doctest: +SKIP
-    >>> clf.predict_proba(images)  # doctest: +SKIP
+    >>> from diffusion_sklearn.datasets import load_fashion_photos
+    >>> photos = load_fashion_photos()
+    >>> clf = PretrainedImageClassifier(model="fashion-resnet")
+    >>> clf = clf.set_params(class_ids=[[5, 7, 9], [0, 2, 4, 6]])
+    >>> clf = clf.fit(classes=["shoe", "top"])
+    >>> print(*clf.predict(photos.images[:2]))  # an ankle boot and a pullover
+    shoe top
+
+    Names of a model's own, here of the Hub: ``model="google/vit-base-patch16-224"``
+    and ``fit(classes=["tabby", "golden retriever", "teapot"])``.
     """
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
@@ -227,7 +247,12 @@ class PretrainedImageClassifier(BaseImageClassifier):
         return groups
 
     def _describe_model(self):
-        return describe_checkpoint(self, {}, "a Hub id or a folder", "image processor")
+        return describe_checkpoint(
+            self,
+            BUNDLED,
+            f"a Hub id, a folder or a bundled name ({', '.join(BUNDLED)})",
+            "image processor",
+        )
 
 
 class PretrainedClassifier:
@@ -280,7 +305,7 @@ def get_classifier(name, revision, device, dtype):
     Parameters
     ----------
     name : str
-        Folder or Hub id.
+        Bundled name, folder or Hub id.
     revision : str or None
         Branch, tag or commit on the Hub.
     device, dtype : str, torch.device or torch.dtype
@@ -322,6 +347,6 @@ def get_classifier(name, revision, device, dtype):
 
     def load():
         save_with = "save_pretrained(folder) of model and image processor"
-        return load_pretrained(name, revision, read, {}, save_with)
+        return load_pretrained(name, revision, read, BUNDLED, save_with)
 
     return once(("classifier", name, revision, str(device), dtype), load)

@@ -1,0 +1,334 @@
+"""The paper's tables 1, 3, 4 and 5 and the accuracies of its figures 3 and 4, in small.
+
+    python benchmarks/paper.py --json paper.json
+
+The bundled models stand for Stable Diffusion, CLIP, DiT-XL/2 and the ImageNet networks
+of Li et al. (ICCV 2023), scenes made of Fashion-MNIST test photos for the zero-shot
+data sets, and the photos, clean and shifted, for ImageNet and its shifts. Every share
+comes with its 95 % interval. The row "Features" of Table 1 learns from training
+scenes, which need the IDX files of Fashion-MNIST (see ``load_fashion_mnist``);
+without them it is left out. About 25 minutes on 2 cores, ``--quick`` under 5.
+"""
+
+import time
+
+import matplotlib
+import numpy as np
+from _common import describe_machine, make_parser, write
+from _shifts import SHIFTS, shift
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from diffusion_sklearn import (
+    CLIPZeroShotClassifier,
+    ConditionalDiffusionClassifier,
+    ZeroShotDiffusionClassifier,
+)
+from diffusion_sklearn.baselines import (
+    DiffusionFeatures,
+    PretrainedImageClassifier,
+    ResNetHead,
+    SyntheticDataClassifier,
+)
+from diffusion_sklearn.datasets import (
+    load_fashion_photos,
+    load_fashion_winoground,
+    make_fashion_scenes,
+)
+from diffusion_sklearn.inspection import TimestepAccuracyDisplay, TrialScalingDisplay
+from diffusion_sklearn.metrics import (
+    clopper_pearson,
+    effective_robustness,
+    winoground_scores,
+)
+
+OURS = "Diffusion Classifier"
+SCENES = {"model": "fashion-scenes", "target": "epsilon", "verbose": 1}
+NETWORKS = ("resnet-tiny", "resnet-small", "resnet", "vit-tiny", "vit-small", "vit")
+OBJECTIVES = ("l2", "vlb", "l2+vlb")
+STRATEGIES = {
+    "500": [500],
+    "475, 500, 525": [475, 500, 525],
+    "0, 500, 999": [0, 500, 999],
+    "even 10": [*range(50, 1000, 100)],
+    "even": "even",
+}
+FULL = {
+    "n_images": 1000,
+    "n_labelled": 10_000,
+    "n_drawn": 500,
+    "n_examples": 400,
+    "n_trials": 250,
+    "n_scaled": 200,
+    "budgets": [1, 4, 16, 64],
+}
+QUICK = {
+    "n_images": 100,
+    "n_labelled": 1000,
+    "n_drawn": 30,
+    "n_examples": 80,
+    "n_trials": 100,
+    "n_scaled": 20,
+    "budgets": [1, 4, 16],
+}
+
+
+def row_of(table, row, column, right, n):
+    """A share of n images with its interval."""
+    low, high = clopper_pearson(int(right), n)
+    return {
+        "table": table,
+        "row": row,
+        "column": column,
+        "accuracy": int(right) / n,
+        "low": low,
+        "high": high,
+        "n": n,
+    }
+
+
+def print_table(title, rows):
+    """Rows by columns, in the order in which they came."""
+    columns = list(dict.fromkeys(str(one["column"]) for one in rows))
+    cells = {}
+    for one in rows:
+        text = f"{100 * one['accuracy']:.1f}"
+        if "low" in one:
+            text += f" ({100 * one['low']:.0f}-{100 * one['high']:.0f})"
+        cells.setdefault(one["row"], {})[str(one["column"])] = text
+    print(f"\n{title}\n{'':<28}" + "".join(f"{name:>16}" for name in columns))
+    for name, found in cells.items():
+        line = "".join(f"{found.get(column, '-'):>16}" for column in columns)
+        print(f"{name:<28}{line}", flush=True)
+
+
+# Table 1: zero-shot classification.
+
+COLUMNS = {  # what is asked, and the split that test scenes are of
+    "items": ("items", "test"),
+    "items, new colours": ("items", "held-out"),
+    "captions": ("captions", "test"),
+}
+
+
+def make_task(question, n, split, seed, data_home=None):
+    """Scenes and their labels: the item of one, or which of ten captions fits."""
+    how = {"split": split, "random_state": seed, "data_home": data_home}
+    if question == "items":
+        scenes = make_fashion_scenes(n, n_items=1, **how)
+        return scenes.images, np.array([scene.items[0] for scene in scenes.scenes])
+    shown = make_fashion_scenes(10, split="test", random_state=0).scenes
+    scenes = make_fashion_scenes(n, scenes=shown, **how)
+    return scenes.images, np.array([c.split(" ", 1)[1] for c in scenes.captions])
+
+
+def to_patches(images):
+    """Patches of 4 x 4 pixels as channels, (n, 32, 32, 3) -> (n, 48, 8, 8)."""
+    x = np.asarray(images, np.float32).reshape(-1, 8, 4, 8, 4, 3) / 255
+    return x.transpose(0, 2, 4, 5, 1, 3).reshape(-1, 48, 8, 8)
+
+
+def make_resnet(**params):
+    """A residual network of three blocks, trained until it gets no better."""
+    settings = {"width": 64, "learning_rate": 1e-3, "batch_size": 64, "patience": 3}
+    return ResNetHead(**settings, max_epochs=20, **params)
+
+
+def fit_systems(question, classes, size, memory, data_home):
+    """The rows of the table, fitted."""
+    synthetic = SyntheticDataClassifier(
+        model="fashion-scenes",
+        estimator=make_pipeline(FunctionTransformer(to_patches), make_resnet()),
+        n_images_per_class=size["n_drawn"],
+        num_inference_steps=25,
+        guidance_scale=1.0,
+        verbose=1,
+    )
+    systems = {"Synthetic data": synthetic.fit(classes=classes)}
+    try:
+        train = make_task(question, size["n_labelled"], "train", 2, data_home)
+    except FileNotFoundError as error:
+        print(f"No row of features: {error}")
+    else:
+        features = DiffusionFeatures(model="fashion-scenes", output="flat").fit()
+        head = make_resnet(feature_shape=features.feature_shape_)
+        systems["Features (labelled)"] = make_pipeline(features, head).fit(*train)
+    ours = ZeroShotDiffusionClassifier(**SCENES, memory=memory)
+    clip = CLIPZeroShotClassifier(model="fashion-clip")
+    systems[OURS] = ours.fit(classes=classes)
+    systems["fashion-clip"] = clip.fit(classes=classes)
+    return systems
+
+
+def table_1(size, memory, data_home):
+    rows, fitted = [], {}
+    for column, (question, split) in COLUMNS.items():
+        images, labels = make_task(question, size["n_images"], split, 1)
+        if question not in fitted:
+            classes = np.unique(labels)
+            fitted[question] = fit_systems(question, classes, size, memory, data_home)
+        for name, clf in fitted[question].items():
+            right = (clf.predict(images) == labels).sum()
+            rows.append(row_of("1", name, column, right, len(labels)))
+    print_table("Table 1. Zero-shot classification, accuracy %", rows)
+    return rows
+
+
+# Table 3: compositional reasoning.
+
+
+def table_3(size, memory, data_home):
+    examples = load_fashion_winoground()
+    images, captions, tags = (
+        examples[key][: size["n_examples"]] for key in ("images", "captions", "tags")
+    )
+    systems = {
+        "fashion-clip": CLIPZeroShotClassifier(model="fashion-clip"),
+        OURS: ZeroShotDiffusionClassifier(**SCENES, n_trials=32, memory=memory),
+    }
+    rows = []
+    for name, clf in systems.items():
+        scores = winoground_scores(clf.score_pairs(images, captions), tags)
+        for tag, part in {**scores.tags, "all": scores}.items():
+            rows.append(row_of("3", name, tag, round(part.n * part.text), part.n))
+    print_table("Table 3. Text score of Winoground, % (chance 25)", rows)
+    return rows
+
+
+# Tables 4 and 5: classification on labels, in distribution and under shift.
+
+
+def photo_columns(size):
+    """Photos by column, and their labels."""
+    photos = load_fashion_photos()
+    n = size["n_images"]
+    images = photos.images[:n]
+    shifted = {name: shift(images, name) for name in SHIFTS}
+    return {"photos": images, **shifted}, photos.names[:n]
+
+
+def conditional(size, memory, **params):
+    """fashion-dit on ten classes, with all timesteps of the paper in a race."""
+    settings = {"n_trials": size["n_trials"], "memory": memory, "verbose": 1, **params}
+    clf = ConditionalDiffusionClassifier(model="fashion-dit", **settings)
+    return clf.fit(classes=load_fashion_photos().target_names)
+
+
+def tables_4_and_5(size, memory, data_home):
+    columns, labels = photo_columns(size)
+    names = load_fashion_photos().target_names
+    systems = {
+        f"fashion-{name}": PretrainedImageClassifier(model=f"fashion-{name}").fit(
+            classes=names
+        )
+        for name in NETWORKS
+    }
+    by_objective = {loss: conditional(size, memory, loss=loss) for loss in OBJECTIVES}
+    systems[OURS] = by_objective["l2"]
+    table_4 = [
+        row_of("4", name, column, (clf.predict(images) == labels).sum(), len(labels))
+        for name, clf in systems.items()
+        for column, images in columns.items()
+    ]
+    print_table("Table 4. fashion-dit and networks trained on the same photos", table_4)
+    robust = robustness(table_4)
+    print_table("Effective robustness, points above the networks' line", robust)
+    table_5 = [{**one, "table": "5", "row": "l2"} for one in table_4[-len(columns) :]]
+    for loss in OBJECTIVES[1:]:
+        for column, images in columns.items():
+            right = (by_objective[loss].predict(images) == labels).sum()
+            table_5.append(row_of("5", loss, column, right, len(labels)))
+    print_table("Table 5. Objectives of fashion-dit", table_5)
+    return table_4 + robust + table_5
+
+
+def robustness(rows):
+    """How far the diffusion model is above the line of the networks, by shift."""
+    found = {(one["row"], one["column"]): one["accuracy"] for one in rows}
+    networks = [f"fashion-{name}" for name in NETWORKS]
+    clean = [found[name, "photos"] for name in networks]
+    return [
+        {
+            "table": "figure 6",
+            "row": OURS,
+            "column": column,
+            "accuracy": effective_robustness(
+                found[OURS, "photos"],
+                found[OURS, column],
+                clean,
+                [found[name, column] for name in networks],
+                knot=None,
+            ).robustness,
+        }
+        for column in SHIFTS
+    ]
+
+
+# Figures 3 and 4: timesteps.
+
+
+def figure_tasks(size, memory, n, **params):
+    """Name, classifier, images and labels: photos, and the item of scenes."""
+    photos = load_fashion_photos()
+    clf = conditional(size, memory, **params)
+    yield "fashion-dit, photos", clf, photos.images[:n], photos.names[:n]
+    clf = ZeroShotDiffusionClassifier(**SCENES, memory=memory, **params)
+    clf.fit(classes=photos.target_names)
+    yield "fashion-scenes, items", clf, *make_task("items", n, "test", 1)
+
+
+def figure_3(size, memory, data_home):
+    timesteps = [0, *range(50, 1000, 100), 999]
+    rows = []
+    how = {"timesteps": timesteps, "n_trials": len(timesteps)}
+    for name, *task in figure_tasks(size, memory, size["n_images"], **how):
+        shown = TimestepAccuracyDisplay.from_estimator(*task)
+        for t, right in zip(shown.timesteps, shown.n_correct, strict=True):
+            rows.append(row_of("figure 3", int(t), name, right, shown.n_images))
+    print_table("Figure 3. Accuracy % from one trial at one timestep", rows)
+    return rows
+
+
+def figure_4(size, memory, data_home):
+    rows, n = [], size["n_scaled"]
+    how = {"strategies": STRATEGIES, "n_trials": size["budgets"]}
+    for model, *task in figure_tasks(size, memory, n):
+        shown = TrialScalingDisplay.from_estimator(*task, **how)
+        for name, accuracies in zip(shown.strategies, shown.accuracy, strict=True):
+            for n_trials, accuracy in zip(shown.n_trials, accuracies, strict=True):
+                right = round(accuracy * n)
+                one = row_of("figure 4", f"{name} ({model})", int(n_trials), right, n)
+                rows.append(one)
+    print_table("Figure 4. Accuracy % by timesteps and number of trials", rows)
+    return rows
+
+
+PARTS = {
+    "table-1": table_1,
+    "table-3": table_3,
+    "tables-4-5": tables_4_and_5,
+    "figure-3": figure_3,
+    "figure-4": figure_4,
+}
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--memory", default=None, help="folder that keeps all errors")
+    parser.add_argument("--data-home", default=None, help="IDX files of Fashion-MNIST")
+    args = parser.parse_args()
+    matplotlib.use("agg")
+    size = QUICK if args.quick else FULL
+    print(describe_machine())
+    rows, began = [], time.perf_counter()
+    for name in args.only:
+        start = time.perf_counter()
+        rows += PARTS[name](size, args.memory, args.data_home)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+        write(args.json, rows)
+    print(f"\n{time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

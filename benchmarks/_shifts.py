@@ -5,8 +5,8 @@ from scipy.ndimage import gaussian_filter, rotate
 
 
 def turned(images, rng):
-    """Each by 20 to 40 degrees to either side."""
-    angles = rng.uniform(20, 40, len(images)) * rng.choice([-1, 1], len(images))
+    """Each by 10 to 25 degrees to either side."""
+    angles = rng.uniform(10, 25, len(images)) * rng.choice([-1, 1], len(images))
     pairs = zip(images, angles, strict=True)
     return [rotate(image, angle, reshape=False, order=1) for image, angle in pairs]
 
@@ -22,9 +22,9 @@ def blurred(images, rng):
 
 
 def pale(images, rng):
-    """At 0.4 of the contrast, around the mean of each."""
+    """At 0.6 of the contrast, around the mean of each."""
     means = images.mean(axis=(1, 2), keepdims=True)  # (n, 1, 1)
-    return means + 0.4 * (images - means)
+    return means + 0.6 * (images - means)
 
 
 SHIFTS = {"rotation": turned, "noise": noisy, "blur": blurred, "contrast": pale}

@@ -40,6 +40,21 @@ class DenoisingErrors:
         Log posterior that follows from the errors.
     classes : ndarray of shape (n_classes,)
         Label of each class.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn import ConditionalDiffusionClassifier, DenoisingErrors
+    >>> from diffusion_sklearn.datasets import load_fashion_photos
+    >>> clf = ConditionalDiffusionClassifier(
+    ...     model="fashion-dit", n_trials=10, pruning=None
+    ... ).fit(classes=["bag", "sandal", "trouser"])
+    >>> found = clf.denoising_errors(load_fashion_photos().images[2:4])
+    >>> isinstance(found, DenoisingErrors), found.errors.shape
+    (True, (2, 3, 10))
+    >>> found.n_evaluations.tolist()  # of each image: 3 classes times 10 trials
+    [30, 30]
+    >>> found.classes[found.errors.mean(axis=2).argmin(axis=1)].tolist()
+    ['trouser', 'trouser']
     """
 
     errors: np.ndarray

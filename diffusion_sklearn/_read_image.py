@@ -39,7 +39,21 @@ HINTS = (  # the first that fits what reading a file has raised
 
 
 class ImageError(ValueError, OSError):
-    """An image can't be read. The message names its index and path."""
+    """An image can't be read. The message names its index and path.
+
+    It is a ValueError and an OSError, so that either ``except`` catches it.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn import ConditionalDiffusionClassifier, ImageError
+    >>> clf = ConditionalDiffusionClassifier(model="fashion-dit")
+    >>> clf = clf.fit(classes=["bag", "sandal"])
+    >>> try:
+    ...     clf.predict(["no-such-photo.png"])
+    ... except ImageError as error:
+    ...     print(str(error).partition(". (")[0])
+    X[0] (no-such-photo.png) does not exist; check the path
+    """
 
 
 def read_image(image, index):

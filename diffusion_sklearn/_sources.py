@@ -39,6 +39,16 @@ def clear_cache():
     """Forget the models loaded so far, to free their memory.
 
     Estimators stay usable: they load again at the next call.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn import clear_cache, load_backbone
+    >>> backbone = load_backbone("fashion-dit")
+    >>> load_backbone("fashion-dit") is backbone  # loaded once a process
+    True
+    >>> clear_cache()
+    >>> load_backbone("fashion-dit") is backbone
+    False
     """
     with _lock:
         _loaded.clear()

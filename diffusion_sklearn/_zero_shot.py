@@ -139,10 +139,16 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
     Examples
     --------
     >>> from diffusion_sklearn import ZeroShotDiffusionClassifier
-    >>> clf = ZeroShotDiffusionClassifier()
-    >>> clf.fit(classes=["tabby cat", "golden retriever"])  # doctest: +SKIP
-    >>> clf.predict(["photo.jpg"])  # doctest: +SKIP
-    array(['tabby cat'], dtype='<U16')
+    >>> from diffusion_sklearn.datasets import make_fashion_scenes
+    >>> scenes = make_fashion_scenes(2, split="test", n_items=1)
+    >>> scenes.captions
+    ['a purple pullover', 'a red bag']
+    >>> clf = ZeroShotDiffusionClassifier(model="fashion-scenes", n_trials=10)
+    >>> clf = clf.fit(classes=["blue bag", "purple pullover", "red bag"])
+    >>> clf.prompts_[0]
+    ['a blue bag']
+    >>> clf.predict(scenes.images).tolist()
+    ['purple pullover', 'red bag']
     """
 
     _kind = "text"

@@ -8,6 +8,13 @@ from scipy.special import expit, logit
 from scipy.stats import beta
 from sklearn.utils import Bunch
 
+__all__ = [
+    "clopper_pearson",
+    "effective_robustness",
+    "expected_calibration_error",
+    "winoground_scores",
+]
+
 
 def clopper_pearson(n_correct, n, confidence=0.95):
     """Exact confidence interval of an accuracy.

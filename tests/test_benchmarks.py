@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffusion_sklearn import CLIPZeroShotClassifier, ConditionalDiffusionClassifier
+from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -167,3 +170,60 @@ def test_cluster_simulation_in_closed_form():
     # A failure costs time.
     assumed["hours_to_failure"] = 0.02
     assert simulate(2, n, cost, assumed, "one client", rng)[0] > hours
+
+
+def test_shifted_photos_are_other_photos_and_always_the_same():
+    from _shifts import SHIFTS, shift
+
+    images = load_fashion_photos().images[:5]
+    for name in SHIFTS:
+        shifted = shift(images, name)
+        assert shifted.shape == images.shape and shifted.dtype == np.uint8
+        assert np.abs(shifted.astype(int) - images).mean() > 3
+        np.testing.assert_array_equal(shifted, shift(images, name))
+    pale = shift(images, "contrast").astype(float)
+    spread = pale.std(axis=(1, 2)) / images.std(axis=(1, 2))
+    np.testing.assert_allclose(spread, 0.6, atol=0.01)
+
+
+def test_tables_of_the_paper_in_miniature(monkeypatch, capsys, tmp_path):
+    import json
+
+    import paper
+
+    size = {"n_images": 10, "n_examples": 4, "n_trials": 5, "n_drawn": 2}
+    size |= {"n_scaled": 2, "budgets": [1, 2], "n_labelled": 20}
+    monkeypatch.setattr(paper, "QUICK", size)
+    # Training photos do not ship: the row that learns from them says so.
+    flags = ["--quick", "--data-home", str(tmp_path), "--json", str(tmp_path / "p")]
+    monkeypatch.setattr(sys, "argv", ["paper.py", *flags])
+    paper.main()
+    printed = capsys.readouterr().out
+    assert "No row of features" in printed and "Figure 4" in printed
+    rows = json.loads((tmp_path / "p").read_text())["rows"]
+    found = {(r["table"], r["row"], r["column"]): r for r in rows}
+
+    # The numbers are those of the estimators, asked by hand.
+    photos = load_fashion_photos()
+    clf = ConditionalDiffusionClassifier(model="fashion-dit", n_trials=5, loss="vlb")
+    score = clf.fit(classes=photos.target_names).score(
+        photos.images[:10], photos.names[:10]
+    )
+    assert found["5", "vlb", "photos"]["accuracy"] == score
+    scenes = make_fashion_scenes(10, split="held-out", n_items=1, random_state=1)
+    clip = CLIPZeroShotClassifier(model="fashion-clip")
+    clip.fit(classes=photos.target_names)
+    score = clip.score(scenes.images, [scene.items[0] for scene in scenes.scenes])
+    row = found["1", "fashion-clip", "items, new colours"]
+    assert row["accuracy"] == score and row["low"] <= score <= row["high"]
+    one = [r for r in rows if r["table"] == "figure 3"]
+    assert len(one) == 2 * 12 and all(r["n"] == 10 for r in one)
+
+
+def test_patches_keep_every_pixel():
+    from paper import to_patches
+
+    image = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3) % 251
+    maps = to_patches(image.astype(np.uint8))[0] * 255  # (48, 8, 8)
+    patch = maps[:, 2, 5].reshape(4, 4, 3)
+    np.testing.assert_allclose(patch, image[0, 8:12, 20:24], rtol=1e-6)

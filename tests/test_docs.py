@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 import diffusion_sklearn
 
 README = Path(__file__).parent.parent / "README.md"
+API = README.parent / "docs" / "api.rst"
+PUBLIC = ("", ".backbones", ".baselines", ".datasets", ".inspection", ".metrics")
 BLOCK = re.compile(r"(<!-- needs a download -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 
 
@@ -30,11 +33,55 @@ def test_docstrings(name):
     assert failed == 0
 
 
-def test_public_names_have_examples():
-    for name in ("CLIPZeroShotClassifier", "ConditionalDiffusionClassifier"):
-        finder = doctest.DocTestFinder()
-        examples = finder.find(getattr(diffusion_sklearn, name), name)[0].examples
-        assert len(examples) >= 3
+def public_names():
+    for place in PUBLIC:
+        module = importlib.import_module(f"diffusion_sklearn{place}")
+        for name in module.__all__:
+            yield f"{place}.{name}".lstrip("."), getattr(module, name)
+
+
+def public_methods(name, cls):
+    """Methods, properties and class methods that the package defines."""
+    for method in dir(cls):
+        found = getattr(inspect.getattr_static(cls, method), "__func__", None)
+        found = found or inspect.getattr_static(cls, method)
+        found = getattr(found, "fget", found)
+        ours = str(getattr(found, "__module__", "")).startswith("diffusion_sklearn")
+        if ours and not method.startswith("_") and inspect.isfunction(found):
+            yield f"{name}.{method}", getattr(cls, method)
+
+
+def examples_that_run(obj):
+    text = inspect.cleandoc(obj.__doc__ or "")
+    _, _, section = text.partition("Examples\n--------\n")
+    examples = doctest.DocTestParser().get_examples(section)
+    return [one for one in examples if not one.options.get(doctest.SKIP)]
+
+
+NAMES = dict(public_names())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_name_has_an_example_that_runs(name):
+    shown = [one.source for one in examples_that_run(NAMES[name])]
+    used = re.compile(rf"\b{name.split('.')[-1]}\b")
+    assert any(used.search(source) for source in shown), (
+        f"{name} is in no line of an Examples section that runs"
+    )
+
+
+def test_public_methods_have_docstrings():
+    classes = {name: obj for name, obj in NAMES.items() if inspect.isclass(obj)}
+    methods = dict(pair for item in classes.items() for pair in public_methods(*item))
+    assert "ErrorStore.clear" in methods
+    assert [name for name, obj in methods.items() if not obj.__doc__] == []
+
+
+def test_api_lists_all_public_names():
+    listed = re.findall(r"^   ([\w.]+)$", API.read_text("utf-8"), re.MULTILINE)
+    # The same object may be reached from the package and from a part of it.
+    reached = {id(NAMES[name]) for name in listed}
+    assert [name for name, obj in NAMES.items() if id(obj) not in reached] == []
 
 
 def blocks(language):

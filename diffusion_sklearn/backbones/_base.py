@@ -47,6 +47,23 @@ class Backbone:
     -----
     A class-conditional family also has ``labels``, a dict from names to class ids,
     ``shared``, a dict from names of several classes to their ids, and ``n_labels``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from diffusion_sklearn import Backbone, load_backbone
+    >>> backbone = load_backbone("fashion-scenes")  # a text-to-image model
+    >>> isinstance(backbone, Backbone), backbone.native
+    (True, 'velocity')
+    >>> latents = backbone.encode(torch.zeros(1, 3, 32, 32))  # of a gray image
+    >>> tuple(latents.shape)
+    (1, 8, 8, 8)
+    >>> noise, t = torch.randn_like(latents), torch.tensor([500])
+    >>> noised = backbone.add_noise(latents, noise, t)
+    >>> with torch.inference_mode():
+    ...     velocity = backbone.predict(noised, t, backbone.condition(["a red bag"]))
+    >>> velocity.shape == latents.shape
+    True
     """
 
     pipelines = ()

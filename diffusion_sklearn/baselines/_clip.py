@@ -33,8 +33,13 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
     Parameters
     ----------
     model : str or Path, default="openai/clip-vit-large-patch14"
-        A Hub id (``"name@revision"`` for a revision), a local folder in transformers
-        layout (CLIP, OpenCLIP, SigLIP) or the bundled ``"fashion-clip"``.
+        A Hub id (``"name@revision"`` for a revision) or a local folder, in the layout
+        of transformers (CLIP, OpenCLIP, SigLIP) or of open_clip
+        (``open_clip_config.json``, ``open_clip_model.safetensors``); a pair of
+        ``open_clip.list_pretrained()`` as ``"open_clip:ARCHITECTURE/TAG"``, such as
+        ``"open_clip:RN50/openai"``, CLIP's ResNet-50; or the bundled
+        ``"fashion-clip"``. What is in open_clip's layout alone needs
+        ``pip install "diffusion-sklearn[open-clip]"``.
     classes : array-like of shape (n_classes,), default=None
         The label set; None: ``np.unique(y)`` of `fit`.
     class_names : array-like of shape (n_classes,), default=None
@@ -167,6 +172,8 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
             If a parameter is not possible, or no label set is given.
         OSError
             If the model can't be had.
+        ImportError
+            If it is one of open_clip, which is not installed.
         """
         self._validate_params()
         _, labels, names, listed = self._resolve_labels(X, y, classes)
@@ -270,6 +277,7 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
         return describe_checkpoint(
             self,
             BUNDLED,
-            f"a Hub id, a folder or a bundled name ({', '.join(BUNDLED)})",
+            "a Hub id, a folder, 'open_clip:ARCHITECTURE/TAG' or a bundled name "
+            f"({', '.join(BUNDLED)})",
             "tokenizer and image processor",
         )

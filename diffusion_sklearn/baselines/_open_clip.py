@@ -59,13 +59,15 @@ class _UncutTokenizer:
 
     def __init__(self, tokenizer):
         self.own = tokenizer
-        self.decode = getattr(tokenizer, "tokenizer", tokenizer).decode
 
     def __call__(self, prompt, **how):
         if hasattr(self.own, "tokenizer"):  # of transformers inside
             return self.own.tokenizer(self.own.clean_fn(prompt), **how)
         start, end = self.own.sot_token_id, self.own.eot_token_id
         return _Tokens([start, *self.own.encode(prompt), end])
+
+    def decode(self, ids):
+        return getattr(self.own, "tokenizer", self.own).decode(ids).strip()
 
 
 class _Tokens:

@@ -60,10 +60,21 @@ def load_fashion_mnist(*, split="train", data_home=None):
 
     Examples
     --------
-    >>> from diffusion_sklearn.datasets import load_fashion_mnist
-    >>> data = load_fashion_mnist(split="test")  # doctest: +SKIP
-    >>> data.images.shape  # doctest: +SKIP
-    (10000, 28, 28)
+    Two photos as such files; the real ones have 60,000 and 10,000.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from diffusion_sklearn.datasets import load_fashion_mnist, load_fashion_photos
+    >>> photos = load_fashion_photos()
+    >>> pixels = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28])
+    >>> pixels += photos.images[:2].tobytes()
+    >>> labels = bytes([0, 0, 8, 1, 0, 0, 0, 2, *photos.target[:2]])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "t10k-images-idx3-ubyte").write_bytes(pixels)
+    ...     _ = (Path(folder) / "t10k-labels-idx1-ubyte").write_bytes(labels)
+    ...     data = load_fashion_mnist(split="test", data_home=folder)
+    >>> data.images.shape, data.target_names[data.target].tolist()
+    ((2, 28, 28), ['ankle boot', 'pullover'])
     """
     prefixes = {"train": "train", "test": "t10k"}
     if split not in prefixes:

@@ -77,10 +77,20 @@ def load_dataset(
 
     Examples
     --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
     >>> from diffusion_sklearn.datasets import load_dataset
-    >>> data = load_dataset("pets", folder="pets/test")  # doctest: +SKIP
-    >>> data.class_names[0]  # doctest: +SKIP
-    'Abyssinian cat'
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for breed in ("beagle", "maine_coon"):
+    ...         (Path(folder) / breed).mkdir()
+    ...         Image.new("RGB", (8, 8)).save(f"{folder}/{breed}/1.png")
+    ...     mine = load_dataset(folder)  # any folder
+    ...     pets = load_dataset("pets", folder=folder)  # one of the paper's data sets
+    >>> len(mine.images), mine.target.tolist(), mine.class_names
+    (2, ['beagle', 'maine_coon'], ['beagle', 'maine coon'])
+    >>> len(pets.class_names), pets.class_names[0], pets.spec.prompt_template
+    (37, 'Abyssinian cat', 'a photo of a {}, a type of pet.')
     """
     if max_images is not None and max_images < 1:
         raise ValueError(f"max_images={max_images!r} must be 1 or more.")

@@ -148,10 +148,20 @@ class SafetyCheckerScorer:
 
     Examples
     --------
-    >>> from diffusion_sklearn.datasets import SafetyCheckerScorer
-    >>> nsfw = SafetyCheckerScorer(
-    ...     pipeline.safety_checker, pipeline.feature_extractor
-    ... )  # doctest: +SKIP
+    A checker of random weights stands for ``pipeline.safety_checker``. It objects to an
+    image that is closer to a concept than the threshold of the concept; here to any.
+
+    >>> from diffusers.pipelines.stable_diffusion.safety_checker import (
+    ...     StableDiffusionSafetyChecker,
+    ... )
+    >>> from transformers import CLIPConfig, CLIPImageProcessorPil
+    >>> from diffusion_sklearn.datasets import SafetyCheckerScorer, load_fashion_photos
+    >>> tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    >>> checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=tiny))
+    >>> _ = checker.concept_embeds_weights.fill_(-1)  # cosines are larger
+    >>> nsfw = SafetyCheckerScorer(checker, CLIPImageProcessorPil())
+    >>> nsfw(load_fashion_photos().images[:2]).tolist()
+    [1.0, 1.0]
     """
 
     def __init__(self, checker, processor):

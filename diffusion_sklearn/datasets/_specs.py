@@ -70,6 +70,18 @@ class DatasetSpec:
         class after `n_trials`: the prediction.
     loss : {"l1", "l2"}, default="l2"
         The better of the two on this data set, in the paper.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn.datasets import DatasetSpec, get_dataset_spec
+    >>> spec = get_dataset_spec("cifar-10")  # of the paper
+    >>> spec.prompt_template, spec.n_trials, spec.pruning
+    ('a blurry photo of a {}.', 500, ((50, 5),))
+    >>> mine = DatasetSpec(
+    ...     name="birds", n_classes=20, n_trials=100, pruning=((10, 5),)
+    ... )  # 20 classes get 10 trials, the best 5 of them 90 more
+    >>> mine.metric, mine.n_evaluations
+    ('accuracy', 650)
     """
 
     name: str

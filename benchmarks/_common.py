@@ -14,7 +14,11 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
 )
 from diffusion_sklearn._versions import versions
-from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
+from diffusion_sklearn.datasets import (
+    load_fashion_mnist,
+    load_fashion_photos,
+    make_fashion_scenes,
+)
 
 
 def make_parser(text):
@@ -61,8 +65,8 @@ def write(path, rows):
 def make_task(task, n, first=0, **params):
     """A fitted classifier of ten classes, images and their true labels.
 
-    "fashion-dit" is asked for the item on test photos, "fashion-scenes" which of ten
-    captions fits a scene, one item or two, made of test photos; "fashion-scenes, items"
+    "fashion-dit" is asked for the item on test photos, of which 1,000 ship and the other
+    9,000 need the IDX files of Fashion-MNIST; "fashion-scenes" which of ten captions fits a scene, one item or two, made of test photos; "fashion-scenes, items"
     for the item in scenes of one item, whose colour the prompts do not name. The error
     is that of the noise, as in the paper.
     """
@@ -70,11 +74,11 @@ def make_task(task, n, first=0, **params):
     model, names = task.split(",")[0], photos.target_names
     if task == "fashion-dit":
         clf = ConditionalDiffusionClassifier(model=model, **params)
-        images, truth = (
-            photos.images[first : first + n],
-            photos.names[first : first + n],
-        )
-        return clf.fit(classes=names), images, truth
+        if first + n > len(photos.images):
+            photos = load_fashion_mnist(split="test")
+        chosen = slice(first, first + n)
+        truth = names[photos.target[chosen]]
+        return clf.fit(classes=names), photos.images[chosen], truth
     clf = ZeroShotDiffusionClassifier(model=model, **{"target": "epsilon", **params})
     if task == "fashion-scenes":
         shown = make_fashion_scenes(10, split="test", random_state=0).scenes

@@ -65,8 +65,9 @@ def write(path, rows):
 def make_task(task, n, first=0, **params):
     """A fitted classifier of ten classes, images and their true labels.
 
-    "fashion-dit" is asked for the item on test photos, of which 1,000 ship and the other
-    9,000 need the IDX files of Fashion-MNIST; "fashion-scenes" which of ten captions fits a scene, one item or two, made of test photos; "fashion-scenes, items"
+    "fashion-dit" is asked for the item on test photos, of which 1,000 ship and the
+    other 9,000 need the IDX files of Fashion-MNIST; "fashion-scenes" which of ten
+    captions fits a scene, one item or two, made of test photos; "fashion-scenes, items"
     for the item in scenes of one item, whose colour the prompts do not name. The error
     is that of the noise, as in the paper.
     """

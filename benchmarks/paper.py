@@ -58,7 +58,7 @@ FULL = {
     "n_labelled": 10_000,
     "n_drawn": 200,
     "n_examples": 400,
-    "n_trials": 250,
+    "n_trials": 100,
     "n_scaled": 100,
     "budgets": [1, 4, 16, 64],
 }
@@ -211,7 +211,7 @@ def photo_columns(size):
 
 
 def conditional(size, memory, **params):
-    """fashion-dit on ten classes, with all timesteps of the paper in a race."""
+    """fashion-dit on ten classes, in a race."""
     settings = {"n_trials": size["n_trials"], "memory": memory, "verbose": 1, **params}
     clf = ConditionalDiffusionClassifier(model="fashion-dit", **settings)
     return clf.fit(classes=load_fashion_photos().target_names)

@@ -19,6 +19,7 @@ from sklearn.model_selection import cross_val_score
 from diffusion_sklearn import clear_cache
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 
+NEEDED = 'needs open_clip: pip install "diffusion-sklearn[open-clip]"'
 NAMES = ["ant", "bee", "eel"]
 TEXTS = [f"a photo of a {name}." for name in NAMES]
 MEAN, STD = (0.48, 0.45, 0.4), (0.26, 0.25, 0.27)
@@ -61,7 +62,7 @@ CONFIGS = {
 
 def save_tiny(folder, kind):
     """A tiny random model in the layout of open_clip's repositories on the Hub."""
-    open_clip = pytest.importorskip("open_clip", reason="the extra open-clip")
+    open_clip = pytest.importorskip("open_clip", reason=NEEDED)
     torch.manual_seed(0)
     model = open_clip.CLIP(**CONFIGS[kind]["model_cfg"])
     for p in model.parameters():
@@ -270,7 +271,7 @@ def test_a_cache_that_lacks_a_file(name, file, cache):
 
 
 def test_what_is_not_in_the_cache_says_how_to_fetch_it(tmp_path, monkeypatch):
-    pytest.importorskip("open_clip", reason="the extra open-clip")
+    pytest.importorskip("open_clip", reason=NEEDED)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     clear_cache()
     with pytest.raises(OSError, match="can't be loaded") as error:
@@ -294,7 +295,7 @@ def test_what_is_not_in_the_cache_says_how_to_fetch_it(tmp_path, monkeypatch):
     ],
 )
 def test_a_name_that_open_clip_does_not_list(name, possible):
-    pytest.importorskip("open_clip", reason="the extra open-clip")
+    pytest.importorskip("open_clip", reason=NEEDED)
     with pytest.raises(ValueError, match=r"open_clip.list_pretrained\(\)") as error:
         CLIPZeroShotClassifier(model=f"open_clip:{name}").fit(classes=NAMES)
     for part in [name, *possible]:

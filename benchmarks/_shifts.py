@@ -31,7 +31,7 @@ SHIFTS = {"rotation": turned, "noise": noisy, "blur": blurred, "contrast": pale}
 
 
 def shift(images, name):
-    """Shift photos, the same way whenever it is called.
+    """Shift photos, and the same photos always in the same way.
 
     `images` is of shape (n, h, w), uint8, and so is what is returned.
     """

@@ -1,13 +1,24 @@
 """What the benchmarks compare is the same thing twice."""
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
-from diffusion_sklearn import CLIPZeroShotClassifier, ConditionalDiffusionClassifier
-from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
+from diffusion_sklearn import (
+    CLIPZeroShotClassifier,
+    ConditionalDiffusionClassifier,
+    ZeroShotDiffusionClassifier,
+)
+from diffusion_sklearn.datasets import (
+    load_fashion_photos,
+    load_fashion_winoground,
+    make_fashion_scenes,
+)
+from diffusion_sklearn.metrics import winoground_scores
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -186,38 +197,91 @@ def test_shifted_photos_are_other_photos_and_always_the_same():
     np.testing.assert_allclose(spread, 0.6, atol=0.01)
 
 
-def test_tables_of_the_paper_in_miniature(monkeypatch, capsys, tmp_path):
-    import json
-
+@pytest.fixture
+def paper(monkeypatch, tmp_path):
+    """The benchmark, very small, with the photos that ship as training photos."""
     import paper
 
-    size = {"n_images": 10, "n_examples": 4, "n_trials": 5, "n_drawn": 2}
-    size |= {"n_scaled": 2, "budgets": [1, 2], "n_labelled": 20}
+    size = {"n_images": 12, "n_examples": 4, "n_trials": 5, "n_drawn": 2}
+    size |= {"n_scaled": 3, "budgets": [1, 2], "n_labelled": 100}
     monkeypatch.setattr(paper, "QUICK", size)
-    # Training photos do not ship: the row that learns from them says so.
-    flags = ["--quick", "--data-home", str(tmp_path), "--json", str(tmp_path / "p")]
-    monkeypatch.setattr(sys, "argv", ["paper.py", *flags])
-    paper.main()
-    printed = capsys.readouterr().out
-    assert "No row of features" in printed and "Figure 4" in printed
-    rows = json.loads((tmp_path / "p").read_text())["rows"]
-    found = {(r["table"], r["row"], r["column"]): r for r in rows}
-
-    # The numbers are those of the estimators, asked by hand.
+    columns = {k: paper.COLUMNS[k] for k in ("items, new pairs", "captions")}
+    monkeypatch.setattr(paper, "COLUMNS", columns)
+    monkeypatch.setattr(paper, "OBJECTIVES", ("l2", "vlb"))
     photos = load_fashion_photos()
-    clf = ConditionalDiffusionClassifier(model="fashion-dit", n_trials=5, loss="vlb")
-    score = clf.fit(classes=photos.target_names).score(
-        photos.images[:10], photos.names[:10]
+    for name, values in (("images", photos.images), ("labels", photos.target)):
+        header = np.array([0x0800 + values.ndim, *values.shape], ">i4").tobytes()
+        path = tmp_path / f"train-{name}-idx{values.ndim}-ubyte"
+        path.write_bytes(header + values.astype(np.uint8).tobytes())
+
+    def run(*parts):
+        flags = ["--quick", "--data-home", str(tmp_path), "--only", *parts]
+        monkeypatch.setattr(sys, "argv", ["paper.py", *flags, "--json", str(out)])
+        paper.main()
+        rows = json.loads(out.read_text())["rows"]
+        return {(r["table"], r["row"], str(r["column"])): r for r in rows}
+
+    out = tmp_path / "paper.json"
+    return run
+
+
+def test_zero_shot_tables_of_the_paper(paper):
+    found = paper("table-1", "table-3")
+    names = load_fashion_photos().target_names
+    scenes = make_fashion_scenes(12, split="held-out", n_items=1, random_state=1)
+    labels = [scene.items[0] for scene in scenes.scenes]
+    clip = CLIPZeroShotClassifier(model="fashion-clip").fit(classes=names)
+    row = found["1", "fashion-clip", "items, new pairs"]
+    assert row["accuracy"] == pytest.approx(clip.score(scenes.images, labels))
+    assert row["low"] <= row["accuracy"] <= row["high"] and row["n"] == 12
+    clf = ZeroShotDiffusionClassifier(model="fashion-scenes", target="epsilon")
+    score = clf.fit(classes=names).score(scenes.images, labels)
+    row = found["1", "Diffusion Classifier", "items, new pairs"]
+    assert row["accuracy"] == pytest.approx(score)
+    # Ten labelled scenes of each caption are enough to be far above chance.
+    assert found["1", "Pixels (labelled)", "captions"]["accuracy"] > 0.4
+    assert found["1", "Features (labelled)", "captions"]["accuracy"] > 0.4
+    assert found["1", "Synthetic data", "captions"]["n"] == 12
+    pairs = load_fashion_winoground()
+    scores = clip.score_pairs(pairs.images[:4], pairs.captions[:4])
+    expected = winoground_scores(scores).text
+    assert found["3", "fashion-clip", "all"]["accuracy"] == expected
+
+
+def test_tables_of_labels_and_figures_of_the_paper(paper):
+    from _shifts import shift
+
+    found = paper("tables-4-5", "figure-3", "figure-4")
+    photos = load_fashion_photos()
+    images, labels = photos.images[:12], photos.names[:12]
+    for loss, key in (("l2", ("4", "Diffusion Classifier")), ("vlb", ("5", "vlb"))):
+        clf = ConditionalDiffusionClassifier(model="fashion-dit", n_trials=5, loss=loss)
+        score = clf.fit(classes=photos.target_names).score(
+            shift(images, "blur"), labels
+        )
+        assert found[(*key, "blur")]["accuracy"] == score
+    # Figure 6: a straight line through the logits, by hand.
+    names = [f"fashion-{name}" for name in sys.modules["paper"].NETWORKS]
+    clean, blurred = (
+        [
+            found["4", name, column]["accuracy"]
+            for name in ("Diffusion Classifier", *names)
+        ]
+        for column in ("photos", "blur")
     )
-    assert found["5", "vlb", "photos"]["accuracy"] == score
-    scenes = make_fashion_scenes(10, split="held-out", n_items=1, random_state=1)
-    clip = CLIPZeroShotClassifier(model="fashion-clip")
-    clip.fit(classes=photos.target_names)
-    score = clip.score(scenes.images, [scene.items[0] for scene in scenes.scenes])
-    row = found["1", "fashion-clip", "items, new colours"]
-    assert row["accuracy"] == score and row["low"] <= score <= row["high"]
-    one = [r for r in rows if r["table"] == "figure 3"]
-    assert len(one) == 2 * 12 and all(r["n"] == 10 for r in one)
+    x, y = (logit(np.clip(a, 0.5 / 12, 1 - 0.5 / 12)) for a in (clean, blurred))
+    foretold = expit(np.polyval(np.polyfit(x[1:], y[1:], 1), x[0]))
+    row = found["figure 6", "Diffusion Classifier", "blur"]
+    assert row["robustness"] == pytest.approx(expit(y[0]) - foretold, abs=1e-6)
+    assert row["low"] < row["robustness"] < row["high"]
+    # Figure 3 and 4: one trial at one timestep.
+    clf.set_params(loss="l2", timesteps=[0, 500], n_trials=1, pruning=None)
+    for n, key in (
+        (3, ("figure 4", "0 (fashion-dit, photos)", "1")),
+        (12, ("figure 3", "0", "fashion-dit, photos")),
+    ):
+        score = clf.fit(classes=photos.target_names).score(images[:n], labels[:n])
+        assert found[key]["accuracy"] == pytest.approx(score)
 
 
 def test_patches_keep_every_pixel():

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from diffusion_sklearn._prompts import DEFAULT_TEMPLATE, check_prompts
 from diffusion_sklearn.baselines._checkpoints import to_picture
-from diffusion_sklearn.baselines._contrastive import HUB_MODEL, ContrastiveModel
+from diffusion_sklearn.baselines._dual_encoder import HUB_MODEL, ContrastiveModel
 
 PREFIX = "open_clip:"
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -185,7 +185,9 @@ def read_open_clip(source, how):
             raise OSError(f"there is no {file}")
     place = f"local-dir:{folder}"
     try:
-        model, transform = open_clip.create_model_from_pretrained(place)
+        # It draws weights first; the global generator of torch stays where it was.
+        with torch.random.fork_rng(devices=[]):
+            model, transform = open_clip.create_model_from_pretrained(place)
         tokenizer = open_clip.get_tokenizer(place)
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise OSError(str(error)) from error

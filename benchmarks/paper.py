@@ -62,7 +62,7 @@ FULL = {
     "n_examples": 400,
     "n_trials": 100,
     "n_scaled": 100,
-    "budgets": [1, 3, 10, 30, 60],
+    "budgets": [1, 3, 10, 30],
 }
 QUICK = {
     "n_images": 60,
@@ -96,7 +96,7 @@ def print_table(title, rows):
     for one in rows:
         value = one.get("accuracy", one.get("robustness"))
         text = f"{100 * value:.1f} ({100 * one['low']:.0f} to {100 * one['high']:.0f})"
-        cells.setdefault(one["row"], {})[str(one["column"])] = text
+        cells.setdefault(str(one["row"]), {})[str(one["column"])] = text
     first = max(len(name) for name in cells)
     widths = [max(len(name), 17) + 2 for name in columns]
     names = zip(columns, widths, strict=True)

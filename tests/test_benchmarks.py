@@ -202,7 +202,7 @@ def paper(monkeypatch, tmp_path):
     """The benchmark, very small, with the photos that ship as training photos."""
     import paper
 
-    size = {"n_images": 12, "n_examples": 4, "n_trials": 5, "n_drawn": 2}
+    size = {"n_images": 30, "n_examples": 4, "n_trials": 5, "n_drawn": 2}
     size |= {"n_scaled": 3, "budgets": [1, 2], "n_labelled": 100}
     monkeypatch.setattr(paper, "QUICK", size)
     columns = {k: paper.COLUMNS[k] for k in ("items, new pairs", "captions")}
@@ -228,12 +228,12 @@ def paper(monkeypatch, tmp_path):
 def test_zero_shot_tables_of_the_paper(paper):
     found = paper("table-1", "table-3")
     names = load_fashion_photos().target_names
-    scenes = make_fashion_scenes(12, split="held-out", n_items=1, random_state=1)
+    scenes = make_fashion_scenes(30, split="held-out", n_items=1, random_state=1)
     labels = [scene.items[0] for scene in scenes.scenes]
     clip = CLIPZeroShotClassifier(model="fashion-clip").fit(classes=names)
     row = found["1", "fashion-clip", "items, new pairs"]
     assert row["accuracy"] == pytest.approx(clip.score(scenes.images, labels))
-    assert row["low"] <= row["accuracy"] <= row["high"] and row["n"] == 12
+    assert row["low"] <= row["accuracy"] <= row["high"] and row["n"] == 30
     clf = ZeroShotDiffusionClassifier(model="fashion-scenes", target="epsilon")
     score = clf.fit(classes=names).score(scenes.images, labels)
     row = found["1", "Diffusion Classifier", "items, new pairs"]
@@ -241,7 +241,7 @@ def test_zero_shot_tables_of_the_paper(paper):
     # Ten labelled scenes of each caption are enough to be far above chance.
     assert found["1", "Pixels (labelled)", "captions"]["accuracy"] > 0.4
     assert found["1", "Features (labelled)", "captions"]["accuracy"] > 0.4
-    assert found["1", "Synthetic data", "captions"]["n"] == 12
+    assert found["1", "Synthetic data", "captions"]["n"] == 30
     pairs = load_fashion_winoground()
     scores = clip.score_pairs(pairs.images[:4], pairs.captions[:4])
     expected = winoground_scores(scores).text
@@ -253,7 +253,7 @@ def test_tables_of_labels_and_figures_of_the_paper(paper):
 
     found = paper("tables-4-5", "figure-3", "figure-4")
     photos = load_fashion_photos()
-    images, labels = photos.images[:12], photos.names[:12]
+    images, labels = photos.images[:30], photos.names[:30]
     for loss, key in (("l2", ("4", "Diffusion Classifier")), ("vlb", ("5", "vlb"))):
         clf = ConditionalDiffusionClassifier(model="fashion-dit", n_trials=5, loss=loss)
         score = clf.fit(classes=photos.target_names).score(
@@ -269,7 +269,7 @@ def test_tables_of_labels_and_figures_of_the_paper(paper):
         ]
         for column in ("photos", "blur")
     )
-    x, y = (logit(np.clip(a, 0.5 / 12, 1 - 0.5 / 12)) for a in (clean, blurred))
+    x, y = (logit(np.clip(a, 0.5 / 30, 1 - 0.5 / 30)) for a in (clean, blurred))
     foretold = expit(np.polyval(np.polyfit(x[1:], y[1:], 1), x[0]))
     row = found["figure 6", "Diffusion Classifier", "blur"]
     assert row["robustness"] == pytest.approx(expit(y[0]) - foretold, abs=1e-6)
@@ -278,7 +278,7 @@ def test_tables_of_labels_and_figures_of_the_paper(paper):
     clf.set_params(loss="l2", timesteps=[0, 500], n_trials=1, pruning=None)
     for n, key in (
         (3, ("figure 4", "0 (fashion-dit, photos)", "1")),
-        (12, ("figure 3", "0", "fashion-dit, photos")),
+        (30, ("figure 3", "0", "fashion-dit, photos")),
     ):
         score = clf.fit(classes=photos.target_names).score(images[:n], labels[:n])
         assert found[key]["accuracy"] == pytest.approx(score)

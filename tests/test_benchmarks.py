@@ -219,7 +219,7 @@ def paper(monkeypatch, tmp_path):
         monkeypatch.setattr(sys, "argv", ["paper.py", *flags, "--json", str(out)])
         paper.main()
         rows = json.loads(out.read_text())["rows"]
-        return {(r["table"], r["row"], str(r["column"])): r for r in rows}
+        return {(r["table"], str(r["row"]), str(r["column"])): r for r in rows}
 
     out = tmp_path / "paper.json"
     return run

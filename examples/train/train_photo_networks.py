@@ -9,7 +9,7 @@ No test photo is read. Each result is a folder that
 
     python examples/train/train_photo_networks.py --out runs/photos
 
-A network that is there already is left alone. About 45 minutes on 2 cores.
+A network that is there already is left alone. About 50 minutes on 2 cores.
 """
 
 import argparse

@@ -81,17 +81,24 @@ def make_task(task, n, first=0, **params):
         truth = names[photos.target[chosen]]
         return clf.fit(classes=names), photos.images[chosen], truth
     clf = ZeroShotDiffusionClassifier(model=model, **{"target": "epsilon", **params})
+    question, seed = "items", first
     if task == "fashion-scenes":
-        shown = make_fashion_scenes(10, split="test", random_state=0).scenes
-        names = [without_article(scene.caption) for scene in shown]
-        scenes = make_fashion_scenes(
-            n, split="test", scenes=shown, random_state=1000 + first
-        )
-        truth = np.array([without_article(caption) for caption in scenes.captions])
-    else:
-        scenes = make_fashion_scenes(n, split="test", n_items=1, random_state=first)
-        truth = np.array([scene.items[0] for scene in scenes.scenes])
-    return clf.fit(classes=names), scenes.images, truth
+        question, seed = "captions", 1000 + first
+    images, truth, names = make_scene_task(question, n, "test", seed)
+    return clf.fit(classes=names), images, truth
+
+
+def make_scene_task(question, n, split, seed, data_home=None):
+    """Scenes, labels and classes: the item of one, or which of ten captions fits."""
+    how = {"split": split, "random_state": seed, "data_home": data_home}
+    if question == "items":
+        scenes = make_fashion_scenes(n, n_items=1, **how)
+        labels = np.array([scene.items[0] for scene in scenes.scenes])
+        return scenes.images, labels, load_fashion_photos().target_names
+    shown = make_fashion_scenes(10, split="test", random_state=0).scenes
+    scenes = make_fashion_scenes(n, scenes=shown, **how)
+    labels = np.array([without_article(caption) for caption in scenes.captions])
+    return scenes.images, labels, [without_article(one.caption) for one in shown]
 
 
 def without_article(caption):

@@ -15,7 +15,7 @@ import time
 
 import matplotlib
 import numpy as np
-from _common import describe_machine, make_parser, without_article, write
+from _common import describe_machine, make_parser, make_scene_task, write
 from _shifts import SHIFTS, shift
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -34,7 +34,6 @@ from diffusion_sklearn.baselines import (
 from diffusion_sklearn.datasets import (
     load_fashion_photos,
     load_fashion_winoground,
-    make_fashion_scenes,
 )
 from diffusion_sklearn.inspection import TimestepAccuracyDisplay, TrialScalingDisplay
 from diffusion_sklearn.metrics import (
@@ -115,19 +114,6 @@ COLUMNS = {  # what is asked, and the split that test scenes are of
 }
 
 
-def zero_shot_task(question, n, split, seed, data_home=None):
-    """Scenes, labels and classes: the item of one, or which of ten captions fits."""
-    how = {"split": split, "random_state": seed, "data_home": data_home}
-    if question == "items":
-        scenes = make_fashion_scenes(n, n_items=1, **how)
-        labels = np.array([scene.items[0] for scene in scenes.scenes])
-        return scenes.images, labels, load_fashion_photos().target_names
-    shown = make_fashion_scenes(10, split="test", random_state=0).scenes
-    scenes = make_fashion_scenes(n, scenes=shown, **how)
-    labels = np.array([without_article(caption) for caption in scenes.captions])
-    return scenes.images, labels, [without_article(one.caption) for one in shown]
-
-
 def to_patches(images):
     """Patches of 4 x 4 pixels as channels, (n, 32, 32, 3) -> (n, 48, 8, 8)."""
     x = np.asarray(images, np.float32).reshape(-1, 8, 4, 8, 4, 3) / 255
@@ -164,14 +150,13 @@ def fit_systems(question, classes, size, memory, data_home):
     systems = {"Synthetic data": synthetic.fit(classes=classes)}
     try:
         n = size["n_labelled"]
-        images, labels, _ = zero_shot_task(question, n, "train", 2, data_home)
+        images, labels, _ = make_scene_task(question, n, "train", 2, data_home)
     except FileNotFoundError as error:
         print(f"No rows that learn from labels: {error}")
     else:
         features = DiffusionFeatures(model="fashion-scenes", output="flat").fit()
-        head = make_resnet(features.feature_shape_)
-        head = make_pipeline(features, head)
-        systems["Features (labelled)"] = head.fit(images, labels)
+        on_features = make_pipeline(features, make_resnet(features.feature_shape_))
+        systems["Features (labelled)"] = on_features.fit(images, labels)
         systems["Pixels (labelled)"] = on_pixels().fit(images, labels)
     ours = ZeroShotDiffusionClassifier(**SCENES, memory=memory)
     clip = CLIPZeroShotClassifier(model="fashion-clip")
@@ -183,7 +168,7 @@ def fit_systems(question, classes, size, memory, data_home):
 def table_1(size, memory, data_home):
     rows, fitted = [], {}
     for column, (question, split) in COLUMNS.items():
-        images, labels, classes = zero_shot_task(question, size["n_images"], split, 1)
+        images, labels, classes = make_scene_task(question, size["n_images"], split, 1)
         if question not in fitted:
             fitted[question] = fit_systems(question, classes, size, memory, data_home)
         for name, clf in fitted[question].items():
@@ -308,7 +293,7 @@ def figure_tasks(size, memory, n, **params):
     yield "fashion-dit, photos", clf, photos.images[:n], photos.names[:n]
     clf = ZeroShotDiffusionClassifier(**SCENES, memory=memory, **params)
     clf.fit(classes=photos.target_names)
-    yield "fashion-scenes, items", clf, *zero_shot_task("items", n, "test", 1)[:2]
+    yield "fashion-scenes, items", clf, *make_scene_task("items", n, "test", 1)[:2]
 
 
 def figure_3(size, memory, data_home):

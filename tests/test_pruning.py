@@ -56,24 +56,30 @@ def test_race_by_hand():
     """The formula of the docstring, one class at a time."""
     rng = np.random.RandomState(0)
     t = rng.permutation(12)
-    errors = 5 * rng.normal(size=(1, 1, 12)) + 0.1 * rng.normal(size=(1, 5, 12))
-    errors += np.array([0.0, 0.01, 0.08, 0.5, -9.0])[None, :, None]
-    errors += np.array([0.0, 0.02, 0.01, 0.03, 0.0])[None, :, None] * t
-    alive = np.array([[True] * 4 + [False]])
-    best = errors[0, :4].mean(axis=1).argmin()
-    others = [k for k in range(4) if k != best]
+    errors = 5 * rng.normal(size=(1, 1, 12)) + 0.1 * rng.normal(size=(1, 7, 12))
+    errors += np.array([0.0, 0.01, 0.08, 0.4, 0.02, 0.03, -9.0])[None, :, None]
+    errors += np.array([0.0, 0.02, 0.01, 0.03, 0.0, 0.0, 0.0])[None, :, None] * t
+    errors[:, 3] += 0.6 * rng.normal(size=12)
+    alive = np.array([[True] * 6 + [False]])
+    best = errors[0, :6].mean(axis=1).argmin()
+    others = [k for k in range(6) if k != best]
     gaps = {k: errors[0, k] - errors[0, best] for k in others}
-    middle = errors[0, :4].mean(axis=0)
-    squares = 0.0
-    for k in range(4):
-        residual = (errors[0, k] - middle)[np.argsort(t)]
-        squares += sum((residual[j + 1] - residual[j]) ** 2 for j in range(11))
-    pooled = 2 * squares / (2 * 11 * 3)
+    share = [1.5, *[1.0] * 9, 1.5]
+
+    def variance(values):
+        v = values[np.argsort(t)]
+        return sum(w * (v[j + 1] - v[j]) ** 2 for j, w in enumerate(share)) / (2 * 12)
+
+    middle = errors[0, :6].mean(axis=0)
+    pooled = 2 * sum(variance(errors[0, k] - middle) for k in range(6)) / 5
+    assert any(variance(gaps[k]) > 2 * pooled for k in others)  # both kinds are here
+    assert any(variance(gaps[k]) < 2 * pooled for k in others)
     sizes = []
     for alpha in (0.4, 0.01, 1e-8):
-        quantile = stats.t.ppf(1 - alpha / 3, 3 * 2 * 11 / 3)
-        bound = quantile * np.sqrt(pooled * (1 / 12 - 1 / 40))
-        stay = {best} | {k for k in others if gaps[k].mean() <= bound}
+        quantile = stats.t.ppf(1 - alpha / 5, 5 * 2 * 11 / 3)
+        factor = quantile * np.sqrt(1 / 12 - 1 / 40)
+        bound = {k: max(pooled, variance(gaps[k]) / 2) ** 0.5 for k in others}
+        stay = {best} | {k for k in others if gaps[k].mean() <= factor * bound[k]}
         found = race(errors, alive, t, alpha, 40)
         assert set(np.flatnonzero(found)) == stay
         sizes.append(len(stay))
@@ -108,7 +114,29 @@ def test_race_with_a_trend_of_each_class(plan, shape):
     errors = errors + 0.3 * rng.normal(size=(n, 10, n_trials))
     _, alive = run(0.99, errors, trials.order, trials.timesteps)
     best = errors.mean(axis=2).argmin(axis=1)
-    assert (~alive[np.arange(n), best]).mean() < 0.03
+    assert (~alive[np.arange(n), best]).mean() < 0.01
+
+
+@pytest.mark.parametrize("n_classes", [3, 10, 20])
+def test_race_among_near_duplicates(n_classes):
+    """The one class that differs is judged by a spread like its own."""
+    rng = np.random.RandomState(3)
+    n, n_trials = 1000, 100
+    errors = rng.normal(size=(n, 1, n_trials)) + 0.2 * rng.normal(
+        size=(n, n_classes, n_trials)
+    )
+    errors[:, 0] = rng.normal(size=(n, n_trials)) - 0.3
+    _, alive = run(0.99, errors, _spread_order(n_trials, ()))
+    best = errors.mean(axis=2).argmin(axis=1)
+    assert (~alive[np.arange(n), best]).mean() < 0.06  # 0.15 by the pooled spread
+
+
+def test_race_with_noise_that_grows_with_t():
+    rng = np.random.RandomState(4)
+    errors = rng.normal(size=(3000, 2, 100)) * np.exp(5 * (np.arange(100) / 100 - 1))
+    _, alive = run(0.99, errors, _spread_order(100, ()))
+    best = errors.mean(axis=2).argmin(axis=1)
+    assert (~alive[np.arange(3000), best]).mean() < 0.02
 
 
 def test_race_is_not_misled_by_a_trend_over_t():

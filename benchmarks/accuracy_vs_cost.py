@@ -2,16 +2,17 @@ r"""Accuracy against network evaluations an image, for every way to spend them.
 
     python benchmarks/accuracy_vs_cost.py --json cost.json --figure cost.png
 
-On both bundled models and ten items of clothing. All errors of all classes are computed
-once and every method is replayed on that table, so that all see the same numbers:
-images to choose each family's setting on, other images to report it on, and for both
-a second table with independent noise, which says how far two full budgets agree with
-each other. A family's setting is the cheapest, of grids of equal size, that keeps the
-accuracy of the full budget within 0.5 points and agrees with it at least as often as
-the second full budget does. Then how often a race differs from the full budget, against
-the 1 - confidence that it allows. ``--tables FOLDER`` keeps the tables. About 20
-minutes on 2 cores, ``--quick`` 4; ``--n-images 1000 100``, for which the IDX files of
-Fashion-MNIST are needed, 40.
+Three tasks of ten classes: the item on a photo (fashion-dit), and in a scene which of
+ten captions fits, or which item is shown (fashion-scenes). All errors of all classes
+are computed once and every method is replayed on that table, so that all see the same
+numbers: images to choose each family's setting on, other images to report it on, and
+for both a second table with independent noise. A family's setting is the cheapest, of
+grids of equal size, that keeps the accuracy of the full budget, and its agreement with
+the full budget of the second table, within 0.5 points: two full budgets do not agree
+always. Then how often a race differs from the full budget of the same noise, against
+the 1 - confidence that it allows. ``--tables FOLDER`` keeps the tables. About 45
+minutes on 2 cores, ``--quick`` 8. More than 500 photos need the IDX files of
+Fashion-MNIST.
 """
 
 import time
@@ -33,20 +34,25 @@ TASKS = ["fashion-dit", "fashion-scenes", "fashion-scenes, items"]
 N_TRIALS = 100
 PETS = ((25, 5), (100, 1))  # the paper's, cut at the trials of the table
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
-STAGES = [
-    ((first, n_first), (second, n_second))
-    for first, n_first in ((3, 3), (5, 3), (5, 5), (10, 3))
-    for second, n_second in ((15, 2), (30, 2))
+STAGES = [  # from 66 to 550 evaluations
+    ((3, 3), (15, 1)),
+    ((5, 3), (15, 1)),
+    ((5, 3), (30, 1)),
+    ((5, 5), (30, 1)),
+    ((10, 3), (50, 1)),
+    ((5, 2), (100, 1)),
+    ((10, 3), (100, 1)),
+    ((10, 5), (100, 1)),
 ]
 ON_TOP = [((10, 5), (50, 2), c) for c in CONFIDENCES]
-HALVING = [
-    tuple((first * 2**step, n) for step, n in enumerate((5, 3, 2)))
-    for first in (2, 3, 4, 6, 8, 10, 12, 20)
+HALVING = [  # from 29 to 348 evaluations
+    tuple((first * 2**step, n) for step, n in enumerate((5, 3, 2, 1)))
+    for first in (1, 2, 3, 4, 6, 8, 10, 12)
 ]
 FAMILIES = {
     "fewer trials": [3, 5, 8, 10, 15, 25, 50, 75],
     "successive halving": HALVING,
-    "staged, tuned": STAGES,
+    "staged": STAGES,
     "race": list(CONFIDENCES),
     "race on top of stages": ON_TOP,
 }
@@ -54,7 +60,7 @@ assert len({len(grid) for grid in FAMILIES.values()}) == 1
 
 
 def table(model, first, n, seed, antithetic=False):
-    """Errors (n, 10 + 1, n_trials), the last class being the null class, and truth."""
+    """Errors (n, 10 + 1, n_trials) with the null class last, truth, and the trials."""
     clf, images, truth = make_task(
         model, n, first=first, n_trials=N_TRIALS, pruning=None, random_state=seed
     )
@@ -106,41 +112,80 @@ def most_telling(errors, truth):
     rival = errors.mean(axis=2)
     rival[rows, truth] = np.inf
     gap = errors[rows, rival.argmin(axis=1)] - errors[rows, truth]  # (n, m)
-    smooth = np.ones(5) / 5  # over neighbouring timesteps
-    mean, square = (np.convolve(g.mean(axis=0), smooth, "same") for g in (gap, gap**2))
+    mean, square = (  # over neighbouring timesteps
+        np.convolve(np.pad(g.mean(axis=0), 2, "edge"), np.ones(5) / 5, "valid")
+        for g in (gap, gap**2)
+    )
     return np.argsort(-mean / np.sqrt(square), kind="stable")
 
 
-def score(choice, cost, full, truth):
-    right = int((choice == truth).sum())
+def chosen(errors):
+    """The class that all trials together put first."""
+    return errors[:, :10].mean(axis=2).argmin(axis=1)
+
+
+def score(choice, cost, tables):
+    """How good choices are, beside the full budget of either table."""
+    (errors, truth, _), others = tables
+    full, right = chosen(errors), choice == truth
+    gain = right.astype(float) - (full == truth)
     return {
         "evaluations": float(cost.mean()),
         "evaluations_95": float(np.percentile(cost, 95)),
-        "agreement": float((choice == full).mean()),
+        "agreement": float((choice == chosen(others[0])).mean()),
         "n_differ": int((choice != full).sum()),
-        "accuracy": right / len(truth),
-        "interval": list(clopper_pearson(right, len(truth))),
+        "accuracy": float(right.mean()),
+        "interval": list(clopper_pearson(int(right.sum()), len(truth))),
+        "gain": float(gain.mean()),
+        "gain_error": float(gain.std() / np.sqrt(len(truth))),
     }
 
 
-def agreement(errors, others):
-    """How often two full budgets choose the same class."""
-    first, second = (e[:, :10].mean(axis=2).argmin(axis=1) for e in (errors, others))
-    return float((first == second).mean())
-
-
-def choose(grid, tables, floor):
-    """The cheapest setting that loses neither accuracy nor agreement."""
-    errors, truth, trials = tables
-    full = errors[:, :10].mean(axis=2).argmin(axis=1)
-    least = (full == truth).mean() - 0.005
-    found = [(s, score(*replay(s, errors, trials), full, truth)) for s in grid]
-    good = [
-        (one["evaluations"], place)
-        for place, (_, one) in enumerate(found)
-        if one["accuracy"] >= least and one["agreement"] >= floor
+def score_grid(grid, tables, order=None):
+    """Settings with their scores, cheapest first."""
+    errors, _, trials = tables[0]
+    found = [
+        {"setting": s, **score(*replay(s, errors, trials, order), tables)} for s in grid
     ]
-    return grid[min(good)[1]] if good else None
+    return sorted(found, key=lambda one: one["evaluations"])
+
+
+def choose(grid, tables):
+    """The cheapest setting that loses neither accuracy nor agreement."""
+    full = score(chosen(tables[0][0]), np.array([10 * N_TRIALS]), tables)
+    for one in score_grid(grid, tables):
+        kept = one["accuracy"] >= full["accuracy"] - 0.005
+        if kept and one["agreement"] >= full["agreement"] - 0.005:
+            return one["setting"]
+    return None
+
+
+def tricks_of(tables, tune, paired):
+    """Curves of what might do with fewer trials of every class."""
+    errors = tables[0][0]
+    gaps = tune[0][:, :10] - tune[0][:, :10].mean(axis=1, keepdims=True)
+    weights = 1 / gaps.var(axis=(0, 1))
+    null, pooled = errors[:, 10], errors[:, 10].mean(axis=1)  # (n, m), (n,)
+    curves = {"opposite noise": [], "inverse variance": [], "control variate": []}
+
+    def add(name, m, mean, extra=0):
+        choice, cost = mean.argmin(axis=1), np.full(len(mean), 10 * m + extra)
+        curves[name].append({"setting": m, **score(choice, cost, tables)})
+
+    for m in FAMILIES["fewer trials"]:
+        grid = ((2 * np.arange(m) + 1) * N_TRIALS) // (2 * m)
+        some = errors[:, :10, grid]
+        add("inverse variance", m, (some * weights[grid]).mean(axis=2))
+        # The slope of an image's class on the null class, from the trials that ran;
+        # the mean of the null class takes all trials.
+        seen = null[:, grid] - null[:, grid].mean(axis=1, keepdims=True)
+        slope = (some * seen[:, None]).mean(axis=2) / (seen**2).mean(axis=1)[:, None]
+        off = (null[:, grid].mean(axis=1) - pooled)[:, None]
+        add("control variate", m, some.mean(axis=2) - slope * off, N_TRIALS)
+        half = ((2 * np.arange(m // 2) + 1) * N_TRIALS // 2) // (2 * (m // 2))
+        pairs = np.concatenate([2 * half, 2 * half + 1])
+        add("opposite noise", len(pairs), paired[:, :10, pairs].mean(axis=2))
+    return curves
 
 
 def variance_ratios(errors, paired, truth):
@@ -163,119 +208,112 @@ def variance_ratios(errors, paired, truth):
     return float(control), float(2 * antithetic / plain)
 
 
-def weighted_by_variance(errors, truth):
-    """Accuracy where each timestep's error is divided by its variance."""
-    gap = errors[:, :10] - errors[:, :10].mean(axis=1, keepdims=True)
-    weights = 1 / gap.var(axis=(0, 1))
-    return float(((errors[:, :10] * weights).mean(axis=2).argmin(1) == truth).mean())
-
-
-def study(model, n, folder):
-    """Rows of the table, and curves for the figure."""
+def study(task, n, folder):
+    """Rows of the table, curves for the figure, and what two tricks do to variance."""
 
     def kept(name, *args):
-        path = folder / f"{model}-{name}-{n}.npz" if folder else None
+        path = folder / f"{task}-{name}-{n}.npz" if folder else None
         if path and path.exists():
             with np.load(path) as found:
                 errors, truth = found["errors"], found["truth"]
-            trials = make_task(model, 1, n_trials=N_TRIALS, random_state=args[2])[0]
+            trials = make_task(task, 1, n_trials=N_TRIALS, random_state=args[2])[0]
             return errors, truth, trials.trials_
-        made = table(model, *args)
+        made = table(task, *args)
         if path:
             np.savez(path, errors=made[0], truth=made[1])
         return made
 
-    tune, test = kept("tune", n, n, 0), kept("test", 0, n, 0)
-    tune_again = kept("tune-again", n, n, 1)
-    again = kept("again", 0, n, 1)
-    paired = kept("antithetic", 0, min(n, 200), 0, True)
-    errors, truth, trials = test
-    full = errors[:, :10].mean(axis=2).argmin(axis=1)
-    other = again[0][:, :10].mean(axis=2).argmin(axis=1)
-    floor = agreement(tune[0], tune_again[0])
+    tune = kept("tune", n, n, 0), kept("tune-again", n, n, 1)
+    tables = kept("test", 0, n, 0), kept("again", 0, n, 1)
+    paired = kept("antithetic", 0, n, 0, True)[0]
+    errors, truth, trials = tables[0]
 
-    rows, curves = [], {}
-    whole = np.full(len(truth), 10 * N_TRIALS)
+    whole = np.full(n, 10 * N_TRIALS)
     fixed = {
-        "full budget": (None, full, whole),
-        "full budget, other noise": (None, other, whole),
+        "full budget": (None, chosen(errors), whole),
         "the paper's stages for Pets": (PETS, *replay(PETS, errors, trials)),
         "race, default (0.99)": (0.99, *replay(0.99, errors, trials)),
     }
-    for name, (setting, choice, cost) in fixed.items():
-        rows.append({"family": name, "setting": setting})
-        rows[-1].update(score(choice, cost, full, truth))
-    telling = most_telling(*tune[:2])
-    curves["the most telling trials"] = [
-        {"setting": m, **score(*replay(m, errors, trials, telling), full, truth)}
-        for m in FAMILIES["fewer trials"]
+    rows = [
+        {"family": name, "setting": setting, **score(*found, tables)}
+        for name, (setting, *found) in fixed.items()
     ]
+    curves = {}
     for name, grid in FAMILIES.items():
-        curves[name] = sorted(
-            (
-                {"setting": s, **score(*replay(s, errors, trials), full, truth)}
-                for s in grid
-            ),
-            key=lambda one: one["evaluations"],
-        )
-        setting = choose(grid, tune, floor)
-        if setting is not None:
-            rows.append({"family": name, "setting": setting})
-            rows[-1].update(score(*replay(setting, errors, trials), full, truth))
-    small = len(paired[0])
-    control, antithetic = variance_ratios(errors[:small], paired[0], truth[:small])
-    tricks = {
+        curves[name] = score_grid(grid, tables)
+        setting = choose(grid, tune)
+        for one in curves[name]:
+            if one["setting"] == setting:
+                rows.append({"family": f"{name}, tuned", **one})
+    telling = most_telling(*tune[0][:2])
+    curves["the most telling trials"] = score_grid(
+        FAMILIES["fewer trials"], tables, telling
+    )
+    curves.update(tricks_of(tables, tune[0], paired))
+    control, opposite = variance_ratios(errors, paired, truth)
+    variances = {
         "variance left by the null class as control variate": control,
-        "variance of antithetic pairs, plain = 1": antithetic,
-        "accuracy, full budget": float((full == truth).mean()),
-        "accuracy, timesteps weighted by inverse variance": weighted_by_variance(
-            errors, truth
-        ),
+        "variance of pairs of opposite noise, plain = 1": opposite,
     }
-    return rows, curves, tricks
+    return rows, curves, variances
 
 
-def report(model, n, rows, curves, tricks):
-    print(f"\n{model}, {n} images, settings chosen on {n} others")
+def report(task, n, rows, curves, variances):
+    print(f"\n{task}, {n} images, settings chosen on {n} others")
     print(
-        f"{'':<28}{'setting':<22}{'evaluations':>12}{'95 %':>7}{'agreement':>11}"
-        f"{'accuracy':>10}{'interval':>17}"
+        f"{'':<30}{'setting':<36}{'evaluations':>12}{'95 %':>7}{'agreement':>11}"
+        f"{'accuracy':>10}{'interval':>17}{'than full':>19}"
     )
     for one in rows:
         setting = "" if one["setting"] is None else str(one["setting"])
         low, high = one["interval"]
+        gain = f"{one['gain']:+.2%} +- {one['gain_error']:.2%}"
         print(
-            f"{one['family']:<28}{setting:<22}{one['evaluations']:>12.0f}"
+            f"{one['family']:<30}{setting:<36}{one['evaluations']:>12.0f}"
             f"{one['evaluations_95']:>7.0f}{one['agreement']:>11.1%}"
-            f"{one['accuracy']:>10.1%}{low:>8.1%} -{high:>7.1%}"
+            f"{one['accuracy']:>10.1%}{low:>8.1%} -{high:>7.1%}{gain:>19}"
         )
-    for name, value in tricks.items():
+    costs = {one["family"]: one["evaluations"] for one in rows}
+    for race in ("race, default (0.99)", "race, tuned"):
+        if race in costs:
+            shares = ", ".join(
+                f"{costs[race] / costs[name]:.1%} of {name}"
+                for name in rows_to_compare_with(costs)
+            )
+            print(f"evaluations of {race}: {shares}")
+    for name, value in variances.items():
         print(f"{name:<52}{value:>8.3f}")
     print(
-        f"{'race: 1 - confidence':<28}{'differs':>10}{'interval':>19}{'evaluations':>13}"
+        f"{'race: 1 - confidence':<24}{'differs':>9}{'interval':>19}{'evaluations':>13}"
     )
     for one in curves["race"]:
         low, high = clopper_pearson(one["n_differ"], n)
         print(
-            f"{1 - one['setting']:<28.3f}{one['n_differ'] / n:>10.2%}{low:>9.2%} -"
+            f"{1 - one['setting']:<24.3f}{one['n_differ'] / n:>9.2%}{low:>9.2%} -"
             f"{high:>8.2%}{one['evaluations']:>13.0f}"
         )
+
+
+def rows_to_compare_with(costs):
+    """What the race is to be cheaper than."""
+    wanted = ("full budget", "the paper's stages for Pets", "staged, tuned")
+    return [name for name in wanted if name in costs]
 
 
 def draw(studies, path):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(studies), 5.5), layout="constrained")
     axes = figure.subplots(1, len(studies), squeeze=False)[0]
-    for ax, (model, (rows, curves, _)) in zip(axes, studies.items(), strict=True):
-        for (name, curve), marker in zip(curves.items(), "<osD^v", strict=True):
+    for ax, (task, (rows, curves, _)) in zip(axes, studies.items(), strict=True):
+        for (name, curve), marker in zip(curves.items(), "<osD^v>xh", strict=True):
             ax.plot(
                 [one["evaluations"] for one in curve],
                 [one["accuracy"] for one in curve],
                 marker=marker,
                 label=name,
             )
-        for one, marker in zip((rows[0], rows[2], rows[3]), "*PX", strict=True):
+        for one, marker in zip(rows[:3], "*PX", strict=True):
             ax.plot(
                 one["evaluations"],
                 one["accuracy"],
@@ -284,16 +322,17 @@ def draw(studies, path):
                 color="black",
                 label=one["family"],
             )
-        ax.set(xscale="log", xlabel="network evaluations an image", title=model)
+        ax.set(xscale="log", xlabel="network evaluations an image", title=task)
     axes[0].set_ylabel("accuracy")
-    axes[-1].legend(fontsize=8)
+    labels = axes[0].get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=110)
 
 
 def main():
     parser = make_parser(__doc__)
     parser.add_argument(
-        "--n-images", type=int, nargs="+", default=[200], help="one or one a model"
+        "--n-images", type=int, nargs="+", default=[200], help="one or one a task"
     )
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     parser.add_argument("--tables", type=Path, default=None, help="folder to keep them")
@@ -310,17 +349,17 @@ def main():
         args.tables.mkdir(parents=True, exist_ok=True)
     print(describe_machine())
     began, studies = time.perf_counter(), {}
-    for model, n in zip(args.tasks, sizes, strict=True):
-        studies[model] = study(model, n, args.tables)
-        report(model, n, *studies[model])
+    for task, n in zip(args.tasks, sizes, strict=True):
+        studies[task] = study(task, n, args.tables)
+        report(task, n, *studies[task])
     print(f"\n{time.perf_counter() - began:.0f} s")
     if args.figure:
         draw(studies, args.figure)
     write(
         args.json,
         {
-            model: {"table": rows, "curves": curves, "tricks": tricks}
-            for model, (rows, curves, tricks) in studies.items()
+            task: {"table": rows, "curves": curves, "variances": variances}
+            for task, (rows, curves, variances) in studies.items()
         },
     )
 

@@ -55,6 +55,9 @@ def measure(name, size, rows):
         pipeline.to(torch.bfloat16)
     backbone = load_backbone(pipeline)
     device = backbone.device
+    if on_gpu:  # the weights were made in float32
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     side = 8 if size == "tiny" else backbone.image_size
     shape = backbone.latent_shape(side)
     asked = (

@@ -37,8 +37,8 @@ def error_tables(n_images, n_trials, memory):
 
 def weightings(backbone):
     """Weights of the squared error of the noise that stand for other objectives."""
-    signal = backbone.process.signal.double().numpy()
-    spread = backbone.process.spread.double().numpy()
+    signal = backbone.process.signal.cpu().double().numpy()
+    spread = backbone.process.spread.cpu().double().numpy()
     to_sample = (spread / signal) ** 2  # error of the sample over that of the noise
 
     def named(name, space):

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from diffusion_sklearn._cpu import FastKernels
-from diffusion_sklearn._device import BatchSize, in_batches
+from diffusion_sklearn._device import BatchSize, in_batches, to_device
 from diffusion_sklearn._sharing import computed_once
 from diffusion_sklearn._variational import variational_terms
 
@@ -19,6 +19,8 @@ LOSSES = {
 }
 VARIATIONAL = ("vlb", "l2+vlb")
 """Losses of a model that learns its variance."""
+SMALL_PASS = 1 / 8
+"""Share of a batch up to which a forward pass takes hardly longer than with less."""
 TERMS = (*LOSSES, "vlb")
 """What a forward pass can tell; a loss is one of them, or the sum of two."""
 
@@ -35,7 +37,8 @@ class DenoisingErrors:
     timesteps : ndarray of shape (n_trials,), int64
         Timestep of each trial.
     n_evaluations : ndarray of shape (n_images,), int64
-        Network evaluations that each image took.
+        Network evaluations that each image took. Those made ahead of a look at the
+        race, in a pass that had room, count if the look left their class in.
     log_proba : ndarray of shape (n_images, n_classes), float64
         Log posterior that follows from the errors.
     classes : ndarray of shape (n_classes,)
@@ -159,7 +162,7 @@ def denoising_losses(latents, triples, plan, terms):
     def losses_of(rows):
         batch = triples[rows]
         begin(batch)
-        image, trial, condition = torch.from_numpy(batch.T).to(latents.device)
+        image, trial, condition = to_device(batch.T, latents.device)
         clean, eps, t = latents[image], plan.noise[trial], plan.timesteps[trial]
         noised = backbone.add_noise(clean, eps, t)  # (b, c, h, w)
         asked = noised, t, plan.conditions[condition]
@@ -188,8 +191,9 @@ def denoising_losses(latents, triples, plan, terms):
             batch[:, :2], axis=0, return_index=True, return_inverse=True
         )
         begin(np.insert(pairs, 2, -1, axis=1))
+        first, back = (to_device(i.ravel(), noised.device) for i in (first, back))
         nothing = plan.null.expand(len(first), *plan.null.shape[1:])
-        return backbone.predict(noised[first], t[first], nothing)[back.ravel()]
+        return backbone.predict(noised[first], t[first], nothing)[back]
 
     # A compiled network is one piece: it has its own kernels, and no parts.
     plain = backbone.is_compiled or str(latents.device) != "cpu"
@@ -280,9 +284,12 @@ def score_images(encode, alive, plan, known=None, keep=None):
     errors = np.full((n_images, plan.n_classes, n_trials), np.nan)
     n_evaluations = np.zeros(n_images, np.int64)
     timesteps = plan.timesteps.cpu().numpy()
-    latents, done = None, 0
-    for end, rules in plan.rounds:
-        fresh, so_far = plan.order[done:end], plan.order[:end]
+    latents, done, rounds = None, 0, plan.rounds
+    while rounds and alive.any():
+        n_ahead = _rounds_of_a_pass(rounds, done, int(alive.sum()) * n_prompts, plan)
+        ahead, rounds = rounds[:n_ahead], rounds[n_ahead:]
+        last = ahead[-1][0]
+        fresh = plan.order[done:last]
         # The classes of a trial stand next to each other, to share what they can.
         image, j, k = np.nonzero(alive[:, None, :] & np.ones((len(fresh), 1), bool))
         trial = fresh[j]
@@ -297,15 +304,45 @@ def score_images(encode, alive, plan, known=None, keep=None):
             latents = encode() if latents is None else latents
             found[missing] = mean_errors(latents, triples[missing], plan, keep)
         errors[image, k, trial] = found.reshape(-1, n_prompts).mean(axis=1)
+        for end, rules in ahead:
+            so_far, later = plan.order[:end], plan.order[end:last]
+            for rule in rules:
+                weighted = errors[:, :, so_far] * plan.weights[so_far]
+                alive = rule(weighted, alive, timesteps[so_far])
+                alive = alive & (alive.sum(axis=1, keepdims=True) > 1)  # or decided
+            # As if nobody had looked ahead: the answer depends on no batch.
+            errors[:, :, later] = np.where(
+                alive[:, :, None], errors[:, :, later], np.nan
+            )
+        missing &= ~np.isnan(errors[image, k, trial]).repeat(n_prompts)
         n_evaluations += _count(triples[missing], n_images, plan.null is not None)
-        done = end
-        for rule in rules:
-            weighted = errors[:, :, so_far] * plan.weights[so_far]
-            alive = rule(weighted, alive, timesteps[so_far])
-            alive = alive & (alive.sum(axis=1, keepdims=True) > 1)  # else it is decided
-        if not alive.any():
-            break
+        done = last
     return errors, n_evaluations
+
+
+def _rounds_of_a_pass(rounds, done, n_rows, plan):
+    """How many rounds to evaluate at once: few classes and images leave room.
+
+    Parameters
+    ----------
+    rounds : list of (int, list of callable)
+        Those to come.
+    done : int
+        Trials behind.
+    n_rows : int
+        Evaluations a trial takes.
+    plan : Plan
+        With the batch size.
+
+    Returns
+    -------
+    n : int
+        At least 1; more as long as they take no more than :data:`SMALL_PASS`.
+    """
+    fits = [
+        n_rows * (end - done) <= SMALL_PASS * plan.batch_size.rows for end, _ in rounds
+    ]
+    return max(1, sum(fits))
 
 
 def _count(triples, n_images, guided):

@@ -120,7 +120,7 @@ def check_images(X):
     if isinstance(X, (list, tuple)):
         images = X
     elif isinstance(X, torch.Tensor):
-        images = X.detach()
+        images = X.detach().cpu()
         _check_batch(images.shape, channels_first=True)
     elif hasattr(X, "__array__"):
         images = X if isinstance(X, np.ndarray) else np.asarray(X)

@@ -87,6 +87,7 @@ class Scoring:
         size = self.image_size or backbone.image_size
         shape = backbone.latent_shape(size)
         noise = torch.from_numpy(self.trials.noise(shape))
+        noise = noise.to(backbone.device, backbone.compute_dtype)
         conditions = conditions.to(backbone.device)
         batch_size = resolve_batch_size(
             self.batch_size, backbone, shape, conditions[:1]
@@ -94,7 +95,7 @@ class Scoring:
         logger.info("%d network evaluations a forward pass", batch_size.rows)
         plan = Plan(
             backbone=backbone,
-            noise=noise.to(backbone.device, backbone.compute_dtype),
+            noise=noise,
             timesteps=torch.from_numpy(self.trials.timesteps).to(backbone.device),
             conditions=conditions,
             n_classes=n_classes,

@@ -40,7 +40,7 @@ class Session:
         self.terms = loss_terms(plan.loss)
         self.model, self.settings_name = _describe_settings(plan, seed)
         self.conditions = np.array(
-            [_short_digest(row.cpu().double().numpy()) for row in plan.conditions]
+            [_short_digest(row.double().numpy()) for row in plan.conditions.cpu()]
         )
         self.connection = store._connect()
         try:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from diffusion_sklearn._device import to_device
+
 COLUMNS = {"image": 0, "trial": 1, "condition": 2}
 """Columns of the triples that a batch is made of."""
 
@@ -43,7 +45,7 @@ def computed_once(parts, device):
                 key, axis=0, return_index=True, return_inverse=True
             )
             if 2 * len(first) <= len(triples):  # else it does not pay
-                here = (torch.from_numpy(i.ravel()).to(device) for i in (first, back))
+                here = (to_device(i.ravel(), device) for i in (first, back))
                 rows[names] = len(triples), *here
 
     def hooks(names):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_dit, tiny_sd
+from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 from sklearn.frozen import FrozenEstimator
 from torch.nn import functional as F
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
+    _errors,
     load_backbone,
 )
 from diffusion_sklearn._pruning import pruning_rounds
@@ -230,6 +232,42 @@ def test_batch_size_order_and_subset_do_not_matter(dit_folder, pruning):
     np.testing.assert_allclose(
         clf.predict_log_proba(images[order]), log_proba[order], rtol=1e-6, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("how", [{}, {"guidance_scale": 2.0}, {"memory": "kept"}])
+def test_looking_ahead_changes_nothing_but_the_passes(
+    dit_folder, monkeypatch, tmp_path, how
+):
+    """One image with few classes left has rounds of a few rows: they share passes."""
+    monkeypatch.chdir(tmp_path)
+    images = IMAGES[:1]
+    clf = ConditionalDiffusionClassifier(
+        model=dit_folder, n_trials=60, pruning=0.6, batch_size=256, **how
+    ).fit(classes=["ant", "bee", "cat", "eel"])
+    calls = []
+    plain = clf.backbone_._output
+
+    def counted(noised, *args):
+        calls.append(len(noised))
+        return plain(noised, *args)
+
+    monkeypatch.setattr(clf.backbone_, "_output", counted)
+    ahead = clf.denoising_errors(images)
+    passes, rows = len(calls), sum(calls)
+    monkeypatch.setattr(_errors, "SMALL_PASS", 0)
+    calls.clear()
+    plainly = clone(clf).set_params(memory=None).fit(classes=clf.classes_)
+    expected = plainly.denoising_errors(images)
+    assert passes < len(calls) and rows > sum(calls)  # it did look ahead, too far
+    np.testing.assert_allclose(ahead.errors, expected.errors, rtol=1e-5)
+    assert np.isnan(ahead.errors).any()
+    np.testing.assert_array_equal(ahead.n_evaluations, expected.n_evaluations)
+    np.testing.assert_allclose(ahead.log_proba, expected.log_proba, rtol=1e-5)
+    if "memory" in how:  # what was computed ahead is kept, and counts once
+        calls.clear()
+        again = clf.denoising_errors(images)
+        assert calls == [] and again.n_evaluations.tolist() == [0]
+        np.testing.assert_array_equal(again.errors, ahead.errors)
 
 
 def test_evidence_is_the_error_difference_in_place(dit_folder):

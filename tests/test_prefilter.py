@@ -42,6 +42,29 @@ def test_only_the_candidates_are_scored(clf):
     np.testing.assert_allclose(fitted.predict_proba(ROWS), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("pruning", [0.6, ((4, 1),)])
+def test_a_race_and_stages_start_from_the_candidates(clf, pruning):
+    """As if nothing but the candidates of an image had been asked for."""
+    clf.set_params(pruning=pruning, n_trials=30, n_candidates=3).fit(ROWS, Y)
+    found = clf.denoising_errors(ROWS)
+    costs = set()
+    for index, row in enumerate(ROWS):
+        scored = ~np.isnan(found.errors[index]).all(axis=1)
+        alone = clone(clf).set_params(prefilter=None).fit(classes=clf.classes_[scored])
+        expected = alone.denoising_errors([row])
+        np.testing.assert_allclose(
+            found.errors[index][scored], expected.errors[0], rtol=1e-4
+        )
+        assert found.n_evaluations[index] == expected.n_evaluations[0]
+        np.testing.assert_allclose(
+            found.log_proba[index][scored], expected.log_proba[0], rtol=1e-4, atol=1e-4
+        )
+        assert np.isneginf(found.log_proba[index][~scored]).all()
+        costs.add(int(found.n_evaluations[index]))
+    assert max(costs) < 3 * 30  # it did prune
+    assert pruning != 0.6 or len(costs) > 1
+
+
 def test_one_candidate_is_the_answer_of_the_prefilter(clf):
     fitted = clf.set_params(n_candidates=1).fit(ROWS, Y)
     np.testing.assert_array_equal(

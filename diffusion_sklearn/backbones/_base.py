@@ -412,10 +412,10 @@ class Backbone:
         return self._output(noised, timesteps, conditions).chunk(2, dim=1)
 
     def _output(self, noised, timesteps, conditions):
-        if conditions.is_floating_point():
-            conditions = conditions.to(self.dtype)
-        times = self.process.network_time(timesteps)
-        output = self.forward(noised.to(self.dtype), times, conditions)
+        kind = self.dtype if conditions.is_floating_point() else conditions.dtype
+        conditions = conditions.to(self.device, kind)
+        times = self.process.network_time(timesteps.to(self.device))
+        output = self.forward(noised.to(self.device, self.dtype), times, conditions)
         return output.to(noised.device, self.compute_dtype)
 
     def _latent_side(self):

@@ -73,7 +73,9 @@ class FluxBackbone(Backbone):
         # Four neighbours are one token: (b, 4 c, h / 2, w / 2) -> (b, h w / 4, 4 c).
         packed = F.pixel_unshuffle(noised, 2).flatten(2).transpose(1, 2)
         rows, columns = torch.meshgrid(
-            torch.arange(h // 2), torch.arange(w // 2), indexing="ij"
+            torch.arange(h // 2, device=noised.device),
+            torch.arange(w // 2, device=noised.device),
+            indexing="ij",
         )
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1)
         guidance = None

@@ -114,8 +114,9 @@ def embed_in_batches(embed, n, dtype):
     FloatingPointError
         If a text encoder overflowed, as one in float16 may.
     """
-    parts = [embed(slice(start, start + AT_ONCE)) for start in range(0, n, AT_ONCE)]
-    conditions = torch.cat([part.cpu() for part in parts]).to(dtype)
+    batches = [slice(start, start + AT_ONCE) for start in range(0, n, AT_ONCE)]
+    parts = [embed(batch).cpu() for batch in batches]
+    conditions = torch.cat(parts).to(dtype)
     if not conditions.isfinite().all():
         raise FloatingPointError(
             f"The text encoder gave NaN or infinity in {parts[0].dtype}; pass "

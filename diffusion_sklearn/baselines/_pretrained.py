@@ -296,7 +296,7 @@ class PretrainedClassifier:
         logits : ndarray of shape (len(images), n_labels), float64
         """
         pixels = pixels_for(self.model, self.processor, images, first)
-        return self.model(pixels).logits.double().cpu().numpy()
+        return self.model(pixels).logits.cpu().double().numpy()
 
 
 def get_classifier(name, revision, device, dtype):

@@ -190,7 +190,7 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         # The global generator of torch stays where it was.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.randint(2**31)))
+            torch.default_generator.manual_seed(int(rng.randint(2**31)))
             network = make_resnet(shape, len(classes), self.width, self.n_blocks)
         network.to(device, dtype)
         held_out = hold_out(targets, self.validation_fraction, rng)

@@ -3,8 +3,9 @@
     python benchmarks/parts.py --json parts.json
 
 Evaluations a second of ``predict(pruning=None)`` on both bundled models in float32:
-with nothing of it, with each part alone, with all, and in bfloat16. Each is timed in a
-process of its own, the median of three. About 2 minutes on 2 cores, ``--quick`` 1.
+with nothing of it, with each part alone, with all, and in bfloat16. Each is timed in
+processes of its own, which take turns: the median of three, the slowest and the
+fastest. About 6 minutes on 2 cores, ``--quick`` 1.
 """
 
 import contextlib
@@ -37,35 +38,50 @@ def measure(model, how, n_images):
             setattr(module, attribute, left_out)
     dtype = "bfloat16" if how == "all, bfloat16" else "float32"
     clf, images, _ = make_task(model, n_images, n_trials=50, pruning=None, dtype=dtype)
-    clf.predict(images[:2])
-    speeds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        clf.predict(images)
-        speeds.append(n_images * 500 / (time.perf_counter() - began))
-    return statistics.median(speeds)
+    clf.predict(images[:2])  # warm up
+    began = time.perf_counter()
+    clf.predict(images)
+    return n_images * 500 / (time.perf_counter() - began)
 
 
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--only", nargs=2, default=None, help="model and part")
     args = parser.parse_args()
-    n_images = 4 if args.quick else 10
+    n_images, n_rounds = (4, 1) if args.quick else (20, 3)
     if args.only:
         print(json.dumps(measure(*args.only, n_images)))
         return
     print(f"{n_images} images, 10 classes, 50 trials; {describe_machine()}")
-    print(f"{'model':<16}{'how':<26}{'evaluations / s':>16}{'ratio':>8}")
+    print(
+        f"{'model':<16}{'how':<26}{'evaluations / s':>16}{'ratio':>8}{'from - to':>15}"
+    )
     rows, quick = [], ["--quick"] if args.quick else []
     for model in ("fashion-dit", "fashion-scenes"):
-        speeds = {}
-        for how in ("nothing of it", *PARTS, "all", "all, bfloat16"):
-            command = [sys.executable, __file__, *quick, "--only", model, how]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-            speeds[how] = speed = json.loads(done.stdout)
-            ratio = speed / speeds["nothing of it"]
-            rows.append({"model": model, "how": how, "speed": speed, "ratio": ratio})
-            print(f"{model:<16}{how:<26}{speed:>16.0f}{ratio:>8.2f}", flush=True)
+        speeds = {how: [] for how in ("nothing of it", *PARTS, "all", "all, bfloat16")}
+        for _ in range(n_rounds):
+            for how, seen in speeds.items():
+                command = [sys.executable, __file__, *quick, "--only", model, how]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+                seen.append(json.loads(done.stdout))
+        plain = statistics.median(speeds["nothing of it"])
+        for how, seen in speeds.items():
+            speed, low, high = statistics.median(seen), min(seen), max(seen)
+            rows.append(
+                {
+                    "model": model,
+                    "how": how,
+                    "speed": speed,
+                    "slowest": low,
+                    "fastest": high,
+                    "ratio": speed / plain,
+                }
+            )
+            print(
+                f"{model:<16}{how:<26}{speed:>16.0f}{speed / plain:>8.2f}"
+                f"{low:>9.0f} -{high:>5.0f}",
+                flush=True,
+            )
     write(args.json, rows)
 
 

@@ -63,6 +63,78 @@ def test_replaying_a_table_is_what_the_engine_does(pruning, monkeypatch):
     )
 
 
+def test_accuracy_vs_cost_benchmark(monkeypatch, capsys, tmp_path):
+    import accuracy_vs_cost as benchmark
+
+    files = "--json", str(tmp_path / "c.json"), "--figure", str(tmp_path / "c.png")
+    flags = ["--n-images", "2", "--tasks", "fashion-dit", *files]
+    monkeypatch.setattr(sys, "argv", ["accuracy_vs_cost.py", *flags])
+    benchmark.main()
+    found = json.loads((tmp_path / "c.json").read_text("utf-8"))["rows"]["fashion-dit"]
+    rows = {row["family"]: row for row in found["table"]}
+    full = rows["full budget"]
+    assert (full["evaluations"], full["n_differ"], full["gain"]) == (1000, 0, 0)
+    assert rows["the paper's stages for Pets"]["evaluations"] == 25 * 10 + 75 * 5
+    assert 40 <= rows["race, default (0.99)"]["evaluations"] <= 1000
+    costs = {
+        name: len({one["evaluations"] for one in curve})
+        for name, curve in found["curves"].items()
+    }
+    assert costs["staged"] == costs["successive halving"] == 8
+    assert costs["opposite noise"] > 5
+    assert "of full budget" in capsys.readouterr().out
+
+
+def test_what_a_cheap_setting_may_lose():
+    """The cheapest that keeps accuracy and agreement, on tables made by hand."""
+    import accuracy_vs_cost as benchmark
+
+    trials = benchmark.make_task("fashion-dit", 1)[0].trials_
+    truth = np.zeros(20, int)
+    errors = np.ones((20, 11, 100))
+    errors[:, 0] = 0.9  # right, at every trial,
+    few = ((2 * np.arange(5) + 1) * 100) // 10  # but for the five of a small budget
+    errors[:10, 0, few] = 2.0
+    tables = (errors, truth, trials), (errors, truth, trials)
+    assert benchmark.choose([5, 100], tables) == 100
+    assert benchmark.choose([5], tables) is None
+    errors[:10, 0, few] = 0.9
+    assert benchmark.choose([5, 100], tables) == 5
+
+
+@pytest.mark.parametrize("kind", ["vs_loop", "overhead", "growth", "parts"])
+def test_speed_benchmarks_run(kind, monkeypatch, capsys):
+    import growth
+    import overhead
+    import parts
+    import vs_loop
+
+    if kind == "vs_loop":
+        monkeypatch.setattr(vs_loop, "PETS", ((5, 4), (20, 1)))
+        rows = vs_loop.compare("fashion-dit", 1, 3)
+        assert [row["how"] for row in rows] == [
+            "plain loop",
+            "the same stages",
+            "default",
+        ]
+        assert rows[1]["same_labels"] == 1 and rows[1]["evaluations"] == 110
+        assert rows[2]["gain"] == rows[2]["accuracy"] - rows[1]["accuracy"]
+        vs_loop.print_row(rows[2])
+        assert "+-" in capsys.readouterr().out
+    elif kind == "overhead":
+        monkeypatch.setattr(overhead, "BATCHES", (64,))
+        rows = overhead.compare("fashion-scenes", 1, 1)
+        assert [row["against"] for row in rows] == list(overhead.KINDS)
+    elif kind == "growth":
+        rows = list(growth.of_classes(2, [2]))
+        assert rows[1]["evaluations"] == 200 and rows[0]["evaluations"] < 200
+        assert growth.measure_memory(4)["peak_mib"] > 100
+    else:
+        for module, name in parts.PARTS.values():  # to be put back
+            monkeypatch.setattr(module, name, getattr(module, name))
+        assert parts.measure("fashion-dit", "nothing of it", 1) > 0
+
+
 def test_tiny_networks_of_the_gpu_benchmark(monkeypatch, capsys, tmp_path):
     import gpu
 
@@ -137,9 +209,9 @@ def test_weightings_of_the_objectives_benchmark_are_those_of_the_estimators():
 
 
 def test_captions_of_the_growth_benchmark_differ():
-    from growth import captions
+    from growth import different_scenes
 
-    assert len(set(captions(100))) == 100
+    assert len({scene.caption for scene in different_scenes(100)}) == 100
 
 
 def test_scaling_benchmark(monkeypatch, capsys):

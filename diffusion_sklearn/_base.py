@@ -17,15 +17,15 @@ from diffusion_sklearn._image_classifier import BaseImageClassifier
 from diffusion_sklearn._images import to_pixels
 from diffusion_sklearn._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn._posterior import check_priors
-from diffusion_sklearn._prefilter import candidates, fit_prefilter
+from diffusion_sklearn._prefilter import add_the_rest, candidates, fit_prefilter
 from diffusion_sklearn._pruning import check_pruning, stage_ends
 from diffusion_sklearn._scoring import (
     Scoring,
     check_variance,
     encode,
+    keep_answer,
     keep_errors,
     keep_mean,
-    keep_posterior,
     score,
     with_progress,
 )
@@ -163,7 +163,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         log_proba : ndarray of shape (n_images, n_classes), float64
             Columns in the order of `classes_`.
         """
-        return np.concatenate(self._score(X, keep_posterior))
+        _, log_proba = self._score(X, keep_answer)
+        return log_proba
 
     def denoising_errors(self, X):
         """Error of every image, class and trial that a prediction is made of.
@@ -179,15 +180,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             With ``errors`` (n_images, n_classes, n_trials) float32, NaN where pruned,
             ``timesteps``, ``n_evaluations``, ``log_proba`` and ``classes``.
         """
-        errors, n_evaluations, log_proba = zip(
-            *self._score(X, keep_errors), strict=True
-        )
+        n_evaluations, log_proba, errors = self._score(X, keep_errors)
         return DenoisingErrors(
-            np.concatenate(errors),
-            self.trials_.timesteps,
-            np.concatenate(n_evaluations),
-            np.concatenate(log_proba),
-            self.classes_,
+            errors, self.trials_.timesteps, n_evaluations, log_proba, self.classes_
         )
 
     def evidence(self, X, a, b):
@@ -325,16 +320,19 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         )
 
     def _score(self, X, keep):
-        """What is kept of each group of images, as a list."""
+        """What is kept of the images: evaluations, log posterior, perhaps errors."""
         images = self._check_images(X)
         groups = self._groups(images, X, keep)
-        return with_progress(groups, len(images), self.verbose)
+        kept = with_progress(groups, len(images), self.verbose)
+        return [np.concatenate(parts) for parts in zip(*kept, strict=True)]
 
     def _groups(self, images, X, keep):
-        """Groups of images that are checked, as they are scored with the classes."""
-        alive = np.ones((len(images), self.n_classes_), bool)
+        """Groups of checked images, with what is kept of each, as they are scored."""
+        alive, rest = np.ones((len(images), self.n_classes_), bool), None
         if self.prefilter_ is not None:
-            alive = candidates(self.prefilter_, X, self.classes_, self.n_candidates)
+            alive, rest = candidates(
+                self.prefilter_, X, self.classes_, self.n_candidates
+            )
         reduce = partial(
             keep,
             weights=self._weights,
@@ -343,7 +341,14 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             temperature=self.temperature,
         )
         scoring = self._scoring(self.pruning)
-        return score(scoring, images, alive, self._conditions, reduce, self.n_jobs)
+        groups = score(scoring, images, alive, self._conditions, reduce, self.n_jobs)
+        start = 0
+        for n_images, n_evaluations, kept in groups:
+            rows = slice(start, start + n_images)
+            if rest is not None:
+                add_the_rest(kept[1], alive[rows], rest[rows])
+            yield n_images, n_evaluations, kept
+            start = rows.stop
 
     def _scoring(self, pruning):
         return Scoring(

@@ -66,10 +66,39 @@ def candidates(prefilter, X, classes, n_candidates):
     Returns
     -------
     alive : ndarray of shape (n_images, n_classes), bool
+        Who stays.
+    rest : ndarray of shape (n_images, n_classes), float64
+        The prefilter's probability of those that do not stay, 0 for those that do.
     """
     found = prefilter.predict_proba(X)  # (n, its classes)
     proba = np.zeros((len(found), len(classes)))
     for column, label in enumerate(prefilter.classes_):
         proba[:, classes == label] = found[:, [column]]
     rank = (-proba).argsort(axis=1, kind="stable").argsort(axis=1)
-    return rank < n_candidates
+    alive = rank < n_candidates
+    known = np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    return alive, np.where(alive, 0, proba / known)
+
+
+def add_the_rest(log_proba, alive, rest):
+    r"""Share the probability between the candidates and the other classes.
+
+    The prefilter says whether the class is among the candidates S, and which of the
+    others it is; the diffusion model says which of the candidates,
+
+    .. math:: p(c) = p_\text{prefilter}(c \in S) \; p_\text{diffusion}(c | c \in S).
+
+    So one candidate is the prefilter, and all classes are the diffusion model alone. No
+    class outside S comes first, since the best of S has at least its average.
+
+    Parameters
+    ----------
+    log_proba : ndarray of shape (n_images, n_classes)
+        Log posterior among the candidates; changed in place.
+    alive, rest : ndarray of shape (n_images, n_classes)
+        From :func:`candidates`.
+    """
+    log_proba += np.log1p(-rest.sum(axis=1, keepdims=True))
+    with np.errstate(divide="ignore"):
+        outside = np.minimum(np.log(rest), log_proba.max(axis=1, keepdims=True) - 1e-9)
+    log_proba[~alive] = outside[~alive]

@@ -276,20 +276,14 @@ def check_variance(loss, backbone):
 # What is kept of a group: as `reduce`, with the rest filled in by functools.partial.
 
 
-def keep_posterior(errors, n_evaluations, *, weights, **how):
-    """The log posterior, (n_group, n_classes)."""
-    return log_posterior(errors * weights, **how)
+def keep_answer(errors, n_evaluations, *, weights, **how):
+    """Evaluations, (n_group,), and the log posterior, (n_group, n_classes)."""
+    return n_evaluations, log_posterior(errors * weights, **how)
 
 
 def keep_errors(errors, n_evaluations, **how):
-    """Errors as float32, evaluations, and the log posterior."""
-    log_proba = keep_posterior(errors, n_evaluations, **how)
-    return errors.astype(np.float32), n_evaluations, log_proba
-
-
-def keep_answer(errors, n_evaluations, **how):
-    """Evaluations and the log posterior."""
-    return n_evaluations, keep_posterior(errors, n_evaluations, **how)
+    """Evaluations, the log posterior, and the errors as float32."""
+    return *keep_answer(errors, n_evaluations, **how), errors.astype(np.float32)
 
 
 def keep_mean(errors, n_evaluations, *, weights, n_elements):

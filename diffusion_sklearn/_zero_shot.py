@@ -70,7 +70,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         :meth:`score_samples`; None: the model's own, most often the empty prompt.
     prefilter : classifier, default=None
         Any classifier with predict_proba. `fit` fits a copy of it; only its best
-        classes are scored, the others get probability 0 (appendix B of the paper).
+        classes are scored (appendix B of the paper). They share its probability of
+        them all; the others keep what it gives them.
     n_candidates : int, default=20
         How many classes the prefilter leaves.
     priors : array-like of shape (n_classes,), default=None

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
@@ -35,11 +36,18 @@ def test_only_the_candidates_are_scored(clf):
     scored = ~np.isnan(found.errors).any(axis=2)
     for row, best in zip(scored, best_two, strict=True):
         assert np.flatnonzero(row).tolist() == sorted(best)
-    # Bayes' rule among the candidates; nothing for the rest.
+    # Bayes' rule among the candidates, for what the prefilter gives them; its own
+    # probability for the rest.
     full = clone(clf).set_params(prefilter=None).fit(ROWS, Y).predict_proba(ROWS)
     expected = np.where(scored, full, 0)
     expected /= expected.sum(axis=1, keepdims=True)
+    expected *= np.where(scored, proba, 0).sum(axis=1, keepdims=True)
+    expected = np.where(scored, expected, proba)
     np.testing.assert_allclose(fitted.predict_proba(ROWS), expected, rtol=1e-4)
+    np.testing.assert_allclose(np.exp(found.log_proba), expected, rtol=1e-4)
+    assert scored[np.arange(12), expected.argmax(axis=1)].all()
+    parallel = clone(clf).set_params(n_jobs=2).fit(ROWS, Y).predict_proba(ROWS)
+    np.testing.assert_allclose(parallel, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("pruning", [0.6, ((4, 1),)])
@@ -56,10 +64,9 @@ def test_a_race_and_stages_start_from_the_candidates(clf, pruning):
             found.errors[index][scored], expected.errors[0], rtol=1e-4
         )
         assert found.n_evaluations[index] == expected.n_evaluations[0]
-        np.testing.assert_allclose(
-            found.log_proba[index][scored], expected.log_proba[0], rtol=1e-4, atol=1e-4
-        )
-        assert np.isneginf(found.log_proba[index][~scored]).all()
+        among = found.log_proba[index][scored]
+        among = among - np.log(np.exp(among).sum())
+        np.testing.assert_allclose(among, expected.log_proba[0], rtol=1e-4, atol=1e-4)
         costs.add(int(found.n_evaluations[index]))
     assert max(costs) < 3 * 30  # it did prune
     assert pruning != 0.6 or len(costs) > 1
@@ -67,10 +74,11 @@ def test_a_race_and_stages_start_from_the_candidates(clf, pruning):
 
 def test_one_candidate_is_the_answer_of_the_prefilter(clf):
     fitted = clf.set_params(n_candidates=1).fit(ROWS, Y)
-    np.testing.assert_array_equal(
-        fitted.predict(ROWS), LogisticRegression().fit(ROWS, Y).predict(ROWS)
+    prefilter = LogisticRegression().fit(ROWS, Y)
+    np.testing.assert_array_equal(fitted.predict(ROWS), prefilter.predict(ROWS))
+    np.testing.assert_allclose(
+        fitted.predict_proba(ROWS), prefilter.predict_proba(ROWS), rtol=1e-6
     )
-    np.testing.assert_array_equal(fitted.predict_proba(ROWS).max(axis=1), 1)
 
 
 def test_more_candidates_than_classes_change_nothing(clf):
@@ -84,6 +92,27 @@ def test_a_fitted_prefilter_that_lacks_a_class(clf):
     clf.set_params(prefilter=FrozenEstimator(known)).fit(classes=NAMES)
     assert clf.prefilter_.estimator is known
     assert "eel" not in clf.predict(ROWS)
+    proba = clf.predict_proba(ROWS)
+    assert (proba[:, 3] == 0).all()
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+
+
+def test_classes_that_the_prefilter_knows_beside_ours(clf):
+    """Their share goes to ours, in proportion."""
+    known = LogisticRegression().fit(ROWS, Y)
+    clf.set_params(prefilter=FrozenEstimator(known), n_candidates=1)
+    found = clf.fit(classes=NAMES[:3]).predict_proba(ROWS)
+    expected = known.predict_proba(ROWS)[:, :3]
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_no_class_outside_comes_first(clf):
+    """Not even where the prefilter can't tell classes apart."""
+    unsure = DummyClassifier(strategy="uniform")
+    clf.set_params(prefilter=unsure).fit(ROWS, Y)
+    assert set(clf.predict(ROWS)) <= set(NAMES[:2])
+    np.testing.assert_allclose(clf.predict_proba(ROWS).sum(axis=1), 1)
 
 
 def test_what_is_no_prefilter(clf):

@@ -79,13 +79,16 @@ def table(model, first, n, seed, antithetic=False):
     return errors.reshape(n, N_TRIALS, 11).swapaxes(1, 2), truth, clf.trials_
 
 
-def replay(setting, errors, trials, order=None):
-    """Choice and evaluations of each image, from the table of all errors."""
+def replay(setting, errors, trials, preferred=None):
+    """Choice and evaluations of each image, from the table of all errors.
+
+    A number of trials is spread evenly, or takes the first of the `preferred` trials.
+    """
     errors, n = errors[:, :10], len(errors)
     if isinstance(setting, int):
         grid = ((2 * np.arange(setting) + 1) * N_TRIALS) // (2 * setting)
-        chosen = grid if order is None else order[:setting]
-        mean = errors[:, :, chosen].mean(axis=2)
+        shown = grid if preferred is None else preferred[:setting]
+        mean = errors[:, :, shown].mean(axis=2)
         return mean.argmin(axis=1), np.full(n, 10 * setting)
     # In the order that the estimator would have them for these stages.
     order = _spread_order(N_TRIALS, stage_ends(setting))
@@ -141,11 +144,12 @@ def score(choice, cost, tables):
     }
 
 
-def score_grid(grid, tables, order=None):
+def score_grid(grid, tables, preferred=None):
     """Settings with their scores, cheapest first."""
     errors, _, trials = tables[0]
     found = [
-        {"setting": s, **score(*replay(s, errors, trials, order), tables)} for s in grid
+        {"setting": s, **score(*replay(s, errors, trials, preferred), tables)}
+        for s in grid
     ]
     return sorted(found, key=lambda one: one["evaluations"])
 
@@ -216,8 +220,8 @@ def study(task, n, folder):
         if path and path.exists():
             with np.load(path) as found:
                 errors, truth = found["errors"], found["truth"]
-            trials = make_task(task, 1, n_trials=N_TRIALS, random_state=args[2])[0]
-            return errors, truth, trials.trials_
+            clf = make_task(task, 1, n_trials=N_TRIALS, random_state=args[2])[0]
+            return errors, truth, clf.trials_
         made = table(task, *args)
         if path:
             np.savez(path, errors=made[0], truth=made[1])
@@ -242,6 +246,8 @@ def study(task, n, folder):
     for name, grid in FAMILIES.items():
         curves[name] = score_grid(grid, tables)
         setting = choose(grid, tune)
+        if setting is None:
+            print(f"{task}: no setting of {name} loses as little as is allowed")
         for one in curves[name]:
             if one["setting"] == setting:
                 rows.append({"family": f"{name}, tuned", **one})
@@ -261,7 +267,7 @@ def study(task, n, folder):
 def report(task, n, rows, curves, variances):
     print(f"\n{task}, {n} images, settings chosen on {n} others")
     print(
-        f"{'':<30}{'setting':<36}{'evaluations':>12}{'95 %':>7}{'agreement':>11}"
+        f"{'':<30}{'setting':<36}{'evaluations':>12}{'95 %':>7}{'other noise':>12}"
         f"{'accuracy':>10}{'interval':>17}{'than full':>19}"
     )
     for one in rows:
@@ -270,7 +276,7 @@ def report(task, n, rows, curves, variances):
         gain = f"{one['gain']:+.2%} +- {one['gain_error']:.2%}"
         print(
             f"{one['family']:<30}{setting:<36}{one['evaluations']:>12.0f}"
-            f"{one['evaluations_95']:>7.0f}{one['agreement']:>11.1%}"
+            f"{one['evaluations_95']:>7.0f}{one['agreement']:>12.1%}"
             f"{one['accuracy']:>10.1%}{low:>8.1%} -{high:>7.1%}{gain:>19}"
         )
     costs = {one["family"]: one["evaluations"] for one in rows}

@@ -17,7 +17,11 @@ from diffusion_sklearn._image_classifier import BaseImageClassifier
 from diffusion_sklearn._images import to_pixels
 from diffusion_sklearn._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn._posterior import check_priors
-from diffusion_sklearn._prefilter import add_the_rest, candidates, fit_prefilter
+from diffusion_sklearn._prefilter import (
+    candidates,
+    fit_prefilter,
+    groups_with_the_rest,
+)
 from diffusion_sklearn._pruning import check_pruning, stage_ends
 from diffusion_sklearn._scoring import (
     Scoring,
@@ -328,10 +332,10 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
     def _groups(self, images, X, keep):
         """Groups of checked images, with what is kept of each, as they are scored."""
-        alive, rest = np.ones((len(images), self.n_classes_), bool), None
+        alive = np.ones((len(images), self.n_classes_), bool)
         if self.prefilter_ is not None:
             alive, rest = candidates(
-                self.prefilter_, X, self.classes_, self.n_candidates
+                self.prefilter_, X, self.classes_, self.n_candidates, self._priors
             )
         reduce = partial(
             keep,
@@ -342,13 +346,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         )
         scoring = self._scoring(self.pruning)
         groups = score(scoring, images, alive, self._conditions, reduce, self.n_jobs)
-        start = 0
-        for n_images, n_evaluations, kept in groups:
-            rows = slice(start, start + n_images)
-            if rest is not None:
-                add_the_rest(kept[1], alive[rows], rest[rows])
-            yield n_images, n_evaluations, kept
-            start = rows.stop
+        if self.prefilter_ is not None:
+            groups = groups_with_the_rest(groups, alive, rest)
+        return groups
 
     def _scoring(self, pruning):
         return Scoring(

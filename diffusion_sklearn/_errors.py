@@ -40,7 +40,8 @@ class DenoisingErrors:
         Network evaluations that each image took. Those made ahead of a look at the
         race, in a pass that had room, count if the look left their class in.
     log_proba : ndarray of shape (n_images, n_classes), float64
-        Log posterior that follows from the errors.
+        Log posterior that follows from the errors, and from what the prefilter says,
+        if there is one.
     classes : ndarray of shape (n_classes,)
         Label of each class.
 
@@ -277,7 +278,8 @@ def score_images(encode, alive, plan, known=None, keep=None):
         Mean error over the latent's elements and over a class's prompts; NaN where a
         class was pruned.
     n_evaluations : ndarray of shape (n_images,), int64
-        Network evaluations that each image took.
+        Network evaluations that each image took, without those made ahead for a class
+        that a rule then dropped.
     """
     n_images, n_trials = len(alive), len(plan.timesteps)
     n_prompts = len(plan.conditions) // plan.n_classes
@@ -286,7 +288,10 @@ def score_images(encode, alive, plan, known=None, keep=None):
     timesteps = plan.timesteps.cpu().numpy()
     latents, done, rounds = None, 0, plan.rounds
     while rounds and alive.any():
-        n_ahead = _rounds_of_a_pass(rounds, done, int(alive.sum()) * n_prompts, plan)
+        n_rows = int(alive.sum()) * n_prompts
+        if plan.null is not None:
+            n_rows += int(alive.any(axis=1).sum())
+        n_ahead = _rounds_of_a_pass(rounds, done, n_rows, plan)
         ahead, rounds = rounds[:n_ahead], rounds[n_ahead:]
         last = ahead[-1][0]
         fresh = plan.order[done:last]

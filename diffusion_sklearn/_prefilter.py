@@ -49,7 +49,7 @@ def fit_prefilter(prefilter, X, y, classes):
     return prefilter
 
 
-def candidates(prefilter, X, classes, n_candidates):
+def candidates(prefilter, X, classes, n_candidates, priors=None):
     """Classes worth scoring (Li et al., ICCV 2023, appendix B).
 
     Parameters
@@ -62,6 +62,9 @@ def candidates(prefilter, X, classes, n_candidates):
         The sorted labels.
     n_candidates : int
         How many of them stay.
+    priors : ndarray of shape (n_classes,), default=None
+        Class priors. A class of prior 0 is none; the others weigh only those that
+        stay, later.
 
     Returns
     -------
@@ -74,6 +77,8 @@ def candidates(prefilter, X, classes, n_candidates):
     proba = np.zeros((len(found), len(classes)))
     for column, label in enumerate(prefilter.classes_):
         proba[:, classes == label] = found[:, [column]]
+    if priors is not None:
+        proba[:, priors == 0] = 0
     rank = (-proba).argsort(axis=1, kind="stable").argsort(axis=1)
     alive = rank < n_candidates
     known = np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(float).tiny)
@@ -94,11 +99,40 @@ def add_the_rest(log_proba, alive, rest):
     Parameters
     ----------
     log_proba : ndarray of shape (n_images, n_classes)
-        Log posterior among the candidates; changed in place.
+        Log posterior among the candidates.
     alive, rest : ndarray of shape (n_images, n_classes)
         From :func:`candidates`.
+
+    Returns
+    -------
+    log_proba : ndarray of shape (n_images, n_classes), float64
+        Log posterior of all classes.
     """
-    log_proba += np.log1p(-rest.sum(axis=1, keepdims=True))
+    log_proba = log_proba + np.log1p(-rest.sum(axis=1, keepdims=True))
     with np.errstate(divide="ignore"):
         outside = np.minimum(np.log(rest), log_proba.max(axis=1, keepdims=True) - 1e-9)
-    log_proba[~alive] = outside[~alive]
+    return np.where(alive, log_proba, outside)
+
+
+def groups_with_the_rest(groups, alive, rest):
+    """Scored groups of images, with :func:`add_the_rest` on their log posterior.
+
+    Parameters
+    ----------
+    groups : iterator
+        Of (number of images, evaluations, what is kept of them: their evaluations,
+        log posterior, and more).
+    alive, rest : ndarray of shape (n_images, n_classes)
+        From :func:`candidates`, of all images.
+
+    Yields
+    ------
+    group : tuple
+        As it came, but for the log posterior.
+    """
+    start = 0
+    for n_images, n_evaluations, (costs, log_proba, *more) in groups:
+        rows = slice(start, start + n_images)
+        log_proba = add_the_rest(log_proba, alive[rows], rest[rows])
+        yield n_images, n_evaluations, (costs, log_proba, *more)
+        start = rows.stop

@@ -186,8 +186,8 @@ def race(errors, alive, timesteps, alpha, n_trials):
       adds nothing to the error of their mean, and must not be part of its spread: a
       variance here comes from differences between neighbouring timesteps,
       :math:`\sum_j w_j (d_{j+1} - d_j)^2 / 2 n` (von Neumann, 1941), where w is 1, and
-      3/2 at both ends, so that each trial's noise counts alike. It has about
-      2 (n - 1) / 3 degrees of freedom.
+      3/2 at both ends, so that the two trials there count as much together as any
+      other two. It has about 2 (n - 1) / 3 degrees of freedom.
     - 4 trials say little about the spread of one class. So :math:`s^2` is pooled over
       the K classes in the running, as in a two-way analysis of variance: it is made of
       their residuals from the mean over these classes, which leaves K - 1 times as many
@@ -265,6 +265,6 @@ def _variance(values, timesteps):
     n_done = len(timesteps)
     steps = np.diff(values[:, :, np.argsort(timesteps, kind="stable")], axis=2)
     share = np.ones(n_done - 1)
-    share[0] += 0.5  # a trial at an end has one neighbour, the others two
+    share[0] += 0.5  # the trial at an end has one neighbour, where others have two
     share[-1] += 0.5
     return (share * steps**2).sum(axis=2) / (2 * n_done)

@@ -75,7 +75,7 @@ def test_accuracy_vs_cost_benchmark(monkeypatch, capsys, tmp_path):
     full = rows["full budget"]
     assert (full["evaluations"], full["n_differ"], full["gain"]) == (1000, 0, 0)
     assert rows["the paper's stages for Pets"]["evaluations"] == 25 * 10 + 75 * 5
-    assert 40 <= rows["race, default (0.99)"]["evaluations"] <= 1000
+    assert 40 <= rows["race, default (0.99)"]["evaluations"] <= 400
     costs = {
         name: len({one["evaluations"] for one in curve})
         for name, curve in found["curves"].items()
@@ -95,8 +95,14 @@ def test_what_a_cheap_setting_may_lose():
     errors[:, 0] = 0.9  # right, at every trial,
     few = ((2 * np.arange(5) + 1) * 100) // 10  # but for the five of a small budget
     errors[:10, 0, few] = 2.0
-    tables = (errors, truth, trials), (errors, truth, trials)
+    others = np.ones((20, 11, 100))
+    others[:, 0] = 0.9
+    tables = (errors, truth, trials), (others, truth, trials)
     assert benchmark.choose([5, 100], tables) == 100
+    assert benchmark.choose([5], tables) is None
+    # As accurate, but not of one mind with the other budget.
+    unsure = np.where(np.arange(20) < 10, 1, 0)
+    tables = (errors, unsure, trials), (others, unsure, trials)
     assert benchmark.choose([5], tables) is None
     errors[:10, 0, few] = 0.9
     assert benchmark.choose([5, 100], tables) == 5
@@ -128,7 +134,7 @@ def test_speed_benchmarks_run(kind, monkeypatch, capsys):
     elif kind == "growth":
         rows = list(growth.of_classes(2, [2]))
         assert rows[1]["evaluations"] == 200 and rows[0]["evaluations"] < 200
-        assert growth.measure_memory(4)["peak_mib"] > 100
+        assert growth.measure_memory(200)["mib_more"] < 100
     else:
         for module, name in parts.PARTS.values():  # to be put back
             monkeypatch.setattr(module, name, getattr(module, name))

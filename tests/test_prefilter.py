@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from diffusion_sklearn import ConditionalDiffusionClassifier
+from diffusion_sklearn._prefilter import add_the_rest
 
 NAMES = ["ant", "bee", "cat", "eel"]
 ROWS = np.random.RandomState(0).rand(12, 192)
@@ -107,10 +108,26 @@ def test_classes_that_the_prefilter_knows_beside_ours(clf):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+def test_a_prior_of_0_rules_a_class_out(clf):
+    clf.set_params(priors=[0.0, 0.2, 0.3, 0.5]).fit(ROWS, Y)
+    found = clf.denoising_errors(ROWS)
+    assert (np.exp(found.log_proba)[:, 0] == 0).all()
+    np.testing.assert_allclose(np.exp(found.log_proba).sum(axis=1), 1)
+    assert np.isnan(found.errors[:, 0]).all()  # and is no candidate
+
+
+def test_what_workers_return_may_be_read_only():
+    log_proba = np.array([[np.log(0.5), np.log(0.5), -np.inf]])
+    log_proba.flags.writeable = False
+    alive, rest = np.array([[True, True, False]]), np.array([[0.0, 0.0, 0.2]])
+    found = np.exp(add_the_rest(log_proba, alive, rest))
+    np.testing.assert_allclose(found, [[0.4, 0.4, 0.2]])
+
+
 def test_no_class_outside_comes_first(clf):
     """Not even where the prefilter can't tell classes apart."""
     unsure = DummyClassifier(strategy="uniform")
-    clf.set_params(prefilter=unsure).fit(ROWS, Y)
+    clf.set_params(prefilter=unsure, temperature=1e15).fit(ROWS, Y)
     assert set(clf.predict(ROWS)) <= set(NAMES[:2])
     np.testing.assert_allclose(clf.predict_proba(ROWS).sum(axis=1), 1)
 

@@ -117,8 +117,8 @@ def test_race_with_a_trend_of_each_class(plan, shape):
     assert (~alive[np.arange(n), best]).mean() < 0.01
 
 
-@pytest.mark.parametrize("n_classes", [3, 10, 20])
-def test_race_among_near_duplicates(n_classes):
+@pytest.mark.parametrize("n_classes, most", [(10, 0.04), (20, 0.06)])
+def test_race_among_near_duplicates(n_classes, most):
     """The one class that differs is judged by a spread like its own."""
     rng = np.random.RandomState(3)
     n, n_trials = 1000, 100
@@ -128,7 +128,9 @@ def test_race_among_near_duplicates(n_classes):
     errors[:, 0] = rng.normal(size=(n, n_trials)) - 0.3
     _, alive = run(0.99, errors, _spread_order(n_trials, ()))
     best = errors.mean(axis=2).argmin(axis=1)
-    assert (~alive[np.arange(n), best]).mean() < 0.06  # 0.15 by the pooled spread
+    assert (
+        ~alive[np.arange(n), best]
+    ).mean() < most  # 0.07 and 0.15 by the pooled spread
 
 
 def test_race_with_noise_that_grows_with_t():
@@ -136,7 +138,7 @@ def test_race_with_noise_that_grows_with_t():
     errors = rng.normal(size=(3000, 2, 100)) * np.exp(5 * (np.arange(100) / 100 - 1))
     _, alive = run(0.99, errors, _spread_order(100, ()))
     best = errors.mean(axis=2).argmin(axis=1)
-    assert (~alive[np.arange(3000), best]).mean() < 0.02
+    assert (~alive[np.arange(3000), best]).mean() < 0.015
 
 
 def test_race_is_not_misled_by_a_trend_over_t():

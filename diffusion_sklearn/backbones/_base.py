@@ -412,8 +412,8 @@ class Backbone:
         return self._output(noised, timesteps, conditions).chunk(2, dim=1)
 
     def _output(self, noised, timesteps, conditions):
-        kind = self.dtype if conditions.is_floating_point() else conditions.dtype
-        conditions = conditions.to(self.device, kind)
+        dtype = self.dtype if conditions.is_floating_point() else conditions.dtype
+        conditions = conditions.to(self.device, dtype)
         times = self.process.network_time(timesteps.to(self.device))
         output = self.forward(noised.to(self.device, self.dtype), times, conditions)
         return output.to(noised.device, self.compute_dtype)

@@ -77,6 +77,11 @@ def make_task(task, n, first=0, **params):
         clf = ConditionalDiffusionClassifier(model=model, **params)
         if first + n > len(photos.images):
             photos = load_fashion_mnist(split="test")
+        if first + n > len(photos.images):
+            raise ValueError(
+                f"{n} photos from {first} on are more than the {len(photos.images)} of "
+                "the test set; ask for fewer."
+            )
         chosen = slice(first, first + n)
         truth = names[photos.target[chosen]]
         return clf.fit(classes=names), photos.images[chosen], truth

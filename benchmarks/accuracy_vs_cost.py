@@ -212,22 +212,22 @@ def variance_ratios(errors, paired, truth):
     return float(control), float(2 * antithetic / plain)
 
 
-def study(task, n, folder):
+def study(task, n, n_tune, folder):
     """Rows of the table, curves for the figure, and what two tricks do to variance."""
 
-    def kept(name, *args):
-        path = folder / f"{task}-{name}-{n}.npz" if folder else None
+    def kept(name, first, count, seed, antithetic=False):
+        path = folder / f"{task}-{name}-{count}.npz" if folder else None
         if path and path.exists():
             with np.load(path) as found:
                 errors, truth = found["errors"], found["truth"]
-            clf = make_task(task, 1, n_trials=N_TRIALS, random_state=args[2])[0]
+            clf = make_task(task, 1, n_trials=N_TRIALS, random_state=seed)[0]
             return errors, truth, clf.trials_
-        made = table(task, *args)
+        made = table(task, first, count, seed, antithetic)
         if path:
             np.savez(path, errors=made[0], truth=made[1])
         return made
 
-    tune = kept("tune", n, n, 0), kept("tune-again", n, n, 1)
+    tune = kept("tune", n, n_tune, 0), kept("tune-again", n, n_tune, 1)
     tables = kept("test", 0, n, 0), kept("again", 0, n, 1)
     paired = kept("antithetic", 0, n, 0, True)[0]
     errors, truth, trials = tables[0]
@@ -264,8 +264,8 @@ def study(task, n, folder):
     return rows, curves, variances
 
 
-def report(task, n, rows, curves, variances):
-    print(f"\n{task}, {n} images, settings chosen on {n} others")
+def report(task, n, n_tune, rows, curves, variances):
+    print(f"\n{task}, {n} images, settings chosen on {n_tune} others")
     print(
         f"{'':<30}{'setting':<36}{'evaluations':>12}{'95 %':>7}{'other noise':>12}"
         f"{'accuracy':>10}{'interval':>17}{'than full':>19}"
@@ -340,24 +340,31 @@ def main():
     parser.add_argument(
         "--n-images", type=int, nargs="+", default=[200], help="one or one a task"
     )
+    parser.add_argument(
+        "--n-tune", type=int, nargs="+", help="to choose settings on; as --n-images"
+    )
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     parser.add_argument("--tables", type=Path, default=None, help="folder to keep them")
     parser.add_argument("--figure", type=Path, default=None)
     args = parser.parse_args()
     sizes = [40] if args.quick else args.n_images
-    if len(sizes) == 1:
-        sizes = sizes * len(args.tasks)
-    if len(sizes) != len(args.tasks):
-        parser.error(f"--n-images={sizes}: pass one, or one for each of {args.tasks}")
-    if max(sizes) > 5000:
-        parser.error(f"--n-images={sizes} twice is more than the 10,000 test photos")
+    others = sizes if args.quick or args.n_tune is None else args.n_tune
+    sizes, others = (
+        numbers * len(args.tasks) if len(numbers) == 1 else numbers
+        for numbers in (sizes, others)
+    )
+    if not len(sizes) == len(others) == len(args.tasks):
+        parser.error(
+            f"--n-images={sizes} --n-tune={others}: pass one number, or one for each "
+            f"of {args.tasks}"
+        )
     if args.tables:
         args.tables.mkdir(parents=True, exist_ok=True)
     print(describe_machine())
     began, studies = time.perf_counter(), {}
-    for task, n in zip(args.tasks, sizes, strict=True):
-        studies[task] = study(task, n, args.tables)
-        report(task, n, *studies[task])
+    for task, n, n_tune in zip(args.tasks, sizes, others, strict=True):
+        studies[task] = study(task, n, n_tune, args.tables)
+        report(task, n, n_tune, *studies[task])
     print(f"\n{time.perf_counter() - began:.0f} s")
     if args.figure:
         draw(studies, args.figure)

@@ -4,8 +4,9 @@
 
 fashion-scenes with 2 to 100 prompts (a colour and an item, then two items in a
 relation), of scenes that show one of them, by default and without pruning: evaluations
-and time an image. fashion-dit on 100 to 10,000 images: memory of the process, each in a
-process of its own. About 5 minutes on 2 cores, ``--quick`` 1.
+and time an image; time an image where few are asked for at once, whose rounds share
+passes. fashion-dit on 100 to 10,000 images: memory of the process, each in a process of
+its own. About 6 minutes on 2 cores, ``--quick`` 1.
 """
 
 import json
@@ -16,11 +17,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _common import describe_machine, make_parser, without_article, write
+from _common import describe_machine, make_parser, make_task, without_article, write
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
+    _errors,
 )
 from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
 
@@ -72,6 +74,30 @@ def of_classes(n_images, numbers):
                 "seconds_per_image": seconds,
                 "accuracy": accuracy,
             }
+
+
+def of_images_at_once(n_images, numbers):
+    """Seconds an image where few are asked for at once, and without shared passes."""
+    print(f"\n{n_images} images by default, so many in a call: s / image")
+    print(f"{'task':<18}{'in a call':>10}{'shared passes':>15}{'without':>9}")
+    shared = _errors.SMALL_PASS
+    for task in ("fashion-dit", "fashion-scenes"):
+        clf, images, _ = make_task(task, n_images)
+        clf.predict(images)  # warm up
+        for number in numbers:
+            row = {"task": task, "images_in_a_call": number}
+            for name, share in (("shared", shared), ("without", 0)):
+                _errors.SMALL_PASS = share
+                began = time.perf_counter()
+                for start in range(0, n_images, number):
+                    clf.predict(images[start : start + number])
+                row[name] = (time.perf_counter() - began) / n_images
+            _errors.SMALL_PASS = shared
+            print(
+                f"{task:<18}{number:>10}{row['shared']:>15.3f}{row['without']:>9.3f}",
+                flush=True,
+            )
+            yield row
 
 
 def resident():
@@ -134,6 +160,8 @@ def main():
     rows = [
         *of_classes(5 if args.quick else 30, classes[:4] if args.quick else classes)
     ]
+    at_once = (1, 4) if args.quick else (1, 2, 4, 8, 32)
+    rows += of_images_at_once(8 if args.quick else 32, at_once)
     rows += of_images(images[:2] if args.quick else images)
     write(args.json, rows)
 

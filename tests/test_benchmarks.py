@@ -134,6 +134,8 @@ def test_speed_benchmarks_run(kind, monkeypatch, capsys):
     elif kind == "growth":
         rows = list(growth.of_classes(2, [2]))
         assert rows[1]["evaluations"] == 200 and rows[0]["evaluations"] < 200
+        few = list(growth.of_images_at_once(2, [1]))
+        assert [row["images_in_a_call"] for row in few] == [1, 1]
         assert growth.measure_memory(200)["mib_more"] < 100
     else:
         for module, name in parts.PARTS.values():  # to be put back

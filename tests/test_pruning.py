@@ -171,6 +171,8 @@ def test_race_is_looked_at_more_and_more_rarely_and_ends_with_all():
     assert (np.diff(np.diff(ends[:-1])) >= 0).all()
     assert [end for end, _ in pruning_rounds(0.99, 3)] == [3]
     assert pruning_rounds(None, 7) == [(7, [])]
+    alphas = [rules[0].keywords["alpha"] for _, rules in pruning_rounds(0.9, 100)[:-1]]
+    assert sum(alphas) == pytest.approx(0.1) and (np.diff(alphas) < 0).all()
 
 
 def test_race_on_top_of_stages():

@@ -27,7 +27,7 @@ from diffusion_sklearn._errors import mean_errors
 from diffusion_sklearn._images import to_pixels
 from diffusion_sklearn._pruning import pruning_rounds, stage_ends
 from diffusion_sklearn._scoring import encode
-from diffusion_sklearn._trials import _spread_order
+from diffusion_sklearn._trials import _spread_order, thin
 from diffusion_sklearn.metrics import clopper_pearson
 
 TASKS = ["fashion-dit", "fashion-scenes", "fashion-scenes, items"]
@@ -86,7 +86,7 @@ def replay(setting, errors, trials, preferred=None):
     """
     errors, n = errors[:, :10], len(errors)
     if isinstance(setting, int):
-        grid = ((2 * np.arange(setting) + 1) * N_TRIALS) // (2 * setting)
+        grid = thin(np.arange(N_TRIALS), setting)
         shown = grid if preferred is None else preferred[:setting]
         mean = errors[:, :, shown].mean(axis=2)
         return mean.argmin(axis=1), np.full(n, 10 * setting)
@@ -177,7 +177,7 @@ def tricks_of(tables, tune, paired):
         curves[name].append({"setting": m, **score(choice, cost, tables)})
 
     for m in FAMILIES["fewer trials"]:
-        grid = ((2 * np.arange(m) + 1) * N_TRIALS) // (2 * m)
+        grid = thin(np.arange(N_TRIALS), m)
         some = errors[:, :10, grid]
         add("inverse variance", m, (some * weights[grid]).mean(axis=2))
         # The slope of an image's class on the null class, from the trials that ran;
@@ -186,7 +186,7 @@ def tricks_of(tables, tune, paired):
         slope = (some * seen[:, None]).mean(axis=2) / (seen**2).mean(axis=1)[:, None]
         off = (null[:, grid].mean(axis=1) - pooled)[:, None]
         add("control variate", m, some.mean(axis=2) - slope * off, N_TRIALS)
-        half = ((2 * np.arange(m // 2) + 1) * N_TRIALS // 2) // (2 * (m // 2))
+        half = thin(np.arange(N_TRIALS // 2), m // 2)
         pairs = np.concatenate([2 * half, 2 * half + 1])
         add("opposite noise", len(pairs), paired[:, :10, pairs].mean(axis=2))
     return curves
@@ -280,13 +280,15 @@ def report(task, n, n_tune, rows, curves, variances):
             f"{one['accuracy']:>10.1%}{low:>8.1%} -{high:>7.1%}{gain:>19}"
         )
     costs = {one["family"]: one["evaluations"] for one in rows}
+    baselines = ("full budget", "the paper's stages for Pets", "staged, tuned")
     for race in ("race, default (0.99)", "race, tuned"):
         if race in costs:
-            shares = ", ".join(
+            shares = [
                 f"{costs[race] / costs[name]:.1%} of {name}"
-                for name in rows_to_compare_with(costs)
-            )
-            print(f"evaluations of {race}: {shares}")
+                for name in baselines
+                if name in costs
+            ]
+            print(f"evaluations of {race}: {', '.join(shares)}")
     for name, value in variances.items():
         print(f"{name:<52}{value:>8.3f}")
     print(
@@ -298,12 +300,6 @@ def report(task, n, n_tune, rows, curves, variances):
             f"{1 - one['setting']:<24.3f}{one['n_differ'] / n:>9.2%}{low:>9.2%} -"
             f"{high:>8.2%}{one['evaluations']:>13.0f}"
         )
-
-
-def rows_to_compare_with(costs):
-    """What the race is to be cheaper than."""
-    wanted = ("full budget", "the paper's stages for Pets", "staged, tuned")
-    return [name for name in wanted if name in costs]
 
 
 def draw(studies, path):

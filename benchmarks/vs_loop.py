@@ -90,15 +90,15 @@ def conditions_and_network(clf):
 
 def compare(task, n_loop, n_images):
     """Rows of the table for one task."""
-    exact = {"dtype": "float32"}
-    staged = {"n_trials": 250, "pruning": PETS, **exact}
-    ours, images, truth = make_task(task, n_images, **staged)
+    ours, images, truth = make_task(
+        task, n_images, n_trials=250, pruning=PETS, dtype="float32"
+    )
     some = images[:n_loop]
     paper_loop(ours, some[:1])  # warm up
     began = time.perf_counter()
     expected = ours.classes_[paper_loop(ours, some)]
     baseline = (time.perf_counter() - began) / n_loop
-    default = make_task(task, 1, **exact)[0]
+    default = make_task(task, 1, dtype="float32")[0]
     (first, n_kept), (last, _) = PETS
     cost = float(first * len(ours.classes_) + (last - first) * n_kept)
     rows, right = [row(task, "plain loop", baseline, baseline, cost)], {}

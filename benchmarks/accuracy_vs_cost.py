@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from _common import describe_machine, make_parser, make_task, write
 
-from diffusion_sklearn._errors import mean_errors
-from diffusion_sklearn._images import to_pixels
-from diffusion_sklearn._pruning import pruning_rounds, stage_ends
-from diffusion_sklearn._scoring import encode
-from diffusion_sklearn._trials import _spread_order, thin
+from diffusion_sklearn.engine._errors import mean_errors
+from diffusion_sklearn.engine._pruning import pruning_rounds, stage_ends
+from diffusion_sklearn.engine._scoring import encode
+from diffusion_sklearn.engine._trials import _spread_order, thin
+from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.metrics import clopper_pearson
 
 TASKS = ["fashion-dit", "fashion-scenes", "fashion-scenes, items"]

@@ -27,8 +27,8 @@ import sklearn.datasets
 from _common import describe_machine, make_parser, make_task, write
 
 from diffusion_sklearn import ErrorStore
-from diffusion_sklearn._read_image import read_image
-from diffusion_sklearn._session import Session
+from diffusion_sklearn.engine._session import Session
+from diffusion_sklearn.images._read import read_image
 
 CHUNK = 1024
 

@@ -22,9 +22,9 @@ from _common import describe_machine, make_parser, make_task, without_article, w
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
-    _errors,
 )
 from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
+from diffusion_sklearn.engine import _errors
 
 
 def different_scenes(n):

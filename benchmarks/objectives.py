@@ -15,8 +15,8 @@ import numpy as np
 from _common import describe_machine, make_parser, make_task, write
 
 from diffusion_sklearn import fit_timestep_weights
-from diffusion_sklearn._posterior import log_posterior
-from diffusion_sklearn._weights import named_weights
+from diffusion_sklearn.classifiers._weights import named_weights
+from diffusion_sklearn.engine._posterior import log_posterior
 from diffusion_sklearn.metrics import clopper_pearson, expected_calibration_error
 
 LOSSES = ("l1", "l2", "huber", "vlb", "l2+vlb")

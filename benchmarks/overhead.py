@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from _common import describe_machine, make_parser, make_task, write
 
-from diffusion_sklearn._cpu import FastKernels, kept_memory
-from diffusion_sklearn._sharing import computed_once
+from diffusion_sklearn.engine._cpu import FastKernels, kept_memory
+from diffusion_sklearn.engine._sharing import computed_once
 
 BATCHES = (32, 64, 128, 256, 512)
 

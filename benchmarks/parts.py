@@ -17,7 +17,7 @@ import time
 
 from _common import describe_machine, make_parser, make_task, write
 
-from diffusion_sklearn import _errors, _scoring
+from diffusion_sklearn.engine import _errors, _scoring
 
 PARTS = {
     "parts shared by rows": (_errors, "computed_once"),

@@ -24,7 +24,7 @@ import torch
 from _common import describe_machine, make_parser, make_task, write
 from torch.nn import functional as F
 
-from diffusion_sklearn._images import to_pixels
+from diffusion_sklearn.images._pixels import to_pixels
 
 PETS = ((25, 5), (250, 1))
 BATCH = 32

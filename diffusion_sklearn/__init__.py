@@ -1,27 +1,29 @@
 """Any pretrained conditional diffusion model as a scikit-learn classifier."""
 
-from diffusion_sklearn._conditional import ConditionalDiffusionClassifier
-from diffusion_sklearn._errors import DenoisingErrors
-from diffusion_sklearn._read_image import ImageError
-from diffusion_sklearn._store import ErrorStore
-from diffusion_sklearn._versions import show_versions
-from diffusion_sklearn._weights import fit_timestep_weights
-from diffusion_sklearn._zero_shot import ZeroShotDiffusionClassifier
-from diffusion_sklearn.backbones import Backbone, clear_cache, load_backbone
-from diffusion_sklearn.baselines import CLIPZeroShotClassifier
+import lazy_loader
 
 __version__ = "0.1.0.dev0"
 
-__all__ = [
-    "Backbone",
-    "CLIPZeroShotClassifier",
-    "ConditionalDiffusionClassifier",
-    "DenoisingErrors",
-    "ErrorStore",
-    "ImageError",
-    "ZeroShotDiffusionClassifier",
-    "clear_cache",
-    "fit_timestep_weights",
-    "load_backbone",
-    "show_versions",
-]
+# Loaded when first used: importing the package imports neither torch nor diffusers.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "backbones",
+        "baselines",
+        "datasets",
+        "inspection",
+        "metrics",
+    ],
+    submod_attrs={
+        "backbones": ["Backbone", "clear_cache", "load_backbone"],
+        "baselines": ["CLIPZeroShotClassifier"],
+        "classifiers": [
+            "ConditionalDiffusionClassifier",
+            "ZeroShotDiffusionClassifier",
+            "fit_timestep_weights",
+        ],
+        "engine": ["DenoisingErrors", "ErrorStore"],
+        "images": ["ImageError"],
+        "_versions": ["show_versions"],
+    },
+)

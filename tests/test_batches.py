@@ -5,7 +5,11 @@ import pytest
 import torch
 
 from diffusion_sklearn import ConditionalDiffusionClassifier
-from diffusion_sklearn._device import BatchSize, in_batches, resolve_batch_size
+from diffusion_sklearn.backbones._batches import (
+    BatchSize,
+    in_batches,
+    resolve_batch_size,
+)
 
 PHOTOS = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 NAMES = ["ant", "bee", "eel"]
@@ -96,7 +100,7 @@ def test_auto_fits_into_a_gpu(monkeypatch):
     def zeros(*shape, device, **how):
         return torch.empty(*shape, **how)
 
-    monkeypatch.setattr("diffusion_sklearn._device.torch.zeros", zeros)
+    monkeypatch.setattr("diffusion_sklearn.backbones._batches.torch.zeros", zeros)
     for name, value in {
         "reset_peak_memory_stats": lambda device: None,
         "memory_allocated": lambda device: (1000 + 32 * (len(taken) > 1)) * mib,
@@ -118,7 +122,7 @@ def test_auto_fits_into_a_gpu(monkeypatch):
 
 def test_vae_and_network_are_halved_by_themselves(dit_folder, monkeypatch):
     """A short VAE neither shrinks the network's batches nor fails for each group."""
-    monkeypatch.setattr("diffusion_sklearn._scoring.MOST_IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr("diffusion_sklearn.engine._scoring.MOST_IMAGES_AT_ONCE", 4)
     clf = ConditionalDiffusionClassifier(
         model=dit_folder, n_trials=4, pruning=None, batch_size=64
     ).fit(classes=NAMES)

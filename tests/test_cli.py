@@ -17,8 +17,8 @@ from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
 )
-from diffusion_sklearn._arguments import parse_pruning
 from diffusion_sklearn.cli import main
+from diffusion_sklearn.cli._arguments import parse_pruning
 from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
 from diffusion_sklearn.metrics import clopper_pearson, winoground_scores
 
@@ -213,7 +213,7 @@ def test_interruption_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return groups(self, images, *args)
 
-    monkeypatch.setattr("diffusion_sklearn._classify.AT_ONCE", 10)
+    monkeypatch.setattr("diffusion_sklearn.cli._classify.AT_ONCE", 10)
     monkeypatch.setattr(cls, "_groups", interrupted)
     output, memory = tmp_path / "labels.parquet", tmp_path / "kept"
     flags = [*MODEL, "--classes", *CLASSES, "--output", str(output)]

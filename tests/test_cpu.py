@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffusion_sklearn import _cpu, load_backbone
-from diffusion_sklearn._cpu import FastKernels, kept_memory, tanh_gelu
+from diffusion_sklearn import load_backbone
+from diffusion_sklearn.engine import _cpu
+from diffusion_sklearn.engine._cpu import FastKernels, kept_memory, tanh_gelu
 
 
 def test_gelu_is_the_tanh_approximation():

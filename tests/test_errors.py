@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
-    _errors,
     load_backbone,
 )
-from diffusion_sklearn._pruning import pruning_rounds
+from diffusion_sklearn.engine import _errors
+from diffusion_sklearn.engine._pruning import pruning_rounds
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 DISTANCES = {

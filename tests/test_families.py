@@ -16,7 +16,7 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
-from diffusion_sklearn._sharing import computed_once
+from diffusion_sklearn.engine._sharing import computed_once
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from _families import (  # (from the folder of the line above)

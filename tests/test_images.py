@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.sparse import csr_array
 
 from diffusion_sklearn import ConditionalDiffusionClassifier, ImageError
-from diffusion_sklearn._images import (
+from diffusion_sklearn.images._pixels import (
     check_images,
     holds_rows,
     rows_to_images,

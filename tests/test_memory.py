@@ -19,8 +19,8 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
-from diffusion_sklearn._session import Session
-from diffusion_sklearn._store import RECORD
+from diffusion_sklearn.engine._session import Session
+from diffusion_sklearn.engine._store import RECORD
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 
@@ -406,7 +406,7 @@ def test_damage_in_the_middle_of_a_run(clf, monkeypatch):
 
 def test_a_full_disk_loses_nothing_of_the_run(clf, monkeypatch):
     expected = clf.fit(classes=["ant", "bee"]).predict_proba(IMAGES)
-    monkeypatch.setattr("diffusion_sklearn._scoring.MOST_IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr("diffusion_sklearn.engine._scoring.MOST_IMAGES_AT_ONCE", 2)
     clf.set_params(memory=clf.memory / "small")
     connect = sqlite3.connect
 

@@ -8,9 +8,9 @@ from conftest import tiny_sd
 from PIL import Image
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier
-from diffusion_sklearn._pairs import read_pairs
 from diffusion_sklearn.backbones._stable_diffusion import StableDiffusionBackbone
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
+from diffusion_sklearn.classifiers._pairs import read_pairs
 from diffusion_sklearn.metrics import winoground_scores
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3), dtype=np.uint8)

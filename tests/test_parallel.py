@@ -17,8 +17,8 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from diffusion_sklearn import ConditionalDiffusionClassifier, ErrorStore
-from diffusion_sklearn._parallel import chunks
-from diffusion_sklearn._sources import _loaded
+from diffusion_sklearn.backbones._sources import _loaded
+from diffusion_sklearn.engine._workers import chunks
 
 NAMES = ["ant", "bee", "cat"]
 IMAGES = np.random.RandomState(0).randint(0, 256, (40, 8, 8, 3), dtype=np.uint8)
@@ -185,7 +185,7 @@ def test_chunks(n, n_workers):
 CLAIM = """
 import multiprocessing, os, sys, tempfile, types
 import torch
-from diffusion_sklearn import _device
+from diffusion_sklearn.backbones import _devices as _device
 
 tempfile.tempdir = sys.argv[1]
 torch.cuda.current_device = lambda: 7

@@ -16,10 +16,10 @@ from sklearn.base import clone
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
-    _scoring,
     clear_cache,
     load_backbone,
 )
+from diffusion_sklearn.engine import _scoring
 
 NAMES = ["ant", "bee", "eel"]
 IMAGES = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 3), dtype=np.uint8)

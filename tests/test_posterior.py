@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion_sklearn._posterior import log_posterior
+from diffusion_sklearn.engine._posterior import log_posterior
 
 
 def softmax(x):

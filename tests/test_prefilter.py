@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from diffusion_sklearn import ConditionalDiffusionClassifier
-from diffusion_sklearn._prefilter import add_the_rest
+from diffusion_sklearn.classifiers._prefilter import add_the_rest
 
 NAMES = ["ant", "bee", "cat", "eel"]
 ROWS = np.random.RandomState(0).rand(12, 192)

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffusion_sklearn._pruning import check_pruning, keep_best, pruning_rounds, race
-from diffusion_sklearn._trials import _spread_order, make_trials
+from diffusion_sklearn.engine._pruning import (
+    check_pruning,
+    keep_best,
+    pruning_rounds,
+    race,
+)
+from diffusion_sklearn.engine._trials import _spread_order, make_trials
 
 
 def run(pruning, errors, order=None, timesteps=None):

@@ -12,7 +12,7 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
-from diffusion_sklearn._sharing import computed_once
+from diffusion_sklearn.engine._sharing import computed_once
 
 MAKERS = [
     tiny_dit,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_sklearn._prompts import make_prompts
-from diffusion_sklearn._pruning import check_pruning
+from diffusion_sklearn.classifiers._prompts import make_prompts
 from diffusion_sklearn.datasets._load import load_dataset
 from diffusion_sklearn.datasets._specs import (
     DatasetSpec,
     get_dataset_spec,
     list_datasets,
 )
+from diffusion_sklearn.engine._pruning import check_pruning
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (6, 5, 7, 3), dtype=np.uint8)
 

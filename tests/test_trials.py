@@ -5,7 +5,7 @@ import pytest
 from numpy.random import RandomState
 
 from diffusion_sklearn import ConditionalDiffusionClassifier
-from diffusion_sklearn._trials import make_trials
+from diffusion_sklearn.engine._trials import make_trials
 
 
 def trials(plan, n, seed=0, stages=()):

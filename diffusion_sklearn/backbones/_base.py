@@ -5,14 +5,14 @@ from functools import cached_property
 
 import torch
 
-from diffusion_sklearn._digest import digest_weights
-from diffusion_sklearn._prompts import DEFAULT_TEMPLATE, own_template
 from diffusion_sklearn.backbones._autoencoder import (
     as_channels,
     encode_pixels,
     pixels_per_latent,
 )
+from diffusion_sklearn.backbones._digest import digest_weights
 from diffusion_sklearn.backbones._process import read_process
+from diffusion_sklearn.backbones._prompts import DEFAULT_TEMPLATE, own_template
 
 
 class Backbone:

@@ -2,8 +2,8 @@
 
 import torch
 
-from diffusion_sklearn._labels import index_names
 from diffusion_sklearn.backbones._base import Backbone
+from diffusion_sklearn.backbones._class_names import class_names_of
 
 
 class DiTBackbone(Backbone):
@@ -60,26 +60,3 @@ class DiTBackbone(Backbone):
 
     def forward(self, noised, timesteps, conditions):
         return self.network(noised, timestep=timesteps, class_labels=conditions).sample
-
-
-def class_names_of(pipeline):
-    """Names of a pipeline's classes.
-
-    "dog, hound" is a name as a whole, and so is each of its parts.
-
-    Parameters
-    ----------
-    pipeline : diffusers.DiffusionPipeline
-        Its ``model_index.json`` may have an ``id2label``.
-
-    Returns
-    -------
-    labels : dict of str to int
-        Names of one class.
-    shared : dict of str to list of int
-        Names that several classes have.
-    """
-    given = pipeline.config.get("id2label")
-    if not given:  # a pipeline that was built by hand or saved by diffusers
-        return dict(getattr(pipeline, "labels", {})), {}
-    return index_names(given)

@@ -2,30 +2,31 @@
 
 import copy
 import json
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
-import diffusers
-import transformers
-from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
-from huggingface_hub.utils import logging as hub_logging
 
-from diffusion_sklearn._device import resolve_device, resolve_dtype
-from diffusion_sklearn._digest import digest_weights
-from diffusion_sklearn._sources import (
+from diffusion_sklearn.backbones._base import Backbone
+from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
+from diffusion_sklearn.backbones._digest import digest_weights
+from diffusion_sklearn.backbones._sources import (
     list_bundled,
     load_pretrained,
     once,
     quiet,
     resolve_name,
 )
-from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._spec import BackboneSpec, InMemory, keep
+from diffusion_sklearn.backbones._spec import (
+    BackboneSpec,
+    InMemory,
+    is_pipeline,
+    keep,
+)
 
 BUNDLED = {"fashion-dit": "class-conditional", "fashion-scenes": "text-to-image"}
 """Models that ship with the package, and what each is."""
-
-LOGS = (diffusers.utils.logging, transformers.utils.logging, hub_logging)
 
 
 def backbone_spec(model, device="auto", dtype="auto"):
@@ -46,7 +47,7 @@ def backbone_spec(model, device="auto", dtype="auto"):
     device, dtype = str(device), str(dtype).removeprefix("torch.")
     if isinstance(model, Backbone):
         return _as_asked(model, device, dtype)
-    if isinstance(model, DiffusionPipeline):
+    if is_pipeline(model):
         model = keep(model)
     if isinstance(model, InMemory):
         return BackboneSpec(model, None, device, dtype)
@@ -207,12 +208,18 @@ def families():
     families : dict of str to type
         Subclasses of Backbone by the names of the pipeline classes that they wrap.
     """
+    from diffusion_sklearn import backbones
+
+    for module in iter_modules(backbones.__path__):  # every file may hold a family
+        import_module(f"{backbones.__name__}.{module.name}")
     return {name: cls for cls in _with_subclasses(Backbone) for name in cls.pipelines}
 
 
 def _pipeline_class(name):
     """A pipeline class of diffusers, or one that was written by the user."""
-    own = {cls.__name__: cls for cls in _with_subclasses(DiffusionPipeline)}
+    import diffusers
+
+    own = {cls.__name__: cls for cls in _with_subclasses(diffusers.DiffusionPipeline)}
     return getattr(diffusers, name, None) or own.get(name)
 
 
@@ -245,8 +252,10 @@ def _unsupported(name):
 
 
 def _read_pipeline(source, dtype, how):
+    import diffusers  # noqa: F401 (before its messages are silenced)
+
     index = Path(source) / "model_index.json"
-    with quiet(*LOGS):
+    with quiet():
         if how:  # a Hub id
             index = hf_hub_download(source, index.name, **how)
         config = json.loads(Path(index).read_text("utf-8"))
@@ -259,7 +268,7 @@ def _read_pipeline(source, dtype, how):
         without.update(safety_checker=None, requires_safety_checker=False)
     if how:  # with a progress bar: it may be gigabytes
         source = cls.download(source, use_safetensors=True, **without, **how)
-    with quiet(*LOGS):
+    with quiet():
         pipeline = cls.from_pretrained(
             source, dtype=dtype, use_safetensors=True, **without
         )

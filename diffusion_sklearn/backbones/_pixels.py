@@ -3,7 +3,7 @@
 import torch
 
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._dit import class_names_of
+from diffusion_sklearn.backbones._class_names import class_names_of
 
 
 class PixelBackbone(Backbone):

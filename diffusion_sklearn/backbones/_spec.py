@@ -1,15 +1,30 @@
 """What stands for a model in an estimator and in its pickle."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
-from diffusers import DiffusionPipeline
-
-from diffusion_sklearn._digest import digest_weights
+from diffusion_sklearn.backbones._digest import digest_weights
 
 _in_memory = WeakValueDictionary()
+
+
+def is_pipeline(model):
+    """Whether a `model` parameter is a loaded diffusers pipeline.
+
+    Parameters
+    ----------
+    model : object
+        The estimator's parameter.
+
+    Returns
+    -------
+    pipeline : bool
+    """
+    diffusers = sys.modules.get("diffusers")  # without it there is no pipeline
+    return diffusers is not None and isinstance(model, diffusers.DiffusionPipeline)
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ def pack_model(model):
     -------
     model : str, Path, InMemory or Backbone
     """
-    return keep(model) if isinstance(model, DiffusionPipeline) else model
+    return keep(model) if is_pipeline(model) else model
 
 
 def unpack_model(model):

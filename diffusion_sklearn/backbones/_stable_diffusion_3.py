@@ -2,8 +2,8 @@
 
 import torch
 
-from diffusion_sklearn._prompts import check_prompts
 from diffusion_sklearn.backbones._base import Backbone
+from diffusion_sklearn.backbones._prompts import check_prompts
 from diffusion_sklearn.backbones._text import (
     embed_in_batches,
     join_pooled,

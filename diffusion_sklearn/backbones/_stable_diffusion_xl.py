@@ -3,7 +3,7 @@
 import torch
 from diffusers.models.attention import BasicTransformerBlock
 
-from diffusion_sklearn._prompts import check_prompts
+from diffusion_sklearn.backbones._prompts import check_prompts
 from diffusion_sklearn.backbones._stable_diffusion import (
     HUB_MODEL,
     StableDiffusionBackbone,

@@ -2,7 +2,7 @@
 
 import torch
 
-from diffusion_sklearn._prompts import check_prompts
+from diffusion_sklearn.backbones._prompts import check_prompts
 
 AT_ONCE = 64
 
@@ -68,7 +68,7 @@ def embed_with_mask(backbone, names, length, instead, **options):
     length : int
         Tokens that the network reads.
     instead : str
-        As in :func:`~diffusion_sklearn._prompts.check_prompts`.
+        As in :func:`~diffusion_sklearn.backbones._prompts.check_prompts`.
     **options : object
         For ``encode_prompt``.
 

@@ -3,16 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import transformers
-from huggingface_hub.utils import logging as hub_logging
 from PIL import Image
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from diffusion_sklearn._read_image import read_image
-from diffusion_sklearn._sources import resolve_name
+from diffusion_sklearn.backbones._sources import resolve_name
+from diffusion_sklearn.images._read import read_image
 
-LOGS = (transformers.utils.logging, hub_logging)
 IMAGES_AT_ONCE = 64
 
 

@@ -7,16 +7,16 @@ from scipy.special import log_softmax
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from diffusion_sklearn._image_classifier import BaseImageClassifier
-from diffusion_sklearn._pairs import read_pairs
-from diffusion_sklearn._posterior import check_priors, with_priors
-from diffusion_sklearn._prompts import make_prompts
 from diffusion_sklearn.baselines._checkpoints import describe_checkpoint, run_in_parts
 from diffusion_sklearn.baselines._contrastive import (
     BUNDLED,
     HUB_MODEL,
     get_contrastive,
 )
+from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
+from diffusion_sklearn.classifiers._pairs import read_pairs
+from diffusion_sklearn.classifiers._prompts import make_prompts
+from diffusion_sklearn.engine._posterior import check_priors, with_priors
 
 
 class CLIPZeroShotClassifier(BaseImageClassifier):

@@ -3,10 +3,10 @@
 import torch
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from diffusion_sklearn._device import resolve_device, resolve_dtype
-from diffusion_sklearn._prompts import own_template, tokenize
-from diffusion_sklearn._sources import load_pretrained, once, quiet
-from diffusion_sklearn.baselines._checkpoints import LOGS, pixels_for, read_part
+from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
+from diffusion_sklearn.backbones._prompts import own_template, tokenize
+from diffusion_sklearn.backbones._sources import load_pretrained, once, quiet
+from diffusion_sklearn.baselines._checkpoints import pixels_for, read_part
 from diffusion_sklearn.baselines._dual_encoder import HUB_MODEL, ContrastiveModel
 from diffusion_sklearn.baselines._open_clip import (
     find_repository,
@@ -84,7 +84,7 @@ def get_contrastive(name, revision, device, dtype):
             save_with = f"hf download {repository} --local-dir FOLDER"
 
         def read(source, how):
-            with quiet(*LOGS):
+            with quiet():
                 if repository or is_open_clip(source, how):
                     found = read_open_clip(repository or source, how)
                 else:

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from diffusion_sklearn._device import in_batches
-from diffusion_sklearn._digest import digest, digest_weights
-from diffusion_sklearn._images import to_pixels
-from diffusion_sklearn._sources import quiet
-from diffusion_sklearn.backbones._loading import LOGS
+from diffusion_sklearn.backbones._batches import in_batches
+from diffusion_sklearn.backbones._digest import digest, digest_weights
+from diffusion_sklearn.backbones._sources import quiet
+from diffusion_sklearn.images._pixels import to_pixels
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class Sampler:
         generators = [torch.Generator().manual_seed(draw.seed) for draw in draws]
         conditions = [draw.condition for draw in draws]
         guided_class = self.takes == "class_labels" and self.guidance_scale > 1
-        with quiet(*LOGS), _own_null_class(self.backbone, guided_class):
+        with quiet(), _own_null_class(self.backbone, guided_class):
             return self.pipeline(
                 **{self.takes: conditions},
                 generator=generators,

@@ -12,13 +12,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
-from diffusion_sklearn._cpu import FastKernels, kept_memory
-from diffusion_sklearn._device import in_batches, resolve_batch_size
-from diffusion_sklearn._image_estimator import BaseImageEstimator
-from diffusion_sklearn._images import holds_rows, to_pixels
-from diffusion_sklearn._trials import make_trials
+from diffusion_sklearn.backbones._batches import in_batches, resolve_batch_size
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.baselines._activations import as_maps, find_layer, layer_output
+from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
+from diffusion_sklearn.engine._cpu import FastKernels, kept_memory
+from diffusion_sklearn.engine._trials import make_trials
+from diffusion_sklearn.images._pixels import holds_rows, to_pixels
 
 logger = logging.getLogger(__name__)
 

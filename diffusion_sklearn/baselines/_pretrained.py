@@ -9,18 +9,18 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from diffusion_sklearn._device import resolve_device, resolve_dtype
-from diffusion_sklearn._image_classifier import BaseImageClassifier
-from diffusion_sklearn._labels import index_names, resolve_class_ids
-from diffusion_sklearn._posterior import check_priors, with_priors
-from diffusion_sklearn._sources import load_pretrained, once, quiet
+from diffusion_sklearn.backbones._class_names import index_names
+from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
+from diffusion_sklearn.backbones._sources import load_pretrained, once, quiet
 from diffusion_sklearn.baselines._checkpoints import (
-    LOGS,
     describe_checkpoint,
     pixels_for,
     read_part,
     run_in_parts,
 )
+from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
+from diffusion_sklearn.classifiers._labels import resolve_class_ids
+from diffusion_sklearn.engine._posterior import check_priors, with_priors
 
 HUB_MODEL = "microsoft/resnet-50"
 BUNDLED = {
@@ -326,7 +326,7 @@ def get_classifier(name, revision, device, dtype):
     dtype = resolve_dtype(dtype, device)
 
     def read(source, how):
-        with quiet(*LOGS):
+        with quiet():
             model, info = read_part(
                 AutoModelForImageClassification,
                 source,

@@ -17,7 +17,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from diffusion_sklearn._device import resolve_device, resolve_dtype
+from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
 from diffusion_sklearn.baselines._resnet import (
     compute_logits,
     hold_out,

@@ -14,10 +14,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from diffusion_sklearn._device import BatchSize, resolve_batch_size
-from diffusion_sklearn._image_classifier import BaseImageClassifier
-from diffusion_sklearn._labels import resolve_class_ids
-from diffusion_sklearn._prompts import make_prompts
+from diffusion_sklearn.backbones._batches import BatchSize, resolve_batch_size
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._stable_diffusion import HUB_MODEL
 from diffusion_sklearn.baselines._drawing import (
@@ -27,6 +24,9 @@ from diffusion_sklearn.baselines._drawing import (
     squares,
 )
 from diffusion_sklearn.baselines._image_folder import ImageFolder
+from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
+from diffusion_sklearn.classifiers._labels import resolve_class_ids
+from diffusion_sklearn.classifiers._prompts import make_prompts
 
 DEFAULT_SIZE = 32  # of the images that the default estimator sees
 IMAGES_AT_ONCE = 256

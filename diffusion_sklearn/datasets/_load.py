@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from sklearn.utils import Bunch
 
-from diffusion_sklearn._classify import images_below
 from diffusion_sklearn.datasets._specs import SPECS, DatasetSpec, list_datasets
+from diffusion_sklearn.images._files import images_below
 
 NAMES_FILE = "names.tsv"
 """Beside the sub-folders: lines of sub-folder, tab, name of the class."""

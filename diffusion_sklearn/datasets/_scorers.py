@@ -4,13 +4,12 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-import diffusers
 import numpy as np
 import torch
 from safetensors.numpy import load_file
 from scipy.special import expit
 
-from diffusion_sklearn._sources import quiet, resolve_name
+from diffusion_sklearn.backbones._sources import quiet, resolve_name
 from diffusion_sklearn.baselines._checkpoints import pixels_for
 from diffusion_sklearn.baselines._contrastive import (
     BUNDLED,
@@ -187,7 +186,7 @@ class SafetyCheckerScorer:
         """
         pixels = pixels_for(self.checker, self.processor, images)  # (n, 3, h, w)
         blank = np.zeros((len(pixels), 1, 1, 3))  # what it would have blackened
-        with quiet(diffusers.utils.logging):
+        with quiet():
             _, flags = self.checker(clip_input=pixels, images=blank)
         return np.array(flags, np.float64)
 

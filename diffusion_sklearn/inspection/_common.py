@@ -9,9 +9,9 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
-from diffusion_sklearn._base import BaseDiffusionClassifier
-from diffusion_sklearn._posterior import log_posterior
-from diffusion_sklearn._trials import thin
+from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
+from diffusion_sklearn.engine._posterior import log_posterior
+from diffusion_sklearn.engine._trials import thin
 
 
 def figure_and_axes(ax):

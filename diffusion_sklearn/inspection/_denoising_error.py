@@ -5,7 +5,7 @@ from numbers import Integral
 
 import numpy as np
 
-from diffusion_sklearn._trials import Trials
+from diffusion_sklearn.engine._trials import Trials
 from diffusion_sklearn.inspection._common import (
     as_batch,
     figure_and_axes,

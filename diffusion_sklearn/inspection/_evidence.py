@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from diffusion_sklearn._images import to_pixels
+from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.inspection._common import (
     as_batch,
     check_classifier,

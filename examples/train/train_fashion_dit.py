@@ -24,9 +24,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from PIL import Image
 from torch.nn import functional as F
 
-from diffusion_sklearn._images import fit_square
-from diffusion_sklearn._variational import variational_terms
 from diffusion_sklearn.datasets import load_fashion_mnist
+from diffusion_sklearn.engine._variational import variational_terms
+from diffusion_sklearn.images._pixels import fit_square
 
 N_CLASSES = 10
 DROPOUT = 0.1

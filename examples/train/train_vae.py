@@ -19,8 +19,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch.nn import functional as F
 
-from diffusion_sklearn._images import fit_square
 from diffusion_sklearn.datasets import load_fashion_mnist, make_fashion_scenes
+from diffusion_sklearn.images._pixels import fit_square
 
 
 def training_pixels(n_scenes, data_home):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from diffusion_sklearn._device import to_device
+from diffusion_sklearn.backbones._devices import to_device
 
 COLUMNS = {"image": 0, "trial": 1, "condition": 2}
 """Columns of the triples that a batch is made of."""

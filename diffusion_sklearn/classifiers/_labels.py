@@ -115,31 +115,6 @@ def names_of(labels, class_names):
     return names
 
 
-def index_names(id2label):
-    """Class ids by the names of a model's classes.
-
-    "dog, hound" is a name as a whole, and so is each of its parts.
-
-    Parameters
-    ----------
-    id2label : dict
-        Names by class ids.
-
-    Returns
-    -------
-    labels : dict of str to int
-        Names of one class.
-    shared : dict of str to list of int
-        Names that several classes have.
-    """
-    ids = {}
-    for key, value in id2label.items():
-        for name in {value.strip(), *(part.strip() for part in value.split(","))}:
-            ids.setdefault(name, []).append(int(key))
-    alone = {name: found[0] for name, found in sorted(ids.items()) if len(found) == 1}
-    return alone, {name: found for name, found in ids.items() if len(found) > 1}
-
-
 def resolve_class_ids(class_ids, labels, names, model, listed):
     """The model's class of each label.
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion_sklearn._read_image import CHANNELS
+from diffusion_sklearn.images._read import CHANNELS
 
 
 def read_pairs(images, captions, read_images):

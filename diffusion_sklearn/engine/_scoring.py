@@ -10,18 +10,22 @@ import numpy as np
 import torch
 from joblib import effective_n_jobs
 
-from diffusion_sklearn._cpu import kept_memory
-from diffusion_sklearn._device import BatchSize, in_batches, resolve_batch_size
-from diffusion_sklearn._errors import LOSSES, VARIATIONAL, Plan, score_images
-from diffusion_sklearn._images import to_pixels
-from diffusion_sklearn._parallel import is_cluster, map_chunks, to_numpy
-from diffusion_sklearn._posterior import log_posterior
-from diffusion_sklearn._progress import ProgressBar
-from diffusion_sklearn._pruning import pruning_rounds
-from diffusion_sklearn._session import Session
-from diffusion_sklearn._store import ErrorStore
-from diffusion_sklearn._trials import Trials
+from diffusion_sklearn.backbones._batches import (
+    BatchSize,
+    in_batches,
+    resolve_batch_size,
+)
 from diffusion_sklearn.backbones._loading import get_backbone
+from diffusion_sklearn.engine._cpu import kept_memory
+from diffusion_sklearn.engine._errors import LOSSES, VARIATIONAL, Plan, score_images
+from diffusion_sklearn.engine._posterior import log_posterior
+from diffusion_sklearn.engine._progress import ProgressBar
+from diffusion_sklearn.engine._pruning import pruning_rounds
+from diffusion_sklearn.engine._session import Session
+from diffusion_sklearn.engine._store import ErrorStore
+from diffusion_sklearn.engine._trials import Trials
+from diffusion_sklearn.engine._workers import is_cluster, map_chunks, to_numpy
+from diffusion_sklearn.images._pixels import to_pixels
 
 MOST_IMAGES_AT_ONCE = 64
 MOST_ERRORS = 2**23  # kept of a group of images, 64 MiB
@@ -126,7 +130,7 @@ def score(scoring, images, alive, conditions, reduce, n_jobs):
     scoring : Scoring
         How.
     images : sequence
-        As :func:`~diffusion_sklearn._images.check_images` returns them.
+        As :func:`~diffusion_sklearn.images._pixels.check_images` returns them.
     alive : ndarray of shape (n_images, n_classes), bool
         The classes to score each image with.
     conditions : Tensor of shape (n_classes * n_prompts, ...)

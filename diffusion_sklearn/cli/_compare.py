@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 
-from diffusion_sklearn._evaluate import evaluate_images, score
 from diffusion_sklearn._versions import versions
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
+from diffusion_sklearn.cli._evaluate import evaluate_images, score
 from diffusion_sklearn.metrics import winoground_scores
 
 SHOWN = {"acc1": "accuracy", "mean_per_class_recall": "mean per class"}
@@ -27,7 +27,7 @@ def compare(clf, data, baselines, templates, output, command, quiet=False):
     templates : str or list of str
         Prompt templates of the CLIPs.
     output : Path
-        Folder for what :func:`~diffusion_sklearn._evaluate.evaluate_images` writes;
+        Folder for what :func:`~diffusion_sklearn.cli._evaluate.evaluate_images` writes;
         for captions, ``evaluation.json`` alone.
     command : list of str
         What was typed, for the record.

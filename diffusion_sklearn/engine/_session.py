@@ -9,16 +9,16 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from diffusion_sklearn._database import (
+from diffusion_sklearn.backbones._digest import digest
+from diffusion_sklearn.engine._database import (
     is_damage,
     replace_damaged,
     size_limit,
     transaction,
     used_bytes,
 )
-from diffusion_sklearn._digest import digest
-from diffusion_sklearn._errors import TERMS, loss_terms
-from diffusion_sklearn._store import RECORD
+from diffusion_sklearn.engine._errors import TERMS, loss_terms
+from diffusion_sklearn.engine._store import RECORD
 
 
 class Session:
@@ -156,7 +156,7 @@ class Session:
         triples : ndarray of shape (n, 3), int64
             (image, trial, condition); images as in the last :meth:`load`.
         terms : ndarray of shape (n, n_terms), float64
-            Of :data:`~diffusion_sklearn._errors.TERMS`; NaN where there is none.
+            Of :data:`~diffusion_sklearn.engine._errors.TERMS`; NaN where there is none.
         """
         if self.is_full:
             return

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion_sklearn._read_image import ACCEPTED, check_channels, read_image
+from diffusion_sklearn.images._read import ACCEPTED, check_channels, read_image
 
 LARGEST_THUMBNAIL = 8  # an array (h, w, 3) of a larger side is a single picture
 

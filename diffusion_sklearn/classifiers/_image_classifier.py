@@ -11,9 +11,9 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from diffusion_sklearn._image_estimator import BaseImageEstimator
-from diffusion_sklearn._images import holds_rows
-from diffusion_sklearn._labels import names_of, resolve_classes
+from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
+from diffusion_sklearn.classifiers._labels import names_of, resolve_classes
+from diffusion_sklearn.images._pixels import holds_rows
 
 
 class BaseImageClassifier(ClassifierMixin, BaseImageEstimator):

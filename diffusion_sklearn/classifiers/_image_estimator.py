@@ -3,8 +3,8 @@
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from diffusion_sklearn._images import check_images, holds_rows, rows_to_images
 from diffusion_sklearn.backbones._spec import pack_model, unpack_model
+from diffusion_sklearn.images._pixels import check_images, holds_rows, rows_to_images
 
 
 class BaseImageEstimator(BaseEstimator):

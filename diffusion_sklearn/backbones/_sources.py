@@ -1,6 +1,7 @@
 """Where pretrained weights come from: the package, a folder, the cache, the Hub."""
 
 import json
+import sys
 import threading
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
 
 _loaded = {}
 _lock = threading.RLock()
@@ -168,14 +170,10 @@ def list_bundled(bundled):
 
 
 @contextmanager
-def quiet(*logs):
-    """Hush the bars and the advice of libraries while they load.
-
-    Parameters
-    ----------
-    *logs : module
-        Such as ``transformers.utils.logging``.
-    """
+def quiet():
+    """Silence the bars and the advice of the Hub's libraries while they load."""
+    names = "diffusers.utils.logging", "transformers.utils.logging"
+    logs = [sys.modules[name] for name in names if name in sys.modules] + [hub_logging]
     bars = [log for log in logs if getattr(log, "is_progress_bar_enabled", bool)()]
     before = [log.get_verbosity() for log in logs]
     try:

@@ -6,9 +6,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from diffusion_sklearn._posterior import with_priors
-from diffusion_sklearn._trials import check_weights
 from diffusion_sklearn.backbones._process import RectifiedFlow
+from diffusion_sklearn.engine._posterior import with_priors
+from diffusion_sklearn.engine._trials import check_weights
 
 WEIGHTINGS = ("exponential", "snr", "min-snr", "elbo")
 """Weightings that a model's schedule alone decides."""

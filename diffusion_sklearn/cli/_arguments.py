@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from diffusion_sklearn import __version__
-from diffusion_sklearn._demo import DEMOS
+from diffusion_sklearn.cli._demo import DEMOS
 from diffusion_sklearn.datasets._specs import list_datasets
 
 BUDGET = {"n_trials": 100, "pruning": 0.99, "loss": "l2"}

@@ -12,18 +12,20 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
-from diffusion_sklearn._errors import DenoisingErrors, error_difference
-from diffusion_sklearn._image_classifier import BaseImageClassifier
-from diffusion_sklearn._images import to_pixels
-from diffusion_sklearn._parameters import PARAMETER_CONSTRAINTS
-from diffusion_sklearn._posterior import check_priors
-from diffusion_sklearn._prefilter import (
+from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
+from diffusion_sklearn.backbones._spec import describe
+from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
+from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
+from diffusion_sklearn.classifiers._prefilter import (
     candidates,
     fit_prefilter,
     groups_with_the_rest,
 )
-from diffusion_sklearn._pruning import check_pruning, stage_ends
-from diffusion_sklearn._scoring import (
+from diffusion_sklearn.classifiers._weights import resolve_weights
+from diffusion_sklearn.engine._errors import DenoisingErrors, error_difference
+from diffusion_sklearn.engine._posterior import check_priors
+from diffusion_sklearn.engine._pruning import check_pruning, stage_ends
+from diffusion_sklearn.engine._scoring import (
     Scoring,
     check_variance,
     encode,
@@ -33,15 +35,13 @@ from diffusion_sklearn._scoring import (
     score,
     with_progress,
 )
-from diffusion_sklearn._store import ErrorStore
-from diffusion_sklearn._trials import (
+from diffusion_sklearn.engine._store import ErrorStore
+from diffusion_sklearn.engine._trials import (
     check_timesteps,
     check_weights,
     make_trials,
 )
-from diffusion_sklearn._weights import resolve_weights
-from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
-from diffusion_sklearn.backbones._spec import describe
+from diffusion_sklearn.images._pixels import to_pixels
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from diffusion_sklearn._database import (
+from diffusion_sklearn.engine._database import (
     FILE,
     LOCK,
     PATIENCE,
@@ -19,7 +19,7 @@ from diffusion_sklearn._database import (
     transaction,
     used_bytes,
 )
-from diffusion_sklearn._errors import TERMS
+from diffusion_sklearn.engine._errors import TERMS
 
 RECORD = np.dtype(
     [("condition", "<u8"), ("trial", "<u4"), ("timestep", "<u4")]

@@ -8,21 +8,21 @@ from pathlib import Path
 from PIL import Image
 
 from diffusion_sklearn import ErrorStore, show_versions
-from diffusion_sklearn._arguments import BUDGET, make_parser
-from diffusion_sklearn._classify import (
+from diffusion_sklearn.backbones._loading import BUNDLED
+from diffusion_sklearn.cli._arguments import BUDGET, make_parser
+from diffusion_sklearn.cli._classify import (
     check_output,
     classify_files,
     find_images,
     make_classifier,
     row_writer,
 )
-from diffusion_sklearn._database import FILE
-from diffusion_sklearn._demo import DEMOS
-from diffusion_sklearn._evaluate import evaluate
-from diffusion_sklearn.backbones._loading import BUNDLED
-from diffusion_sklearn.datasets._compare import compare, print_table
+from diffusion_sklearn.cli._compare import compare, print_table
+from diffusion_sklearn.cli._demo import DEMOS
+from diffusion_sklearn.cli._evaluate import evaluate
 from diffusion_sklearn.datasets._load import load_dataset, read_table
 from diffusion_sklearn.datasets._specs import get_dataset_spec
+from diffusion_sklearn.engine._database import FILE
 
 SKIPPED, INTERRUPTED = 3, 130
 """Exit status when some images could not be read, and after Ctrl-C."""

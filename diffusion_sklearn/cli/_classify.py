@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from joblib import effective_n_jobs
-from PIL import Image
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
@@ -18,9 +17,10 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
-from diffusion_sklearn._progress import ProgressBar
-from diffusion_sklearn._read_image import read_image
-from diffusion_sklearn._scoring import keep_answer
+from diffusion_sklearn.engine._progress import ProgressBar
+from diffusion_sklearn.engine._scoring import keep_answer
+from diffusion_sklearn.images._files import images_below
+from diffusion_sklearn.images._read import read_image
 
 COLUMNS = {
     "path": "string",
@@ -32,9 +32,6 @@ COLUMNS = {
     "error": "string",
 }
 """Columns of a row, and their types in Parquet."""
-
-NOT_PHOTOS = {".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"}
-"""Suffixes that Pillow knows of and can't read by itself."""
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 AT_ONCE = 1024  # images that are looked at before they are classified, a worker
@@ -77,29 +74,6 @@ def find_images(patterns):
             )
         found.update(dict.fromkeys(matches))
     return list(found)
-
-
-def images_below(folder):
-    """Files with the suffix of an image, in a folder and those below it, sorted.
-
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    paths : list of Path
-        Without hidden ones.
-    """
-    known = Image.registered_extensions()
-    suffixes = {s for s, kind in known.items() if kind in Image.OPEN} - NOT_PHOTOS
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and not any(part[0] == "." for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
 
 
 def make_classifier(model, prompt_template, **params):

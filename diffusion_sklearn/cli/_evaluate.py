@@ -8,9 +8,10 @@ import numpy as np
 from scipy.stats import norm
 from sklearn.metrics import confusion_matrix
 
-from diffusion_sklearn._classify import classify_files, images_below, row_writer
 from diffusion_sklearn._versions import versions
+from diffusion_sklearn.cli._classify import classify_files, row_writer
 from diffusion_sklearn.datasets._load import read_table
+from diffusion_sklearn.images._files import images_below
 from diffusion_sklearn.metrics import clopper_pearson
 
 

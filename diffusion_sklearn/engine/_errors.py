@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from diffusion_sklearn._cpu import FastKernels
-from diffusion_sklearn._device import BatchSize, in_batches, to_device
-from diffusion_sklearn._sharing import computed_once
-from diffusion_sklearn._variational import variational_terms
+from diffusion_sklearn.backbones._batches import BatchSize, in_batches
+from diffusion_sklearn.backbones._devices import to_device
+from diffusion_sklearn.engine._cpu import FastKernels
+from diffusion_sklearn.engine._sharing import computed_once
+from diffusion_sklearn.engine._variational import variational_terms
 
 LOSSES = {
     "l1": F.l1_loss,
@@ -85,7 +86,7 @@ class Plan:
     n_classes : int
         Number of classes.
     rounds : list of (int, list of callable)
-        From :func:`diffusion_sklearn._pruning.pruning_rounds`.
+        From :func:`diffusion_sklearn.engine._pruning.pruning_rounds`.
     order : ndarray of shape (n_trials,), int64
         Order in which the trials are run.
     weights : ndarray of shape (n_trials,)

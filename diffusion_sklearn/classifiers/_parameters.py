@@ -5,11 +5,11 @@ from pathlib import Path
 
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from diffusion_sklearn._errors import LOSSES, VARIATIONAL
-from diffusion_sklearn._store import ErrorStore
-from diffusion_sklearn._trials import TIMESTEP_PLANS
-from diffusion_sklearn._weights import WEIGHTINGS
 from diffusion_sklearn.backbones._process import SPACES
+from diffusion_sklearn.classifiers._weights import WEIGHTINGS
+from diffusion_sklearn.engine._errors import LOSSES, VARIATIONAL
+from diffusion_sklearn.engine._store import ErrorStore
+from diffusion_sklearn.engine._trials import TIMESTEP_PLANS
 
 PARAMETER_CONSTRAINTS = {
     "model": "no_validation",

@@ -1,0 +1,11 @@
+"""The scikit-learn estimators."""
+
+from diffusion_sklearn.classifiers._conditional import ConditionalDiffusionClassifier
+from diffusion_sklearn.classifiers._weights import fit_timestep_weights
+from diffusion_sklearn.classifiers._zero_shot import ZeroShotDiffusionClassifier
+
+__all__ = [
+    "ConditionalDiffusionClassifier",
+    "ZeroShotDiffusionClassifier",
+    "fit_timestep_weights",
+]

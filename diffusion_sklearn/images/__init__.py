@@ -1,0 +1,5 @@
+"""Whatever the user has -> pixels of the model's size."""
+
+from diffusion_sklearn.images._read import ImageError
+
+__all__ = ["ImageError"]

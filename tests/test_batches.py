@@ -122,7 +122,7 @@ def test_auto_fits_into_a_gpu(monkeypatch):
 
 def test_vae_and_network_are_halved_by_themselves(dit_folder, monkeypatch):
     """A short VAE neither shrinks the network's batches nor fails for each group."""
-    monkeypatch.setattr("diffusion_sklearn.engine._scoring.MOST_IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr("diffusion_sklearn.engine._plan.MAX_GROUP_SIZE", 4)
     clf = ConditionalDiffusionClassifier(
         model=dit_folder, n_trials=4, pruning=None, batch_size=64
     ).fit(classes=NAMES)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_dit, tiny_sd
-from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 from sklearn.frozen import FrozenEstimator
 from torch.nn import functional as F
@@ -16,8 +15,7 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
-from diffusion_sklearn.engine import _errors
-from diffusion_sklearn.engine._pruning import pruning_rounds
+from diffusion_sklearn.engine._pruning import pruning_rounds, stage_ends
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 DISTANCES = {
@@ -234,42 +232,6 @@ def test_batch_size_order_and_subset_do_not_matter(dit_folder, pruning):
     )
 
 
-@pytest.mark.parametrize("how", [{}, {"guidance_scale": 2.0}, {"memory": "kept"}])
-def test_looking_ahead_changes_nothing_but_the_passes(
-    dit_folder, monkeypatch, tmp_path, how
-):
-    """Two images with few classes left have rounds of few rows: they share passes."""
-    monkeypatch.chdir(tmp_path)
-    images = IMAGES[:2]
-    clf = ConditionalDiffusionClassifier(
-        model=dit_folder, n_trials=60, pruning=0.6, batch_size=512, **how
-    ).fit(classes=["ant", "bee", "cat", "eel"])
-    calls = []
-    plain = clf.backbone_._output
-
-    def counted(noised, *args):
-        calls.append(len(noised))
-        return plain(noised, *args)
-
-    monkeypatch.setattr(clf.backbone_, "_output", counted)
-    ahead = clf.denoising_errors(images)
-    passes, rows = len(calls), sum(calls)
-    monkeypatch.setattr(_errors, "SMALL_PASS", 0)
-    calls.clear()
-    plainly = clone(clf).set_params(memory=None).fit(classes=clf.classes_)
-    expected = plainly.denoising_errors(images)
-    assert passes < len(calls) and rows > sum(calls)  # it did look ahead, too far
-    np.testing.assert_allclose(ahead.errors, expected.errors, rtol=1e-5)
-    assert np.isnan(ahead.errors).any()
-    np.testing.assert_array_equal(ahead.n_evaluations, expected.n_evaluations)
-    np.testing.assert_allclose(ahead.log_proba, expected.log_proba, rtol=1e-5)
-    if "memory" in how:  # what was computed ahead is kept, and counts once
-        calls.clear()
-        again = clf.denoising_errors(images)
-        assert calls == [] and again.n_evaluations.tolist() == [0, 0]
-        np.testing.assert_array_equal(again.errors, ahead.errors)
-
-
 def test_evidence_is_the_error_difference_in_place(dit_folder):
     clf = ConditionalDiffusionClassifier(
         model=dit_folder, n_trials=5, pruning=None
@@ -374,17 +336,18 @@ def test_pruning_of_the_engine_is_that_of_the_rules(dit_folder, timesteps, pruni
 
     trials, errors = clf.trials_, whole.errors.astype(float)
     weighted = errors * (1 + trials.timesteps / 500)
+    order = trials.order(stage_ends(pruning))
     kept = np.zeros(errors.shape, bool)
     for i in range(len(images)):
-        alive, done = np.ones((1, 4), bool), 0
+        active, done = np.ones((1, 4), bool), 0
         for end, rules in pruning_rounds(pruning, 12):
-            if alive.sum() == 1:
+            if active.sum() == 1:
                 break
-            kept[i][np.ix_(alive[0], trials.order[done:end])] = True
-            seen = trials.order[:end]
+            kept[i][np.ix_(active[0], order[done:end])] = True
+            seen = order[:end]
             for rule in rules:
-                alive = rule(
-                    weighted[i : i + 1, :, seen], alive, trials.timesteps[seen]
+                active = rule(
+                    weighted[i : i + 1, :, seen], active, trials.timesteps[seen]
                 )
             done = end
     np.testing.assert_array_equal(~np.isnan(found.errors), kept)
@@ -403,3 +366,26 @@ def test_a_race_of_one_candidate_is_over_before_it_starts(dit_folder):
     result = clf.denoising_errors(images)
     assert clf.predict(images).tolist() == ["ant"] * 3
     assert (result.n_evaluations <= 4).all()
+
+
+@pytest.mark.parametrize("make", [tiny_dit, lambda: tiny_sd("epsilon")])
+def test_a_compiled_network_gives_the_same_errors(make):
+    pipeline = make()
+    cls = ConditionalDiffusionClassifier
+    if load_backbone(pipeline).kind == "text":
+        cls = ZeroShotDiffusionClassifier
+    images = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    errors = []
+    for how in "plain", "in place", "wrapped":
+        network = "unet" if hasattr(pipeline, "unet") else "transformer"
+        if how == "in place":
+            getattr(pipeline, network).compile(backend="eager")
+        if how == "wrapped":
+            pipeline = make()
+            compiled = torch.compile(getattr(pipeline, network), backend="eager")
+            setattr(pipeline, network, compiled)
+        clf = cls(model=pipeline, n_trials=3, pruning=None)
+        assert load_backbone(pipeline).is_compiled == (how != "plain")
+        errors.append(clf.fit(classes=["ant", "bee"]).denoising_errors(images).errors)
+    np.testing.assert_allclose(errors[1], errors[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(errors[2], errors[0], rtol=1e-5, atol=1e-6)

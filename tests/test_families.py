@@ -16,7 +16,6 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
-from diffusion_sklearn.engine._sharing import computed_once
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from _families import (  # (from the folder of the line above)
@@ -273,24 +272,6 @@ def test_half_precision_is_finite_and_near(name, dtype, folders):
     np.testing.assert_allclose(half.mean(), full.mean(), rtol=0.15)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_parts_computed_once_change_nothing(name, folders):
-    backbone = load_backbone(folders[name])
-    triples = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in range(4)])
-    image, trial, condition = torch.from_numpy(triples.T)
-    rng = torch.Generator().manual_seed(0)
-    noised = torch.randn(2, 2, *backbone.latent_shape(8), generator=rng)[image, trial]
-    names = [0, 1, 2, 3] if backbone.kind == "class" else ["a", "b", "c", ""]
-    asked = noised, torch.tensor([3, 700])[trial], backbone.condition(names)[condition]
-    with torch.inference_mode():
-        plain = backbone.predict(*asked)
-        with computed_once(backbone.shared_parts(), backbone.device) as begin:
-            begin(triples)
-            shared = backbone.predict(*asked)
-    scale = plain.abs().mean()
-    torch.testing.assert_close(shared / scale, plain / scale, rtol=1e-5, atol=1e-5)
-
-
 def test_the_autoencoder_of_sdxl_runs_in_float32_where_weights_are_float16(folders):
     backbone = load_backbone(folders["Stable Diffusion XL"], dtype="float16")
     assert backbone.vae.dtype == torch.float16
@@ -362,7 +343,7 @@ def test_evenly_spaced_timesteps_are_evenly_spaced_sigmas():
     """Whatever the shift of the sampler's schedule."""
     backbone = load_backbone(stable_diffusion_3())
     clf = classifier(backbone, n_trials=10)
-    spread = backbone.process.spread[clf.trials_.timesteps]
+    spread = backbone.noise_schedule.sigma_t[clf.trials_.timesteps]
     np.testing.assert_allclose(spread, np.arange(0.051, 1, 0.1), atol=1e-6)
 
 

@@ -55,8 +55,8 @@ def test_a_pipeline_in_train_mode_is_put_in_eval_mode():
 
 def test_configs_are_read_not_assumed(sd_folder, sd_v_folder, dit_folder):
     backbone = load_backbone(sd_folder)
-    assert (backbone.kind, backbone.native) == ("text", "epsilon")
-    assert load_backbone(sd_v_folder).native == "velocity"
+    assert (backbone.kind, backbone.prediction_type) == ("text", "epsilon")
+    assert load_backbone(sd_v_folder).prediction_type == "velocity"
     assert load_backbone(dit_folder).labels["hound"] == 3
     assert backbone.image_size == 8 and backbone.latent_shape(8) == (4, 4, 4)
     pixels = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2) / 127.5 - 1)
@@ -68,8 +68,8 @@ def test_configs_are_read_not_assumed(sd_folder, sd_v_folder, dit_folder):
 
 def test_schedule_stays_in_float32(dit_folder):
     backbone = load_backbone(dit_folder, dtype="bfloat16")
-    assert backbone.process.alphas_cumprod.dtype == torch.float32
-    assert backbone.process.alphas_cumprod[0] < 1
+    assert backbone.noise_schedule.alphas_cumprod.dtype == torch.float32
+    assert backbone.noise_schedule.alphas_cumprod[0] < 1
 
 
 @pytest.mark.parametrize(

@@ -78,10 +78,10 @@ def test_weights_of_the_bound_are_those_of_ddpm():
     beta, before = 1 - alpha, abar[:-1]
     variance = beta * (1 - before) / (1 - abar[1:])
     expected = 1000 * beta**2 / (2 * variance * alpha * (1 - abar[1:]))
-    np.testing.assert_allclose(clf._weights[1:], expected, rtol=1e-2)
+    np.testing.assert_allclose(clf._fitted_plan().weights[1:], expected, rtol=1e-2)
     # A Gaussian decoder at t = 0, of the variance of t = 1.
     decoder = 1000 / (2 * variance[0]) * (1 - abar[0]) / abar[0]
-    np.testing.assert_allclose(clf._weights[0], decoder, rtol=1e-2)
+    np.testing.assert_allclose(clf._fitted_plan().weights[0], decoder, rtol=1e-2)
 
 
 def test_the_bound_follows_a_change_of_target():
@@ -121,7 +121,7 @@ def test_guidance_against_one_pass_after_the_other(make, scale):
         for j, t in enumerate(clf.trials_.timesteps.tolist()):
             xt = (abar[t] ** 0.5 * z + (1 - abar[t]) ** 0.5 * noise[j])[None]
             truth = noise[j]
-            if backbone.native == "velocity":
+            if backbone.prediction_type == "velocity":
                 truth = abar[t] ** 0.5 * noise[j] - (1 - abar[t]) ** 0.5 * z
             with torch.no_grad():
                 null, *given = (

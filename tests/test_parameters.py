@@ -93,7 +93,7 @@ BAD = [
 
 def ident(value):
     """A short test id for any value."""
-    return str(value)[:30]
+    return getattr(value, "__name__", str(value)[:30])
 
 
 @pytest.mark.parametrize("name, value, hint", BAD, ids=ident)

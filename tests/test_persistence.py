@@ -19,7 +19,7 @@ from diffusion_sklearn import (
     clear_cache,
     load_backbone,
 )
-from diffusion_sklearn.engine import _scoring
+from diffusion_sklearn.engine import _workers
 
 NAMES = ["ant", "bee", "eel"]
 IMAGES = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -238,13 +238,13 @@ def test_workers_give_the_same(clf):
 def test_joblib_is_configured_from_outside(clf, monkeypatch):
     expected = clf.fit(classes=NAMES).predict_proba(IMAGES)
     parts = []
-    score_groups = _scoring.score_groups
+    iter_errors = _workers.iter_errors
 
-    def counting(scoring, images, *args):
+    def counting(plan, images, *args):
         parts.append(len(images))
-        return score_groups(scoring, images, *args)
+        return iter_errors(plan, images, *args)
 
-    monkeypatch.setattr(_scoring, "score_groups", counting)
+    monkeypatch.setattr(_workers, "iter_errors", counting)
     with joblib.parallel_config(backend="threading", n_jobs=2):
         found = clf.predict_proba(IMAGES)
     assert sorted(parts) == [2, 3]

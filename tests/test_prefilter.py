@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from diffusion_sklearn import ConditionalDiffusionClassifier
-from diffusion_sklearn.classifiers._prefilter import add_the_rest
+from diffusion_sklearn.classifiers._prefilter import combine_with_prefilter
 
 NAMES = ["ant", "bee", "cat", "eel"]
 ROWS = np.random.RandomState(0).rand(12, 192)
@@ -119,8 +119,8 @@ def test_a_prior_of_0_rules_a_class_out(clf):
 def test_what_workers_return_may_be_read_only():
     log_proba = np.array([[np.log(0.5), np.log(0.5), -np.inf]])
     log_proba.flags.writeable = False
-    alive, rest = np.array([[True, True, False]]), np.array([[0.0, 0.0, 0.2]])
-    found = np.exp(add_the_rest(log_proba, alive, rest))
+    active, outside = np.array([[True, True, False]]), np.array([[0.0, 0.0, 0.2]])
+    found = np.exp(combine_with_prefilter(log_proba, active, outside))
     np.testing.assert_allclose(found, [[0.4, 0.4, 0.2]])
 
 

@@ -18,15 +18,15 @@ def run(pruning, errors, order=None, timesteps=None):
     n, k, m = errors.shape
     order = np.arange(m) if order is None else order
     timesteps = np.arange(m) if timesteps is None else timesteps
-    alive, done, evaluations = np.ones((n, k), bool), 0, np.zeros(n, int)
+    active, done, evaluations = np.ones((n, k), bool), 0, np.zeros(n, int)
     for end, rules in pruning_rounds(pruning, m):
-        running = alive.sum(axis=1)
+        running = active.sum(axis=1)
         evaluations += np.where(running > 1, running, done == 0) * (end - done)
         done = end
         for rule in rules:
-            seen = np.where(alive[..., None], errors[..., order[:end]], np.nan)
-            alive = rule(seen, alive, timesteps[order[:end]])
-    return evaluations, alive
+            seen = np.where(active[..., None], errors[..., order[:end]], np.nan)
+            active = rule(seen, active, timesteps[order[:end]])
+    return evaluations, active
 
 
 # Evaluations an image of Algorithm 2, from the KeepList and TrialList of the paper.
@@ -45,15 +45,15 @@ def run(pruning, errors, order=None, timesteps=None):
 def test_evaluations_of_the_paper(n_classes, keep, trials, expected):
     errors = np.random.RandomState(0).rand(2, n_classes, trials[-1])
     stages = tuple(zip(trials, keep, strict=True))
-    evaluations, alive = run(stages, errors)
+    evaluations, active = run(stages, errors)
     assert evaluations.tolist() == [expected] * 2
-    assert alive.sum(axis=1).tolist() == [1, 1]
+    assert active.sum(axis=1).tolist() == [1, 1]
 
 
 def test_keep_best_by_hand():
     errors = np.array([[[1.0, 3.0], [1.5, 1.5], [0.0, 9.0], [np.nan, np.nan]]])
-    alive = np.array([[True, True, True, False]])
-    kept = keep_best(errors, alive, np.arange(2), 2)
+    active = np.array([[True, True, True, False]])
+    kept = keep_best(errors, active, np.arange(2), 2)
     np.testing.assert_array_equal(kept, [[True, True, False, False]])
 
 
@@ -65,7 +65,7 @@ def test_race_by_hand():
     errors += np.array([0.0, 0.01, 0.08, 0.4, 0.02, 0.03, -9.0])[None, :, None]
     errors += np.array([0.0, 0.02, 0.01, 0.03, 0.0, 0.0, 0.0])[None, :, None] * t
     errors[:, 3] += 0.6 * rng.normal(size=12)
-    alive = np.array([[True] * 6 + [False]])
+    active = np.array([[True] * 6 + [False]])
     best = errors[0, :6].mean(axis=1).argmin()
     others = [k for k in range(6) if k != best]
     gaps = {k: errors[0, k] - errors[0, best] for k in others}
@@ -85,7 +85,7 @@ def test_race_by_hand():
         factor = quantile * np.sqrt(1 / 12 - 1 / 40)
         bound = {k: max(pooled, variance(gaps[k]) / 2) ** 0.5 for k in others}
         stay = {best} | {k for k in others if gaps[k].mean() <= factor * bound[k]}
-        found = race(errors, alive, t, alpha, 40)
+        found = race(errors, active, t, alpha, 40)
         assert set(np.flatnonzero(found)) == stay
         sizes.append(len(stay))
     assert sizes[0] < sizes[-1]  # alpha mattered
@@ -98,9 +98,9 @@ def test_race_keeps_the_choice_of_the_full_budget(n_classes, confidence):
     n = 1500
     errors = rng.normal(size=(n, n_classes, 60)) + 3 * rng.normal(size=(n, 1, 60))
     order = _spread_order(60, ())
-    _, alive = run(confidence, errors, order)
+    _, active = run(confidence, errors, order)
     best = errors.mean(axis=2).argmin(axis=1)
-    dropped = (~alive[np.arange(n), best]).mean()
+    dropped = (~active[np.arange(n), best]).mean()
     assert dropped < (1 - confidence) + 3 * np.sqrt(confidence * (1 - confidence) / n)
     assert dropped > 0 or confidence > 0.9  # the bound is not empty
 
@@ -117,9 +117,9 @@ def test_race_with_a_trend_of_each_class(plan, shape):
     course = {"line": t - 0.5, "hump": np.cos(2 * np.pi * t), "end": (t > 0.8) - 0.2}
     errors = rng.normal(size=(n, 10, 1)) * course[shape]
     errors = errors + 0.3 * rng.normal(size=(n, 10, n_trials))
-    _, alive = run(0.99, errors, trials.order, trials.timesteps)
+    _, active = run(0.99, errors, trials.order(), trials.timesteps)
     best = errors.mean(axis=2).argmin(axis=1)
-    assert (~alive[np.arange(n), best]).mean() < 0.01
+    assert (~active[np.arange(n), best]).mean() < 0.01
 
 
 @pytest.mark.parametrize("n_classes, most", [(10, 0.04), (20, 0.06)])
@@ -131,19 +131,19 @@ def test_race_among_near_duplicates(n_classes, most):
         size=(n, n_classes, n_trials)
     )
     errors[:, 0] = rng.normal(size=(n, n_trials)) - 0.3
-    _, alive = run(0.99, errors, _spread_order(n_trials, ()))
+    _, active = run(0.99, errors, _spread_order(n_trials, ()))
     best = errors.mean(axis=2).argmin(axis=1)
     assert (
-        ~alive[np.arange(n), best]
+        ~active[np.arange(n), best]
     ).mean() < most  # 0.07 and 0.15 by the pooled spread
 
 
 def test_race_with_noise_that_grows_with_t():
     rng = np.random.RandomState(4)
     errors = rng.normal(size=(3000, 2, 100)) * np.exp(5 * (np.arange(100) / 100 - 1))
-    _, alive = run(0.99, errors, _spread_order(100, ()))
+    _, active = run(0.99, errors, _spread_order(100, ()))
     best = errors.mean(axis=2).argmin(axis=1)
-    assert (~alive[np.arange(3000), best]).mean() < 0.015
+    assert (~active[np.arange(3000), best]).mean() < 0.015
 
 
 def test_race_is_not_misled_by_a_trend_over_t():
@@ -164,8 +164,8 @@ def test_race_keeps_ties_and_drops_the_surely_worse():
 
 def test_race_with_all_trials_leaves_no_doubt():
     errors = np.random.RandomState(0).rand(50, 4, 12)
-    alive = np.ones((50, 4), bool)
-    kept = race(errors, alive, np.arange(12), 0.01, 12)
+    active = np.ones((50, 4), bool)
+    kept = race(errors, active, np.arange(12), 0.01, 12)
     assert (kept.sum(axis=1) == 1).all()
     np.testing.assert_array_equal(kept.argmax(axis=1), errors.mean(axis=2).argmin(1))
 
@@ -185,10 +185,10 @@ def test_race_on_top_of_stages():
     errors = rng.normal(size=(200, 10, 50)) + np.linspace(0, 4, 10)[:, None]
     stages = ((10, 3), (30, 1))
     staged, kept = run(stages, errors)
-    raced, alive = run((*stages, 0.9), errors)
+    raced, active = run((*stages, 0.9), errors)
     assert staged.tolist() == [10 * 10 + 20 * 3] * 200
     assert (raced <= staged).all() and raced.mean() < 0.9 * staged.mean()
-    assert (alive.argmax(axis=1) == kept.argmax(axis=1)).mean() > 0.95
+    assert (active.argmax(axis=1) == kept.argmax(axis=1)).mean() > 0.95
     assert run((*stages, 0.9), errors[:1])[0] <= staged[0]
 
 

@@ -11,8 +11,9 @@ from diffusion_sklearn.backbones._autoencoder import (
     pixels_per_latent,
 )
 from diffusion_sklearn.backbones._digest import digest_weights
-from diffusion_sklearn.backbones._process import read_process
-from diffusion_sklearn.backbones._prompts import DEFAULT_TEMPLATE, own_template
+from diffusion_sklearn.backbones._modes import evaluation_mode
+from diffusion_sklearn.backbones._noise_schedule import read_noise_schedule
+from diffusion_sklearn.backbones._prompts import DEFAULT_TEMPLATE, default_template
 
 
 class Backbone:
@@ -38,10 +39,10 @@ class Backbone:
         Side, in pixels, of the images the model was trained on.
     n_timesteps : int
         Number of timesteps it was trained with.
-    native : {"epsilon", "sample", "velocity"}
+    prediction_type : {"epsilon", "sample", "velocity"}
         What its network predicts.
-    process : object
-        How noise is added.
+    noise_schedule : NoiseSchedule
+        Weights of the clean latent and of the noise at each timestep.
 
     Notes
     -----
@@ -53,7 +54,7 @@ class Backbone:
     >>> import torch
     >>> from diffusion_sklearn import Backbone, load_backbone
     >>> backbone = load_backbone("fashion-scenes")  # a text-to-image model
-    >>> isinstance(backbone, Backbone), backbone.native
+    >>> isinstance(backbone, Backbone), backbone.prediction_type
     (True, 'velocity')
     >>> latents = backbone.encode(torch.zeros(1, 3, 32, 32))  # of a gray image
     >>> tuple(latents.shape)
@@ -81,14 +82,11 @@ class Backbone:
         self.network = getattr(pipeline, "unet", None)
         if self.network is None:
             self.network = pipeline.transformer
-        # In train mode a DiT drops labels at random.
-        for module in pipeline.components.values():
-            if isinstance(module, torch.nn.Module):
-                module.eval()
-        self.process, self.native = read_process(
-            pipeline.scheduler, self.device, self.compute_dtype
+        self.scheduler = pipeline.scheduler
+        self.noise_schedule, self.prediction_type = read_noise_schedule(
+            self.scheduler, self.device, self.compute_dtype
         )
-        self.n_timesteps = self.process.n_timesteps
+        self.n_timesteps = self.noise_schedule.n_timesteps
         self.vae_factor = 1 if self.vae is None else pixels_per_latent(self.vae)
         self.image_size = self._latent_side() * self.vae_factor
 
@@ -96,7 +94,7 @@ class Backbone:
     def prompt_template(self):
         """What "auto" stands for in the estimators: the tokenizer may say."""
         tokenizer = getattr(self.pipeline, "tokenizer", None)
-        return DEFAULT_TEMPLATE if tokenizer is None else own_template(tokenizer)
+        return DEFAULT_TEMPLATE if tokenizer is None else default_template(tokenizer)
 
     @property
     def latent_channels(self):
@@ -141,6 +139,17 @@ class Backbone:
     def dtype(self):
         """The network's dtype."""
         return self.network.dtype
+
+    def is_current(self):
+        """Whether network, autoencoder and scheduler are still the pipeline's.
+
+        Returns
+        -------
+        current : bool
+        """
+        parts = self.pipeline.components.values()
+        own = self.network, self.vae, self.scheduler
+        return all(part is None or any(part is p for p in parts) for part in own)
 
     @property
     def is_compiled(self):
@@ -235,7 +244,9 @@ class Backbone:
         if self.vae is None:
             pixels = pixels.to(self.device, self.compute_dtype)
             return as_channels(pixels, self.latent_channels)
-        return encode_pixels(self._encoder, pixels).to(self.device, self.compute_dtype)
+        with evaluation_mode(self._encoder):
+            latents = encode_pixels(self._encoder, pixels)
+        return latents.to(self.device, self.compute_dtype)
 
     @cached_property
     def _encoder(self):
@@ -258,16 +269,18 @@ class Backbone:
         -------
         noised : Tensor of shape (b, c, h, w)
         """
-        signal, spread = self.process.signal_and_spread(timesteps)
-        return signal * latents + spread * noise
+        alpha, sigma = self.noise_schedule.coefficients(timesteps)
+        return alpha * latents + sigma * noise
 
-    def in_space(self, space, predicted, noised, latents, noise, timesteps):
-        """The network's prediction and the truth, both in the space of the error.
+    def prediction_and_target(
+        self, target, predicted, noised, latents, noise, timesteps
+    ):
+        """The network's prediction and its target, both in the space of the error.
 
         Parameters
         ----------
-        space : {"native", "epsilon", "sample", "velocity"}
-            "native": what the network predicts, as it is.
+        target : {"native", "epsilon", "sample", "velocity"}
+            The space. "native": the prediction type of the network.
         predicted, noised, latents, noise : Tensor of shape (b, c, h, w)
             The network's output and what it was made from.
         timesteps : Tensor of shape (b,), int64
@@ -277,23 +290,13 @@ class Backbone:
         -------
         predicted, truth : Tensor of shape (b, c, h, w)
         """
-        space = self.native if space == "native" else space
-        truth = self.process.view(space, latents, noise, timesteps)
-        if space != self.native:
-            clean, eps = self.process.explain(self.native, predicted, noised, timesteps)
-            predicted = self.process.view(space, clean, eps, timesteps)
+        schedule, own = self.noise_schedule, self.prediction_type
+        target = own if target == "native" else target
+        truth = schedule.target(target, latents, noise, timesteps)
+        if target != own:
+            implied = schedule.latents_and_noise(own, predicted, noised, timesteps)
+            predicted = schedule.target(target, *implied, timesteps)
         return predicted, truth
-
-    def shared_parts(self):
-        """Parts of the network that do not depend on the whole of a row.
-
-        Returns
-        -------
-        parts : dict of tuple of str to list of Module
-            Modules by what their output depends on, of "image", "trial" and
-            "condition". They are run once for the rows of a batch that agree in these.
-        """
-        return {}
 
     def condition(self, names):
         """Encode what the network is conditioned on.
@@ -310,7 +313,7 @@ class Backbone:
         raise NotImplementedError
 
     def null_condition(self):
-        """What the network is conditioned on where nothing is asked for.
+        """What the network is conditioned on where there is no prompt and no class.
 
         Returns
         -------
@@ -324,7 +327,7 @@ class Backbone:
         return self.condition([""])
 
     def encode_null(self, given=None):
-        """The condition that stands for none, as users name it.
+        """The null condition, as users name it.
 
         Parameters
         ----------
@@ -394,7 +397,10 @@ class Backbone:
         -------
         predicted : Tensor of shape (b, c, h, w), float32 or float64
         """
-        return self._output(noised, timesteps, conditions)[:, : noised.shape[1]]
+        with evaluation_mode(self.network):
+            output = self.forward(*self._inputs(noised, timesteps, conditions))
+        output = output[:, : noised.shape[1]]  # without a learned sigma
+        return output.to(noised.device, self.compute_dtype)
 
     def predict_with_variance(self, noised, timesteps, conditions):
         """Run the network once, for its prediction and for its learned variance.
@@ -406,17 +412,23 @@ class Backbone:
 
         Returns
         -------
-        predicted, share : Tensor of shape (b, c, h, w), float32 or float64
-            `share` places the log variance between its bounds, -1 to 1.
+        predicted, log_variance_fraction : Tensor of shape (b, c, h, w)
+            float32 or float64. The fraction places the log variance between its
+            bounds, -1 to 1.
         """
-        return self._output(noised, timesteps, conditions).chunk(2, dim=1)
+        with evaluation_mode(self.network):
+            output = self.forward(*self._inputs(noised, timesteps, conditions))
+        return output.to(noised.device, self.compute_dtype).chunk(2, dim=1)
 
-    def _output(self, noised, timesteps, conditions):
+    def _inputs(self, noised, timesteps, conditions):
+        """What :meth:`forward` takes: on the network's device, in its dtype."""
         dtype = self.dtype if conditions.is_floating_point() else conditions.dtype
-        conditions = conditions.to(self.device, dtype)
-        times = self.process.network_time(timesteps.to(self.device))
-        output = self.forward(noised.to(self.device, self.dtype), times, conditions)
-        return output.to(noised.device, self.compute_dtype)
+        times = self.noise_schedule.network_time(timesteps.to(self.device))
+        return (
+            noised.to(self.device, self.dtype),
+            times,
+            conditions.to(self.device, dtype),
+        )
 
     def _latent_side(self):
         """Side of the latents that the network was trained on."""

@@ -1,53 +1,7 @@
 """Device and dtype: what "auto" means, and what is not possible."""
 
-import multiprocessing
-import os
-import tempfile
-import threading
-from pathlib import Path
-
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
-
-_own_gpu, _claims, _lock = None, [], threading.Lock()
-
-
-def own_gpu():
-    """The GPU that "auto" stands for in this process.
-
-    Worker processes (of loky, Dask, multiprocessing) each get one that no other worker
-    has: the claim is a locked file, which the system unlocks when the process ends,
-    however it ends. More workers than GPUs share them. Where the scheduler shows each
-    worker a single GPU, as Ray and dask-cuda do, that one it is.
-
-    Returns
-    -------
-    index : int
-    """
-    global _own_gpu
-    count = torch.cuda.device_count()
-    if count == 1 or multiprocessing.current_process().name == "MainProcess":
-        return torch.cuda.current_device()
-    with _lock:
-        if _own_gpu is None:
-            _own_gpu = _claim_gpu(count)
-        return _own_gpu
-
-
-def _claim_gpu(count):
-    """The first GPU that no other worker holds, or else any."""
-    for index in range(count):
-        uuid = torch.cuda.get_device_properties(index).uuid
-        path = Path(tempfile.gettempdir()) / f"diffusion-sklearn-{uuid}.lock"
-        claim = FileLock(path, mode=0o666)
-        try:
-            claim.acquire(timeout=0)
-        except Timeout:
-            continue
-        _claims.append(claim)  # for as long as the process lives
-        return index
-    return os.getpid() % count
 
 
 def resolve_device(device):
@@ -56,7 +10,8 @@ def resolve_device(device):
     Parameters
     ----------
     device : "auto", str or torch.device
-        "auto": the first of CUDA, MPS and CPU that is available.
+        "auto": the first of CUDA, MPS and CPU that is available; of several GPUs
+        the current one of the process, which ``CUDA_VISIBLE_DEVICES`` decides.
 
     Returns
     -------
@@ -69,7 +24,7 @@ def resolve_device(device):
     """
     if isinstance(device, str) and device == "auto":
         if torch.cuda.is_available():
-            return torch.empty(1, device=f"cuda:{own_gpu()}").device
+            return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         resolved = torch.device(device)
@@ -108,9 +63,9 @@ def resolve_dtype(dtype, device):
             return torch.float32
         has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if has_bfloat16 else torch.float16
-    known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     name = str(dtype).removeprefix("torch.")
-    for candidate in known:
+    for candidate in dtypes:
         if str(candidate) == f"torch.{name}":
             return candidate
     raise ValueError(
@@ -120,14 +75,13 @@ def resolve_dtype(dtype, device):
 
 
 def to_device(array, device):
-    """An array on a device; to a GPU without waiting until it is there.
+    """Copy an array to a device; to a GPU without waiting for the copy.
 
     Parameters
     ----------
     array : ndarray
         Of any shape.
     device : torch.device
-        Where it is wanted.
 
     Returns
     -------

@@ -32,15 +32,6 @@ class DiTBackbone(Backbone):
         self.labels, self.shared = class_names_of(pipeline)
         self.n_labels = self.network.config.num_embeds_ada_norm
 
-    def shared_parts(self):
-        # Each block embeds timestep and class anew, and scales and shifts by them.
-        norms = [block.norm1 for block in self.network.transformer_blocks]
-        embeddings = [part for norm in norms for part in (norm.emb, norm.linear)]
-        return {
-            ("image", "trial"): [self.network.pos_embed],
-            ("trial", "condition"): [*embeddings, self.network.proj_out_1],
-        }
-
     def condition(self, names):
         """Class ids as the network takes them.
 

@@ -29,15 +29,6 @@ class FluxBackbone(Backbone):
 
     pipelines = ("FluxPipeline",)
 
-    def shared_parts(self):
-        network = self.network
-        return {
-            ("image", "trial"): [network.x_embedder],
-            ("condition",): [network.context_embedder],
-            ("trial", "condition"): [network.time_text_embed],
-        }
-
-    @torch.no_grad()
     def condition(self, names):
         """Pooled embedding (CLIP) and token embeddings (T5) of prompts, side by side.
 
@@ -54,16 +45,16 @@ class FluxBackbone(Backbone):
         length = MOST_TOKENS[bool(self.network.config.guidance_embeds)]
         check_prompts(names, pipeline.tokenizer_2, length, HUB_MODEL)
 
-        def embed(rows):
+        def embed(some):
             tokens, pooled, _ = pipeline.encode_prompt(
-                names[rows],
+                some,
                 prompt_2=None,
                 device=self.device,
                 max_sequence_length=length,
             )
             return join_pooled(pooled, tokens)
 
-        return embed_in_batches(embed, len(names), self.dtype)
+        return embed_in_batches(self, names, embed)
 
     def forward(self, noised, timesteps, conditions):
         config, (h, w) = self.network.config, noised.shape[-2:]

@@ -5,6 +5,7 @@ import json
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from weakref import WeakValueDictionary
 
 from huggingface_hub import hf_hub_download
 
@@ -12,9 +13,9 @@ from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
 from diffusion_sklearn.backbones._digest import digest_weights
 from diffusion_sklearn.backbones._sources import (
+    get_or_load,
     list_bundled,
     load_pretrained,
-    once,
     quiet,
     resolve_name,
 )
@@ -22,11 +23,13 @@ from diffusion_sklearn.backbones._spec import (
     BackboneSpec,
     InMemory,
     is_pipeline,
-    keep,
+    register_pipeline,
 )
 
 BUNDLED = {"fashion-dit": "class-conditional", "fashion-scenes": "text-to-image"}
 """Models that ship with the package, and what each is."""
+
+_in_place = WeakValueDictionary()
 
 
 def backbone_spec(model, device="auto", dtype="auto"):
@@ -46,9 +49,9 @@ def backbone_spec(model, device="auto", dtype="auto"):
     """
     device, dtype = str(device), str(dtype).removeprefix("torch.")
     if isinstance(model, Backbone):
-        return _as_asked(model, device, dtype)
+        return _check_placement(model, device, dtype)
     if is_pipeline(model):
-        model = keep(model)
+        model = register_pipeline(model)
     if isinstance(model, InMemory):
         return BackboneSpec(model, None, device, dtype)
     if not isinstance(model, (str, Path)):
@@ -60,15 +63,15 @@ def backbone_spec(model, device="auto", dtype="auto"):
     return BackboneSpec(*resolve_name(model, BUNDLED), device, dtype)
 
 
-def _as_asked(backbone, device, dtype):
-    """A backbone stays as it is; raise if it was to be elsewhere."""
-    wrong = None
+def _check_placement(backbone, device, dtype):
+    """Return the backbone; raise if another device or dtype is wanted."""
+    mismatch = None
     if device != "auto" and resolve_device(device) != backbone.device:
-        wrong = "device", device, str(backbone.device)
+        mismatch = "device", device, str(backbone.device)
     if dtype != "auto" and resolve_dtype(dtype, backbone.device) != backbone.dtype:
-        wrong = "dtype", dtype, str(backbone.dtype)
-    if wrong:
-        name, value, there = wrong
+        mismatch = "dtype", dtype, str(backbone.dtype)
+    if mismatch:
+        name, value, there = mismatch
         raise ValueError(
             f"{name}={value!r}, but the backbone passed as model has {name}={there!r}; "
             f"pass {name}='auto', or load it with load_backbone(..., {name}={value!r})."
@@ -155,7 +158,7 @@ def get_backbone(spec):
         )
         return _make(pipeline.to(device), spec)
 
-    return once((spec.model, spec.revision, str(device), dtype), load)
+    return get_or_load((spec.model, spec.revision, str(device), dtype), load)
 
 
 def _wrap(spec):
@@ -171,33 +174,45 @@ def _wrap(spec):
     if spec.dtype != "auto":
         dtype = resolve_dtype(spec.dtype, device)
     if (pipeline.device, pipeline.dtype) == (device, dtype):
-        return _make(pipeline, spec)
+        return _wrap_in_place(pipeline, spec)
     key = (spec.model.token, digest_weights(pipeline), str(device), dtype)
-    return once(key, lambda: _make(copy.deepcopy(pipeline).to(device, dtype), spec))
+    return get_or_load(
+        key, lambda: _make(copy.deepcopy(pipeline).to(device, dtype), spec)
+    )
+
+
+def _wrap_in_place(pipeline, spec):
+    """The backbone of a pipeline object; the same one while anybody holds it."""
+    key = spec.model.token, str(pipeline.device), pipeline.dtype
+    backbone = _in_place.get(key)
+    if backbone is None or not backbone.is_current():
+        backbone = _in_place[key] = _make(pipeline, spec)
+    return backbone
 
 
 def _load_elsewhere(spec):
     """The backbone of a pipeline object, away from the process it was made in."""
-    kept = spec.model
-    if not kept.name:
+    in_memory = spec.model
+    if not in_memory.name:
         raise OSError(
             "The diffusers pipeline of this estimator was made in another process, "
             "never loaded from a name or folder, and pickles hold no weights. Save it "
             "with pipeline.save_pretrained(folder, safe_serialization=True) and pass "
             "model=folder."
         )
-    found = get_backbone(BackboneSpec(kept.name, None, spec.device, kept.dtype))
-    if digest_weights(found.pipeline) != kept.weights:
+    name, dtype = in_memory.name, in_memory.dtype
+    backbone = get_backbone(BackboneSpec(name, None, spec.device, dtype))
+    if digest_weights(backbone.pipeline) != in_memory.weights:
         raise OSError(
-            f"The diffusers pipeline of this estimator was loaded from {kept.name!r} "
+            f"The diffusers pipeline of this estimator was loaded from {name!r} "
             "and has other weights than are found there (changed after loading, or of "
             "another revision), and pickles hold no weights. Save it with "
             "pipeline.save_pretrained(folder, safe_serialization=True) and pass "
             "model=folder."
         )
     if spec.dtype == "auto":
-        return found
-    return get_backbone(BackboneSpec(kept.name, None, spec.device, spec.dtype))
+        return backbone
+    return get_backbone(BackboneSpec(name, None, spec.device, spec.dtype))
 
 
 def families():
@@ -233,10 +248,10 @@ def _with_subclasses(cls):
 
 def _make(pipeline, spec):
     """The backbone of a pipeline's family; it remembers the spec for its pickle."""
-    known = families()
+    by_name = families()
     for cls in type(pipeline).__mro__:
-        if cls.__name__ in known:
-            backbone = known[cls.__name__](pipeline)
+        if cls.__name__ in by_name:
+            backbone = by_name[cls.__name__](pipeline)
             backbone.spec = spec
             return backbone
     raise _unsupported(type(pipeline).__name__)

@@ -1,9 +1,7 @@
 """PixArt-alpha and -Sigma: a DiT that attends to the tokens of T5."""
 
-import torch
-
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import embed_with_mask, keys_and_values
+from diffusion_sklearn.backbones._text import embed_with_mask
 
 HUB_MODEL = "PixArt-alpha/PixArt-Sigma-XL-2-512-MS"
 
@@ -24,16 +22,6 @@ class PixArtBackbone(Backbone):
         is_sigma = "Sigma" in type(pipeline).__name__
         self.most_tokens = 300 if is_sigma else 120
 
-    def shared_parts(self):
-        network = self.network
-        keys = keys_and_values(network.transformer_blocks)
-        return {
-            ("image", "trial"): [network.pos_embed],
-            ("condition",): [network.caption_projection, *keys],
-            ("trial",): [network.adaln_single.linear],
-        }
-
-    @torch.no_grad()
     def condition(self, names):
         """Token embeddings of prompts, with their mask as a last channel.
 

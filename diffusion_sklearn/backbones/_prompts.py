@@ -6,7 +6,7 @@ import warnings
 DEFAULT_TEMPLATE = "a photo of a {}."
 
 
-def own_template(tokenizer):
+def default_template(tokenizer):
     """The prompt template that a model was made for.
 
     Parameters
@@ -59,20 +59,19 @@ def check_prompts(prompts, tokenizer, length, instead):
             )
 
 
-def tokenize(tokenizer, prompts, length, instead):
-    """Token ids of prompts, padded to one length.
+def tokenize(tokenizer, prompts, length):
+    """Token ids of prompts, padded or cut to one length.
 
     Parameters
     ----------
-    tokenizer, prompts, length, instead
-        As in :func:`check_prompts`, which they go through.
+    tokenizer, prompts, length
+        As in :func:`check_prompts`.
 
     Returns
     -------
     tokens : BatchEncoding
         ``input_ids`` (n, length), and ``attention_mask`` if the tokenizer makes one.
     """
-    check_prompts(prompts, tokenizer, length, instead)
     return tokenizer(
         prompts,
         padding="max_length",

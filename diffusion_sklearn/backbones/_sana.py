@@ -2,10 +2,8 @@
 
 import inspect
 
-import torch
-
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import embed_with_mask, keys_and_values
+from diffusion_sklearn.backbones._text import embed_with_mask
 
 HUB_MODEL = "Efficient-Large-Model/Sana_600M_512px_diffusers"
 MOST_TOKENS = 300
@@ -21,14 +19,6 @@ class SanaBackbone(Backbone):
     """
 
     pipelines = ("SanaPipeline",)
-
-    def shared_parts(self):
-        network = self.network
-        keys = keys_and_values(network.transformer_blocks)
-        return {
-            ("image", "trial"): [network.patch_embed],
-            ("condition",): [network.caption_projection, network.caption_norm, *keys],
-        }
 
     def condition(self, names):
         """Token embeddings of prompts, with their mask as a last channel.
@@ -49,10 +39,14 @@ class SanaBackbone(Backbone):
         """The empty prompt, without the instruction, as in its pipeline."""
         return self._embed([""], None)
 
-    @torch.no_grad()
     def _embed(self, names, instruction):
-        told = {"complex_human_instruction": instruction}
-        return embed_with_mask(self, names, MOST_TOKENS, HUB_MODEL, **told)
+        return embed_with_mask(
+            self,
+            names,
+            MOST_TOKENS,
+            HUB_MODEL,
+            complex_human_instruction=instruction,
+        )
 
     def forward(self, noised, timesteps, conditions):
         return self.network(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from huggingface_hub.constants import HF_HUB_OFFLINE
@@ -14,16 +15,39 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 
 _loaded = {}
+_derived = WeakKeyDictionary()  # owner -> (key, what was made)
 _lock = threading.RLock()
 
 
-def once(key, make):
-    """What `make` returns, made at the first call of the process with this key.
+def get_or_load(key, load):
+    """Load a model at the first call of the process, and return it at all others.
 
     Parameters
     ----------
     key : hashable
-        Names what is made: model, revision, device and dtype.
+        Model, revision, device and dtype.
+    load : callable
+        Without arguments; returns the model.
+
+    Returns
+    -------
+    model : object
+    """
+    with _lock:
+        if key not in _loaded:
+            _loaded[key] = load()
+        return _loaded[key]
+
+
+def get_or_make(owner, key, make):
+    """Make something of a loaded model once, for as long as its owner lives.
+
+    Parameters
+    ----------
+    owner : object
+        It is made anew for another owner.
+    key : object
+        It is made anew, in place of the last, where this differs.
     make : callable
         Without arguments.
 
@@ -32,15 +56,15 @@ def once(key, make):
     made : object
     """
     with _lock:
-        if key not in _loaded:
-            _loaded[key] = make()
-        return _loaded[key]
+        if owner not in _derived or _derived[owner][0] != key:
+            _derived[owner] = key, make()
+        return _derived[owner][1]
 
 
 def clear_cache():
-    """Forget the models loaded so far, to free their memory.
+    """Release the models loaded so far, to free their memory.
 
-    Estimators stay usable: they load again at the next call.
+    Estimators stay usable: they load their model again at the next call.
 
     Examples
     --------
@@ -54,6 +78,7 @@ def clear_cache():
     """
     with _lock:
         _loaded.clear()
+        _derived.clear()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

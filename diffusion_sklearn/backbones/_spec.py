@@ -85,8 +85,8 @@ def _recall(token, name, dtype, weights):
     return InMemory(token, name, dtype, _in_memory.get(token), weights)
 
 
-def keep(pipeline):
-    """Make a pipeline object findable by a token, without owning it.
+def register_pipeline(pipeline):
+    """Register a pipeline object under a token, without keeping it alive.
 
     Parameters
     ----------
@@ -95,10 +95,10 @@ def keep(pipeline):
 
     Returns
     -------
-    kept : InMemory
+    model : InMemory
     """
-    known = (token for token, p in list(_in_memory.items()) if p is pipeline)
-    token = next(known, None) or uuid4().hex
+    tokens = (token for token, p in list(_in_memory.items()) if p is pipeline)
+    token = next(tokens, None) or uuid4().hex
     _in_memory[token] = pipeline
     dtype = str(pipeline.dtype).removeprefix("torch.")
     return InMemory(token, pipeline.name_or_path or "", dtype, pipeline)
@@ -116,7 +116,7 @@ def pack_model(model):
     -------
     model : str, Path, InMemory or Backbone
     """
-    return keep(model) if is_pipeline(model) else model
+    return register_pipeline(model) if is_pipeline(model) else model
 
 
 def unpack_model(model):

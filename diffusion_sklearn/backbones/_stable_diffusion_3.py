@@ -1,7 +1,5 @@
 """Stable Diffusion 3 and 3.5: a flow-matching transformer, three text encoders."""
 
-import torch
-
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._prompts import check_prompts
 from diffusion_sklearn.backbones._text import (
@@ -25,15 +23,6 @@ class StableDiffusion3Backbone(Backbone):
 
     pipelines = ("StableDiffusion3Pipeline",)
 
-    def shared_parts(self):
-        network = self.network
-        return {
-            ("image", "trial"): [network.pos_embed],
-            ("condition",): [network.context_embedder],
-            ("trial", "condition"): [network.time_text_embed],
-        }
-
-    @torch.no_grad()
     def condition(self, names):
         """Pooled embedding and token embeddings of prompts, side by side.
 
@@ -53,9 +42,9 @@ class StableDiffusion3Backbone(Backbone):
         else:
             check_prompts(names, t5, 256, HUB_MODEL)
 
-        def embed(rows):
+        def embed(some):
             tokens, _, pooled, _ = pipeline.encode_prompt(
-                names[rows],
+                some,
                 prompt_2=None,
                 prompt_3=None,
                 device=self.device,
@@ -63,7 +52,7 @@ class StableDiffusion3Backbone(Backbone):
             )
             return join_pooled(pooled, tokens)
 
-        return embed_in_batches(embed, len(names), self.dtype)
+        return embed_in_batches(self, names, embed)
 
     def forward(self, noised, timesteps, conditions):
         config = self.network.config

@@ -1,7 +1,6 @@
 """Stable Diffusion XL: a U-Net that knows tokens, a pooled prompt and a size."""
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
 
 from diffusion_sklearn.backbones._prompts import check_prompts
 from diffusion_sklearn.backbones._stable_diffusion import (
@@ -11,7 +10,6 @@ from diffusion_sklearn.backbones._stable_diffusion import (
 from diffusion_sklearn.backbones._text import (
     embed_in_batches,
     join_pooled,
-    keys_and_values,
     split_pooled,
 )
 
@@ -29,16 +27,6 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
 
     pipelines = ("StableDiffusionXLPipeline",)
 
-    def shared_parts(self):
-        # Every block sees the pooled prompt, through the embedding of the timestep.
-        unet = self.network
-        blocks = [m for m in unet.modules() if isinstance(m, BasicTransformerBlock)]
-        return {
-            ("image", "trial"): [unet.conv_in],
-            ("condition",): keys_and_values(blocks),
-        }
-
-    @torch.no_grad()
     def condition(self, names):
         """Pooled embedding and token embeddings of prompts, side by side.
 
@@ -55,13 +43,13 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
         tokenizer = pipeline.tokenizer_2
         check_prompts(names, tokenizer, tokenizer.model_max_length, HUB_MODEL)
 
-        def embed(rows):
+        def embed(some):
             tokens, _, pooled, _ = pipeline.encode_prompt(
-                names[rows], device=self.device, do_classifier_free_guidance=False
+                some, device=self.device, do_classifier_free_guidance=False
             )
             return join_pooled(pooled, tokens)
 
-        return embed_in_batches(embed, len(names), self.dtype)
+        return embed_in_batches(self, names, embed)
 
     def null_condition(self):
         """The empty prompt, which is all zeros where the pipeline says so."""

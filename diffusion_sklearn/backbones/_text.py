@@ -2,25 +2,11 @@
 
 import torch
 
+from diffusion_sklearn.backbones._batches import BatchSize, in_batches
+from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._prompts import check_prompts
 
-AT_ONCE = 64
-
-
-def keys_and_values(blocks):
-    """Projections of the prompt in cross-attention, which see nothing else.
-
-    Parameters
-    ----------
-    blocks : iterable of Module
-        With a cross-attention ``attn2``, or None in its place.
-
-    Returns
-    -------
-    modules : list of Module
-    """
-    crossings = [block.attn2 for block in blocks if block.attn2 is not None]
-    return [part for attn in crossings for part in (attn.to_k, attn.to_v)]
+BATCH_SIZE = 64  # prompts
 
 
 def join_pooled(pooled, tokens):
@@ -56,15 +42,15 @@ def split_pooled(conditions, n_pooled, width):
     return conditions[:, :n_pooled], tokens
 
 
-def embed_with_mask(backbone, names, length, instead, **options):
+def embed_with_mask(backbone, prompts, length, instead, **options):
     """Token embeddings of a pipeline with their mask as a last channel.
 
     Parameters
     ----------
     backbone : Backbone
         Its pipeline's ``encode_prompt`` returns tokens and mask first.
-    names : list of str
-        Prompts.
+    prompts : list of str
+        The prompts.
     length : int
         Tokens that the network reads.
     instead : str
@@ -74,14 +60,14 @@ def embed_with_mask(backbone, names, length, instead, **options):
 
     Returns
     -------
-    conditions : Tensor of shape (len(names), length, d + 1)
+    conditions : Tensor of shape (len(prompts), length, d + 1)
     """
-    pipeline, names = backbone.pipeline, list(names)
-    check_prompts(names, pipeline.tokenizer, length, instead)
+    pipeline, prompts = backbone.pipeline, list(prompts)
+    check_prompts(prompts, pipeline.tokenizer, length, instead)
 
-    def embed(rows):
+    def embed(some):
         tokens, mask, _, _ = pipeline.encode_prompt(
-            names[rows],
+            some,
             do_classifier_free_guidance=False,
             device=backbone.device,
             max_sequence_length=length,
@@ -89,37 +75,46 @@ def embed_with_mask(backbone, names, length, instead, **options):
         )
         return torch.cat([tokens, mask[..., None].to(tokens.dtype)], dim=-1)
 
-    return embed_in_batches(embed, len(names), backbone.dtype)
+    return embed_in_batches(backbone, prompts, embed)
 
 
-def embed_in_batches(embed, n, dtype):
-    """Embed many prompts.
+def embed_in_batches(backbone, prompts, embed):
+    """Embed many prompts, with the text encoders in evaluation mode.
 
     Parameters
     ----------
+    backbone : Backbone
+        With the pipeline that has the text encoders.
+    prompts : list of str
+        The prompts.
     embed : callable
-        Takes a slice of the prompts; returns a Tensor of shape (n_slice, ...).
-    n : int
-        How many prompts there are.
-    dtype : torch.dtype
-        Of the network that they are for.
+        Takes some of the prompts; returns a Tensor of shape (n_some, ...).
 
     Returns
     -------
-    conditions : Tensor of shape (n, ...)
-        On the CPU.
+    conditions : Tensor of shape (len(prompts), ...)
+        On the CPU, in the network's dtype.
 
     Raises
     ------
     FloatingPointError
         If a text encoder overflowed, as one in float16 may.
     """
-    batches = [slice(start, start + AT_ONCE) for start in range(0, n, AT_ONCE)]
-    parts = [embed(batch).cpu() for batch in batches]
-    conditions = torch.cat(parts).to(dtype)
+    encoders = [
+        part
+        for name, part in backbone.pipeline.components.items()
+        if name.startswith("text_encoder") and part is not None
+    ]
+
+    def embed_batch(rows):
+        return embed(prompts[rows]).cpu()
+
+    with torch.no_grad(), evaluation_mode(*encoders):
+        batches = list(in_batches(embed_batch, len(prompts), BatchSize(BATCH_SIZE)))
+    conditions = torch.cat(batches).to(backbone.dtype)
     if not conditions.isfinite().all():
         raise FloatingPointError(
-            f"The text encoder gave NaN or infinity in {parts[0].dtype}; pass "
+            f"The text encoder gave NaN or infinity in {batches[0].dtype}; pass "
             "dtype='bfloat16' or 'float32'."
         )
     return conditions

@@ -4,8 +4,12 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
-from diffusion_sklearn.backbones._prompts import own_template, tokenize
-from diffusion_sklearn.backbones._sources import load_pretrained, once, quiet
+from diffusion_sklearn.backbones._prompts import (
+    check_prompts,
+    default_template,
+    tokenize,
+)
+from diffusion_sklearn.backbones._sources import get_or_load, load_pretrained, quiet
 from diffusion_sklearn.baselines._checkpoints import pixels_for, read_part
 from diffusion_sklearn.baselines._dual_encoder import HUB_MODEL, ContrastiveModel
 from diffusion_sklearn.baselines._open_clip import (
@@ -34,10 +38,13 @@ class TransformersModel(ContrastiveModel):
     def __init__(self, model, tokenizer, processor):
         read = model.config.get_text_config().max_position_embeddings
         length = min(tokenizer.model_max_length, read)
-        super().__init__(model, tokenizer, processor, own_template(tokenizer), length)
+        super().__init__(
+            model, tokenizer, processor, default_template(tokenizer), length
+        )
 
     def _tokenize(self, prompts):
-        return tokenize(self.tokenizer, prompts, self._length, HUB_MODEL).input_ids
+        check_prompts(prompts, self.tokenizer, self._length, HUB_MODEL)
+        return tokenize(self.tokenizer, prompts, self._length).input_ids
 
     def _prepare(self, images, first):
         return pixels_for(self.model, self.processor, images, first)
@@ -94,7 +101,7 @@ def get_contrastive(name, revision, device, dtype):
 
         return load_pretrained(name, revision, read, BUNDLED, save_with)
 
-    return once(("contrastive", name, revision, str(device), dtype), load)
+    return get_or_load(("contrastive", name, revision, str(device), dtype), load)
 
 
 def _read_transformers(name, source, how):

@@ -16,7 +16,7 @@ from diffusion_sklearn.backbones._batches import in_batches, resolve_batch_size
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.baselines._activations import as_maps, find_layer, layer_output
 from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
-from diffusion_sklearn.engine._cpu import FastKernels, kept_memory
+from diffusion_sklearn.engine._kernels import FastKernels
 from diffusion_sklearn.engine._trials import make_trials
 from diffusion_sklearn.images._pixels import holds_rows, to_pixels
 
@@ -254,7 +254,7 @@ class DiffusionFeatures(
         features = np.empty((len(images), self._n_features_out), np.float32)
         done, advice = 0, "Pass batch_size={} to start with that."
         bar = tqdm(total=len(images), unit="image", disable=not self.verbose)
-        with kept_memory(backbone.device), bar:
+        with bar:
             for part in in_batches(features_of, len(images), batch_size, advice):
                 features[done : done + len(part)] = part
                 done += len(part)

@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from diffusion_sklearn.backbones._class_names import index_names
 from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
-from diffusion_sklearn.backbones._sources import load_pretrained, once, quiet
+from diffusion_sklearn.backbones._sources import get_or_load, load_pretrained, quiet
 from diffusion_sklearn.baselines._checkpoints import (
     describe_checkpoint,
     pixels_for,
@@ -349,4 +349,4 @@ def get_classifier(name, revision, device, dtype):
         save_with = "save_pretrained(folder) of model and image processor"
         return load_pretrained(name, revision, read, BUNDLED, save_with)
 
-    return once(("classifier", name, revision, str(device), dtype), load)
+    return get_or_load(("classifier", name, revision, str(device), dtype), load)

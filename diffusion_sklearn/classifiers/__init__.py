@@ -1,7 +1,7 @@
 """The scikit-learn estimators."""
 
 from diffusion_sklearn.classifiers._conditional import ConditionalDiffusionClassifier
-from diffusion_sklearn.classifiers._weights import fit_timestep_weights
+from diffusion_sklearn.classifiers._timestep_weights import fit_timestep_weights
 from diffusion_sklearn.classifiers._zero_shot import ZeroShotDiffusionClassifier
 
 __all__ = [

@@ -1,10 +1,7 @@
-"""What both estimators share: parameters, fit, and the public methods."""
+"""Parameters, fit and predictions that both diffusion classifiers share."""
 
-import copy
 import logging
 from abc import abstractmethod
-from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -13,37 +10,40 @@ from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
+from diffusion_sklearn.backbones._sources import get_or_make
 from diffusion_sklearn.backbones._spec import describe
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
 from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn.classifiers._prefilter import (
     candidates,
+    combine_with_prefilter,
     fit_prefilter,
-    groups_with_the_rest,
 )
-from diffusion_sklearn.classifiers._weights import resolve_weights
-from diffusion_sklearn.engine._errors import DenoisingErrors, error_difference
-from diffusion_sklearn.engine._posterior import check_priors
-from diffusion_sklearn.engine._pruning import check_pruning, stage_ends
-from diffusion_sklearn.engine._scoring import (
-    Scoring,
-    check_variance,
-    encode,
-    keep_answer,
-    keep_errors,
-    keep_mean,
-    score,
-    with_progress,
+from diffusion_sklearn.engine._cache import ErrorCache, ErrorStore
+from diffusion_sklearn.engine._errors import (
+    DenoisingErrors,
+    error_difference,
+    iter_errors,
 )
-from diffusion_sklearn.engine._store import ErrorStore
-from diffusion_sklearn.engine._trials import (
-    check_timesteps,
-    check_weights,
-    make_trials,
-)
+from diffusion_sklearn.engine._plan import Plan
+from diffusion_sklearn.engine._posterior import check_priors, log_posterior
+from diffusion_sklearn.engine._progress import ProgressBar
+from diffusion_sklearn.engine._pruning import check_pruning
+from diffusion_sklearn.engine._trials import check_timesteps, make_trials
+from diffusion_sklearn.engine._weights import trial_weights
+from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_workers
 from diffusion_sklearn.images._pixels import to_pixels
 
 logger = logging.getLogger(__name__)
+
+_ESTIMATOR_FOR = {
+    "text": "ZeroShotDiffusionClassifier",
+    "class": "ConditionalDiffusionClassifier",
+}
+
+
+class Fit:
+    """Identity of a fit, to which its plan belongs; a pickle has one of its own."""
 
 
 class BaseDiffusionClassifier(BaseImageClassifier):
@@ -111,8 +111,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         Parameters
         ----------
         X : list, array-like or Tensor, default=None
-            Images, not looked at but for their number (and, as flat rows, their
-            width).
+            Images; only their number is used (and, of flat rows, the width).
         y : array-like of shape (n_images,), default=None
             Labels. Where `classes` is not given, they are the label set.
         classes : array-like of shape (n_classes,), default=None
@@ -131,21 +130,23 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             If the model can't be had.
         """
         self._check_parameters(self.n_trials)
-        y, labels, names, listed = self._resolve_labels(X, y, classes)
-        priors = check_priors(self.priors, labels)
-        drawn = self._draw_trials()
-        backbone = get_backbone(drawn["_spec"])
-        conditions, encoded = self._encode_classes(backbone, labels, names, listed)
+        y, labels, names, classes_given = self._resolve_labels(X, y, classes)
+        check_priors(self.priors, labels)
+        spec, trials = self._load_and_draw()
+        class_conditions = self._resolve_conditions(
+            get_backbone(spec), labels, names, classes_given
+        )
+        conditions = self._encode(spec, class_conditions)
+        plan = self._make_plan(spec, trials, conditions, len(labels))
         prefilter = None
         if self.prefilter is not None:
             prefilter = fit_prefilter(self.prefilter, X, y, labels)
 
-        # All has gone well: what was fitted before goes now.
+        # Set fitted attributes only after success.
         self.classes_, self.n_classes_ = labels, len(labels)
-        self.prefilter_, self._priors = prefilter, priors
-        self._conditions = conditions
-        for name, value in {**drawn, **encoded}.items():
-            setattr(self, name, value)
+        self.trials_, self.prefilter_ = trials, prefilter
+        self._spec, self._conditions, self._fit = spec, plan.conditions, Fit()
+        self._set_conditions(class_conditions)
         return self
 
     @property
@@ -167,11 +168,21 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         log_proba : ndarray of shape (n_images, n_classes), float64
             Columns in the order of `classes_`.
         """
-        _, log_proba = self._score(X, keep_answer)
-        return log_proba
+        images, plan = self._check_images(X), self._fitted_plan()
+        priors = check_priors(self.priors, self.classes_)
+        active, outside = self._candidates(X, len(images), priors)
+        log_proba = []
+        with self._cache(plan) as cache, ProgressBar(len(images), self.verbose) as bar:
+            for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
+                errors = errors * plan.weights  # (n, k, m)
+                log_proba.append(
+                    log_posterior(errors, plan.n_elements, priors, self.temperature)
+                )
+                bar.update(n_evaluations)
+        return combine_with_prefilter(np.concatenate(log_proba), active, outside)
 
     def denoising_errors(self, X):
-        """Error of every image, class and trial that a prediction is made of.
+        """Error of every image, class and trial behind a prediction.
 
         Parameters
         ----------
@@ -184,9 +195,25 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             With ``errors`` (n_images, n_classes, n_trials) float32, NaN where pruned,
             ``timesteps``, ``n_evaluations``, ``log_proba`` and ``classes``.
         """
-        n_evaluations, log_proba, errors = self._score(X, keep_errors)
+        images, plan = self._check_images(X), self._fitted_plan()
+        priors = check_priors(self.priors, self.classes_)
+        active, outside = self._candidates(X, len(images), priors)
+        errors, n_evaluations, log_proba = [], [], []
+        with self._cache(plan) as cache, ProgressBar(len(images), self.verbose) as bar:
+            for group, n_rows in self._iter_errors(plan, images, active, cache):
+                errors.append(group.astype(np.float32))
+                n_evaluations.append(n_rows)
+                group = group * plan.weights  # (n, k, m)
+                log_proba.append(
+                    log_posterior(group, plan.n_elements, priors, self.temperature)
+                )
+                bar.update(n_rows)
         return DenoisingErrors(
-            errors, self.trials_.timesteps, n_evaluations, log_proba, self.classes_
+            np.concatenate(errors),
+            self.trials_.timesteps,
+            np.concatenate(n_evaluations),
+            combine_with_prefilter(np.concatenate(log_proba), active, outside),
+            self.classes_,
         )
 
     def evidence(self, X, a, b):
@@ -218,14 +245,14 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                     f"{name}={label!r} is none of classes_={self.classes_.tolist()}."
                 )
         pair = np.searchsorted(self.classes_, [a, b])
-        scoring = self._scoring(pruning=None)
-        plan, size = scoring.make_plan(self._conditions, self.n_classes_)
-        maps = []
+        plan = self._fitted_plan(pruning=None)
+        size, maps = plan.image_size, []
         for index in range(len(images)):
             pixels = to_pixels(images[index : index + 1], size, index)
-            gap = error_difference(encode(pixels, plan), *pair, plan)  # (h, w)
-            maps.append(F.interpolate(gap[None, None], (size, size), mode="bilinear"))
-        return torch.cat(maps)[:, 0].cpu().numpy()
+            difference = torch.from_numpy(error_difference(plan, pixels, *pair))
+            difference = difference.float()[None, None]  # (1, 1, h, w)
+            maps.append(F.interpolate(difference, (size, size), mode="bilinear"))
+        return torch.cat(maps)[:, 0].numpy()
 
     def score_samples(self, X):
         r"""How likely images are to the model, whatever their class.
@@ -261,28 +288,23 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         .. [1] Nalisnick, Matsukawa, Teh, Gorur and Lakshminarayanan, "Do Deep
            Generative Models Know What They Don't Know?", ICLR 2019.
         """
-        scorer, images = self._scorer(), self._read_images(X)
-        reduce = partial(
-            keep_mean, weights=scorer._weights, n_elements=scorer._n_elements()
-        )
-        null = scorer.backbone_.encode_null(self.null_condition)
-        scoring = replace(scorer._scoring(pruning=None), guidance_scale=1.0, null=None)
-        alive = np.ones((len(images), 1), bool)
-        groups = score(scoring, images, alive, null, reduce, self.n_jobs)
-        return -np.concatenate(with_progress(groups, len(images), self.verbose))[:, 0]
+        images, (spec, trials) = self._read_images(X), self._model_and_trials()
+        null = get_backbone(spec).encode_null(self.null_condition)
+        errors = self._mean_errors(spec, trials, images, null, guidance_scale=1)
+        return -errors[:, 0]
 
-    def _scorer(self):
-        """Itself with trials, which an estimator that is not fitted draws anew."""
-        fitted = hasattr(self, "trials_")
-        self._check_parameters(len(self.trials_) if fitted else self.n_trials)
-        if fitted:
-            return self
-        scorer = copy.copy(self)
-        vars(scorer).update(self._draw_trials())
-        return scorer
+    def _check_parameters(self, n_trials):
+        self._validate_params()
+        check_pruning(self.pruning, n_trials)
+        check_timesteps(self.timesteps)
 
-    def _draw_trials(self):
-        """What `fit` sets that has nothing to do with the classes."""
+    def _check_images(self, X):
+        check_is_fitted(self, "classes_")
+        self._check_parameters(len(self.trials_))  # they may have been set since fit
+        return self._read_images(X)
+
+    def _load_and_draw(self):
+        """The model's spec, and trials for it."""
         spec = backbone_spec(self.model, self.device, self.dtype)
         backbone = get_backbone(spec)
         if backbone.kind != self._kind:
@@ -293,104 +315,153 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             )
         dtype = str(backbone.dtype).removeprefix("torch.")
         logger.info("%s on %s, %s", backbone.name, backbone.device, dtype)
-        backbone.latent_shape(self.image_size or backbone.image_size)
-        check_variance(self.loss, backbone)
         trials = make_trials(
             self.timesteps,
             self.n_trials,
             backbone.n_timesteps,
             check_random_state(self.random_state),
-            stage_ends(self.pruning),
         )
-        weights = self.timestep_weights
-        if not isinstance(weights, str):
-            weights = check_weights(weights, trials.timesteps, backbone.n_timesteps)
-        null = None
-        if self.guidance_scale != 1:
-            null = backbone.encode_null(self.null_condition)
-        return {
-            "_spec": spec,
-            "trials_": trials,
-            "_given_weights": weights,
-            "_guidance_scale": self.guidance_scale,
-            "_null": null,
+        return spec, trials
+
+    def _model_and_trials(self):
+        """Those of `fit`, or new ones for an estimator that is not fitted."""
+        fitted = hasattr(self, "trials_")
+        self._check_parameters(len(self.trials_) if fitted else self.n_trials)
+        return (self._spec, self.trials_) if fitted else self._load_and_draw()
+
+    def _encode(self, spec, class_conditions):
+        """Conditions of all classes, (n_classes * n_prompts, ...)."""
+        flat = [condition for group in class_conditions for condition in group]
+        return get_backbone(spec).condition(flat)
+
+    def _make_plan(self, spec, trials, conditions, n_classes, **settings):
+        """The plan of a prediction, from the parameters as they are now."""
+        backbone = get_backbone(spec)
+        settings = {
+            "pruning": self.pruning,
+            "guidance_scale": self.guidance_scale,
+            **settings,
         }
-
-    @property
-    def _weights(self):
-        """Weight of each trial's error; a name stands for others in another space."""
-        return resolve_weights(
-            self._given_weights, self.trials_.timesteps, self.backbone_, self.target
-        )
-
-    def _score(self, X, keep):
-        """What is kept of the images: evaluations, log posterior, perhaps errors."""
-        images = self._check_images(X)
-        groups = self._groups(images, X, keep)
-        kept = with_progress(groups, len(images), self.verbose)
-        return [np.concatenate(parts) for parts in zip(*kept, strict=True)]
-
-    def _groups(self, images, X, keep):
-        """Groups of checked images, with what is kept of each, as they are scored."""
-        alive = np.ones((len(images), self.n_classes_), bool)
-        if self.prefilter_ is not None:
-            alive, rest = candidates(
-                self.prefilter_, X, self.classes_, self.n_candidates, self._priors
-            )
-        reduce = partial(
-            keep,
-            weights=self._weights,
-            n_elements=self._n_elements(),
-            priors=self._priors,
-            temperature=self.temperature,
-        )
-        scoring = self._scoring(self.pruning)
-        groups = score(scoring, images, alive, self._conditions, reduce, self.n_jobs)
-        if self.prefilter_ is not None:
-            groups = groups_with_the_rest(groups, alive, rest)
-        return groups
-
-    def _scoring(self, pruning):
-        return Scoring(
-            spec=self._spec,
-            trials=self.trials_,
-            weights=self._weights,
-            pruning=pruning,
+        null = None
+        if settings["guidance_scale"] != 1:
+            null = backbone.encode_null(self.null_condition)
+        return Plan(
+            spec,
+            trials,
+            conditions,
+            n_classes,
+            weights=trial_weights(self.timestep_weights, trials, backbone, self.target),
             loss=self.loss,
             target=self.target,
-            guidance_scale=self._guidance_scale,
-            null=self._null,
-            image_size=self.image_size,
+            null=null,
+            image_size=self.image_size or backbone.image_size,
             batch_size=self.batch_size,
-            memory=ErrorStore.of(self.memory),
+            **settings,
         )
 
-    def _n_elements(self):
-        backbone = self.backbone_
-        size = self.image_size or backbone.image_size
-        return int(np.prod(backbone.latent_shape(size)))
+    def _fitted_plan(self, **settings):
+        """The plan of this fit, made once for the same parameters."""
+        backbone, trials = self.backbone_, self.trials_
+        weights = trial_weights(self.timestep_weights, trials, backbone, self.target)
+        key = (
+            backbone,
+            str(backbone.device),
+            backbone.dtype,
+            weights.tobytes(),
+            repr(settings.get("pruning", self.pruning)),
+            self.loss,
+            self.target,
+            self.guidance_scale,
+            self.null_condition,
+            self.image_size,
+            self.batch_size,
+        )
+        conditions, n_classes = self._conditions, self.n_classes_
 
-    def _check_parameters(self, n_trials):
-        self._validate_params()
-        check_pruning(self.pruning, n_trials)
-        check_timesteps(self.timesteps)
+        def make():
+            return self._make_plan(
+                self._spec, trials, conditions, n_classes, **settings
+            )
 
-    def _check_images(self, X):
-        check_is_fitted(self, "classes_")
-        # Those that say how to predict may have been set since fit.
-        self._check_parameters(len(self.trials_))
-        return self._read_images(X)
+        return get_or_make(self._fit, key, make)
+
+    def _cache(self, plan):
+        """The kept errors of a plan, as a context; None without `memory`."""
+        return ErrorCache.open(ErrorStore.of(self.memory), plan)
+
+    def _iter_errors(self, plan, images, active, cache=None):
+        """Errors of groups of images, computed here or by joblib's workers."""
+        if has_workers(self.n_jobs, len(images)):
+            store = None if cache is None else cache.store
+            return iter_errors_of_workers(plan, images, active, store, self.n_jobs)
+        return iter_errors(plan, images, active, cache)
+
+    def _candidates(self, X, n_images, priors):
+        """Classes to evaluate, and the prefilter's probability of the others."""
+        if self.prefilter_ is None:
+            active = np.ones((n_images, self.n_classes_), bool)
+            return active, np.zeros(active.shape)
+        return candidates(self.prefilter_, X, self.classes_, self.n_candidates, priors)
+
+    def _all_errors(self, X, trials=None):
+        """Errors of all classes and trials, whatever the pruning and the prefilter.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+        trials : Trials, default=None
+            None: those of `fit`, whose errors `memory` may hold.
+
+        Returns
+        -------
+        errors : ndarray of shape (n_images, n_classes, n_trials), float64
+        """
+        images = self._check_images(X)
+        if trials is None:
+            plan, store = self._fitted_plan(pruning=None), ErrorStore.of(self.memory)
+        else:
+            plan, store = (
+                self._make_plan(
+                    self._spec, trials, self._conditions, self.n_classes_, pruning=None
+                ),
+                None,
+            )
+        active = np.ones((len(images), self.n_classes_), bool)
+        with (
+            ErrorCache.open(store, plan) as cache,
+            ProgressBar(len(images), self.verbose) as bar,
+        ):
+            groups = []
+            for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
+                groups.append(errors)
+                bar.update(n_evaluations)
+        return np.concatenate(groups)
+
+    def _mean_errors(self, spec, trials, images, conditions, active=None, **settings):
+        """Weighted mean error of each condition, summed over the latent, (n, k).
+
+        NaN where `active`, (n, k), is False.
+        """
+        plan = self._make_plan(
+            spec, trials, conditions, len(conditions), pruning=None, **settings
+        )
+        if active is None:
+            active = np.ones((len(images), len(conditions)), bool)
+        means = []
+        with self._cache(plan) as cache, ProgressBar(len(images), self.verbose) as bar:
+            for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
+                means.append((errors * plan.weights).mean(axis=2) * plan.n_elements)
+                bar.update(n_evaluations)
+        return np.concatenate(means)
 
     @abstractmethod
-    def _encode_classes(self, backbone, labels, names, listed):
-        """Conditions of the classes, and the fitted attributes that tell of them.
+    def _resolve_conditions(self, backbone, labels, names, classes_given):
+        """Prompts or class ids of each class, a list of lists.
 
-        Those of a class stand next to each other. `listed` tells whether the user
-        listed the classes, rather than `y`.
+        `classes_given` tells whether the user gave the classes, rather than `y`.
         """
 
-
-_ESTIMATOR_FOR = {
-    "text": "ZeroShotDiffusionClassifier",
-    "class": "ConditionalDiffusionClassifier",
-}
+    @abstractmethod
+    def _set_conditions(self, class_conditions):
+        """Set the fitted attribute that holds the prompts or class ids."""

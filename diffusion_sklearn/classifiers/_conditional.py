@@ -208,6 +208,9 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         )
         self.class_ids = class_ids
 
-    def _encode_classes(self, backbone, labels, names, listed):
-        ids = resolve_class_ids(self.class_ids, labels, names, backbone, listed)
-        return backbone.condition(ids), {"class_ids_": np.array(ids)}
+    def _resolve_conditions(self, backbone, labels, names, classes_given):
+        ids = resolve_class_ids(self.class_ids, labels, names, backbone, classes_given)
+        return [[class_id] for class_id in ids]
+
+    def _set_conditions(self, class_conditions):
+        self.class_ids_ = np.array([class_id for (class_id,) in class_conditions])

@@ -12,12 +12,12 @@ from sklearn.utils.validation import (
 )
 
 from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
-from diffusion_sklearn.classifiers._labels import names_of, resolve_classes
+from diffusion_sklearn.classifiers._labels import resolve_classes, resolve_names
 from diffusion_sklearn.images._pixels import holds_rows
 
 
 class BaseImageClassifier(ClassifierMixin, BaseImageEstimator):
-    """Reads images, checks labels, and turns log posteriors into answers.
+    """Base class: label checks, predict, predict_proba.
 
     A subclass has the parameters `model`, `classes`, `class_names` and `image_shape`,
     sets `classes_` and `n_classes_`, and implements :meth:`predict_log_proba`.
@@ -79,7 +79,7 @@ class BaseImageClassifier(ClassifierMixin, BaseImageEstimator):
         return log_proba
 
     def _resolve_labels(self, X, y, classes):
-        """What `fit` is told of the classes.
+        """The label set from the arguments of `fit`.
 
         Returns
         -------
@@ -88,14 +88,14 @@ class BaseImageClassifier(ClassifierMixin, BaseImageEstimator):
         labels : ndarray of shape (n_classes,)
             The sorted label set.
         names : list of length n_classes
-            What each label is called.
-        listed : bool
-            Whether the user listed the classes, rather than `y`.
+            The name of each label.
+        classes_given : bool
+            Whether the user gave the classes, rather than `y`.
         """
         classes = self.classes if classes is None else classes
         y = self._check_training_data(X, y, classes)
         labels = resolve_classes(classes, y)
-        return y, labels, names_of(labels, self.class_names), classes is not None
+        return y, labels, resolve_names(labels, self.class_names), classes is not None
 
     def _check_training_data(self, X, y, classes):
         if y is None:

@@ -1,4 +1,4 @@
-"""From what the user says of the label set to sorted labels and their names."""
+"""The label set: sorted labels, their names, and the model's class ids."""
 
 import warnings
 from collections import Counter
@@ -27,7 +27,7 @@ def resolve_classes(classes, y):
     ------
     ValueError
         If it is empty, of one class, has duplicates or mixed types, or if `y` has
-        labels beside it.
+        other labels.
     """
     if classes is None:
         labels = np.unique(y)
@@ -47,31 +47,33 @@ def resolve_classes(classes, y):
             f"classes={labels!r} has {len(labels)} name(s); a classifier needs two or "
             "more."
         )
-    of_one_kind = any(
+    have_one_type = any(
         all(isinstance(label, kind) and not isinstance(label, bool) for label in labels)
         for kind in (str, (int, np.integer))
     )
-    if not of_one_kind:
+    if not have_one_type:
         raise ValueError(
             f"classes={labels!r} must be all str, or all int with class_names; convert "
             "them, for instance [str(c) for c in classes]."
         )
-    twice = [label for label, count in Counter(labels).items() if count > 1]
-    if twice:
-        raise ValueError(f"classes has {twice!r} more than once; name each label once.")
-    labels = np.unique(np.array(labels))
-    strangers = set() if y is None else set(y.tolist()) - set(labels.tolist())
-    if strangers:
+    repeated = [label for label, count in Counter(labels).items() if count > 1]
+    if repeated:
         raise ValueError(
-            f"y has the labels {sorted(strangers)!r}, which are none of "
+            f"classes has {repeated!r} more than once; name each label once."
+        )
+    labels = np.unique(np.array(labels))
+    unknown_labels = set() if y is None else set(y.tolist()) - set(labels.tolist())
+    if unknown_labels:
+        raise ValueError(
+            f"y has the labels {sorted(unknown_labels)!r}, which are none of "
             f"classes={labels.tolist()!r}; add them to classes. Where a meta-estimator "
             "encodes labels, pass class_names in place of classes."
         )
     return labels
 
 
-def names_of(labels, class_names):
-    """What each label is called.
+def resolve_names(labels, class_names):
+    """The name of each label.
 
     Parameters
     ----------
@@ -104,10 +106,10 @@ def names_of(labels, class_names):
             f"{labels.tolist()!r}; pass one name for each, and classes=[...] if y does "
             "not hold every label."
         )
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
         raise ValueError(
-            f"class_names has {twice!r} more than once; names must differ."
+            f"class_names has {repeated!r} more than once; names must differ."
         )
     wrong = [name for name in names if not isinstance(name, str) or not name.strip()]
     if wrong:
@@ -115,7 +117,7 @@ def names_of(labels, class_names):
     return names
 
 
-def resolve_class_ids(class_ids, labels, names, model, listed):
+def resolve_class_ids(class_ids, labels, names, model, classes_given):
     """The model's class of each label.
 
     Parameters
@@ -125,12 +127,12 @@ def resolve_class_ids(class_ids, labels, names, model, listed):
     labels : ndarray of shape (n_classes,)
         The sorted labels.
     names : list of length n_classes
-        What each label is called.
+        The name of each label.
     model : object
         With ``labels``, a dict from names to class ids, ``shared``, a dict from names
         of several classes to their ids, and ``n_labels``, the number of classes.
-    listed : bool
-        Whether the user listed the classes, rather than `y`.
+    classes_given : bool
+        Whether the user gave the classes, rather than `y`.
 
     Returns
     -------
@@ -153,7 +155,11 @@ def resolve_class_ids(class_ids, labels, names, model, listed):
     else:
         ids = _look_up(names, model)
     _check_ids(ids, labels.tolist(), model.n_labels)
-    if class_ids is None and not listed and _may_be_encoded(names, model.n_labels):
+    if (
+        class_ids is None
+        and not classes_given
+        and _may_be_encoded(names, model.n_labels)
+    ):
         read = [name for name, i in model.labels.items() if i in ids]
         warnings.warn(
             f"y holds the integers 0 to {len(ids) - 1}, read as the model's own "
@@ -209,14 +215,15 @@ def _look_up(names, model):
         )
     if unknown:
         lower = {name.lower(): name for name in labels}
-        near = [(name, get_close_matches(name.lower(), lower, n=1)) for name in unknown]
-        hints = [f"{lower[found[0]]!r} for {name!r}" for name, found in near if found]
-        known = list(labels)
+        close = [
+            (name, get_close_matches(name.lower(), lower, n=1)) for name in unknown
+        ]
+        hints = [f"{lower[near[0]]!r} for {name!r}" for name, near in close if near]
         raise ValueError(
             f"The model has no classes named {unknown!r}"
             + (f" (did you mean {', '.join(hints)}?)" if hints else "")
-            + f". It knows {len(known)} names: "
-            f"{', '.join(known[:20])}{', ...' if len(known) > 20 else ''}. Use those, "
+            + f". It knows {len(labels)} names: {', '.join([*labels][:20])}"
+            f"{', ...' if len(labels) > 20 else ''}. Use those, "
             "or pass class_names or class_ids aligned with the sorted labels; only "
             "ZeroShotDiffusionClassifier takes classes of any name."
         )

@@ -28,7 +28,7 @@ def read_pairs(images, captions, read_images):
         The images of all groups, one after the other, as `read_images` returns them.
     texts : list of str
         The different captions.
-    asked : ndarray of shape (n_images, k), int64
+    columns : ndarray of shape (n_images, k), int64
         Places in `texts` of the captions that each image is scored with.
     shape : tuple of int
         Of the scores: (n_images, k), or (n, m, k).
@@ -53,11 +53,11 @@ def read_pairs(images, captions, read_images):
         raise ValueError(f"captions has {wrong[0]!r}; every caption must be a str.")
     texts = list(dict.fromkeys(table.flat))
     place = {text: k for k, text in enumerate(texts)}
-    asked = np.vectorize(place.get, otypes=[np.int64])(table)
+    columns = np.vectorize(place.get, otypes=[np.int64])(table)
     if table.ndim == 1:
         images = read_images(images)
-        asked = np.tile(asked, (len(images), 1))
-        return images, texts, asked, asked.shape
+        columns = np.tile(columns, (len(images), 1))
+        return images, texts, columns, columns.shape
 
     n_groups, n_captions = table.shape
     if len(images) != n_groups:
@@ -84,8 +84,8 @@ def read_pairs(images, captions, read_images):
                 "images has groups of different sizes; pass as many images in each."
             )
         flat = [image for group in groups for image in group]
-    asked = asked.repeat(per_group, axis=0)
-    return read_images(flat), texts, asked, (n_groups, per_group, n_captions)
+    columns = columns.repeat(per_group, axis=0)
+    return read_images(flat), texts, columns, (n_groups, per_group, n_captions)
 
 
 def _is_one_image(group):

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from diffusion_sklearn.backbones._process import SPACES
-from diffusion_sklearn.classifiers._weights import WEIGHTINGS
-from diffusion_sklearn.engine._errors import LOSSES, VARIATIONAL
-from diffusion_sklearn.engine._store import ErrorStore
+from diffusion_sklearn.backbones._noise_schedule import PREDICTION_TYPES
+from diffusion_sklearn.engine._cache import ErrorStore
+from diffusion_sklearn.engine._losses import LOSSES, VARIATIONAL
 from diffusion_sklearn.engine._trials import TIMESTEP_PLANS
+from diffusion_sklearn.engine._weights import WEIGHTINGS
 
 PARAMETER_CONSTRAINTS = {
     "model": "no_validation",
@@ -18,7 +18,7 @@ PARAMETER_CONSTRAINTS = {
     "n_trials": [Interval(Integral, 1, None, closed="left")],
     "pruning": "no_validation",
     "loss": [StrOptions({*LOSSES, *VARIATIONAL})],
-    "target": [StrOptions({"native", *SPACES})],
+    "target": [StrOptions({"native", *PREDICTION_TYPES})],
     "timesteps": [StrOptions(set(TIMESTEP_PLANS)), "array-like"],
     "timestep_weights": [StrOptions(set(WEIGHTINGS)), callable, "array-like", None],
     "guidance_scale": [Interval(Real, None, None, closed="neither")],

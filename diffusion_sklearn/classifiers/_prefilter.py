@@ -1,4 +1,4 @@
-"""A cheap classifier first: only its best classes are scored."""
+"""The prefilter: a cheap classifier chooses the classes to evaluate."""
 
 import numpy as np
 from sklearn.base import clone
@@ -25,7 +25,7 @@ def fit_prefilter(prefilter, X, y, classes):
     Raises
     ------
     ValueError
-        If it is no classifier with predict_proba, can't be fitted, or knows none of
+        If it is no classifier with predict_proba, can't be fitted, or has none of
         the classes.
     """
     if not hasattr(prefilter, "predict_proba"):
@@ -33,9 +33,11 @@ def fit_prefilter(prefilter, X, y, classes):
             f"prefilter={prefilter!r} has no predict_proba; pass a classifier that "
             "has, for instance CalibratedClassifierCV(prefilter)."
         )
-    named = {"classes": classes} if has_fit_parameter(prefilter, "classes") else {}
+    takes_classes = has_fit_parameter(prefilter, "classes")
     try:
-        prefilter = clone(prefilter).fit(X, y, **named)
+        prefilter = clone(prefilter).fit(
+            X, y, **({"classes": classes} if takes_classes else {})
+        )
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"prefilter={prefilter!r} can't be fitted on the X and y of fit ({error}); "
@@ -50,46 +52,46 @@ def fit_prefilter(prefilter, X, y, classes):
 
 
 def candidates(prefilter, X, classes, n_candidates, priors=None):
-    """Classes worth scoring (Li et al., ICCV 2023, appendix B).
+    """Classes worth evaluating (Li et al., ICCV 2023, appendix B).
 
     Parameters
     ----------
     prefilter : classifier
-        Fitted; a class that it does not know has probability 0.
+        Fitted; a class that it lacks has probability 0.
     X
         Images, as the user passed them.
     classes : ndarray of shape (n_classes,)
         The sorted labels.
     n_candidates : int
-        How many of them stay.
+        How many of them are evaluated.
     priors : ndarray of shape (n_classes,), default=None
-        Class priors. A class of prior 0 is none; the others weigh only those that
-        stay, later.
+        Class priors. A class of prior 0 is no candidate; the others only weigh the
+        candidates, later.
 
     Returns
     -------
-    alive : ndarray of shape (n_images, n_classes), bool
-        Who stays.
-    rest : ndarray of shape (n_images, n_classes), float64
-        The prefilter's probability of those that do not stay, 0 for those that do.
+    active : ndarray of shape (n_images, n_classes), bool
+        The candidates.
+    outside : ndarray of shape (n_images, n_classes), float64
+        The prefilter's probability of the other classes, 0 for the candidates.
     """
-    found = prefilter.predict_proba(X)  # (n, its classes)
-    proba = np.zeros((len(found), len(classes)))
+    given = prefilter.predict_proba(X)  # (n, its classes)
+    proba = np.zeros((len(given), len(classes)))
     for column, label in enumerate(prefilter.classes_):
-        proba[:, classes == label] = found[:, [column]]
+        proba[:, classes == label] = given[:, [column]]
     if priors is not None:
         proba[:, priors == 0] = 0
     rank = (-proba).argsort(axis=1, kind="stable").argsort(axis=1)
-    alive = rank < n_candidates
-    known = np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-    return alive, np.where(alive, 0, proba / known)
+    active = rank < n_candidates
+    total = np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    return active, np.where(active, 0, proba / total)
 
 
-def add_the_rest(log_proba, alive, rest):
-    r"""Share the probability between the candidates and the other classes.
+def combine_with_prefilter(log_proba, active, outside):
+    r"""Divide the probability between the candidates and the other classes.
 
-    The prefilter says whether the class is among the candidates S, and which of the
-    others it is; the diffusion model says which of the candidates,
+    The prefilter gives the probability of the candidates S together, and of each class
+    outside; the diffusion model that of each candidate,
 
     .. math:: p(c) = p_\text{prefilter}(c \in S) \; p_\text{diffusion}(c | c \in S).
 
@@ -100,7 +102,7 @@ def add_the_rest(log_proba, alive, rest):
     ----------
     log_proba : ndarray of shape (n_images, n_classes)
         Log posterior among the candidates.
-    alive, rest : ndarray of shape (n_images, n_classes)
+    active, outside : ndarray of shape (n_images, n_classes)
         From :func:`candidates`.
 
     Returns
@@ -108,31 +110,7 @@ def add_the_rest(log_proba, alive, rest):
     log_proba : ndarray of shape (n_images, n_classes), float64
         Log posterior of all classes.
     """
-    log_proba = log_proba + np.log1p(-rest.sum(axis=1, keepdims=True))
+    log_proba = log_proba + np.log1p(-outside.sum(axis=1, keepdims=True))
+    limit = log_proba.max(axis=1, keepdims=True) - 1e-9
     with np.errstate(divide="ignore"):
-        outside = np.minimum(np.log(rest), log_proba.max(axis=1, keepdims=True) - 1e-9)
-    return np.where(alive, log_proba, outside)
-
-
-def groups_with_the_rest(groups, alive, rest):
-    """Scored groups of images, with :func:`add_the_rest` on their log posterior.
-
-    Parameters
-    ----------
-    groups : iterator
-        Of (number of images, evaluations, what is kept of them: their evaluations,
-        log posterior, and more).
-    alive, rest : ndarray of shape (n_images, n_classes)
-        From :func:`candidates`, of all images.
-
-    Yields
-    ------
-    group : tuple
-        As it came, but for the log posterior.
-    """
-    start = 0
-    for n_images, n_evaluations, (costs, log_proba, *more) in groups:
-        rows = slice(start, start + n_images)
-        log_proba = add_the_rest(log_proba, alive[rows], rest[rows])
-        yield n_images, n_evaluations, (costs, log_proba, *more)
-        start = rows.stop
+        return np.where(active, log_proba, np.minimum(np.log(outside), limit))

@@ -3,7 +3,7 @@
 import warnings
 
 
-def make_prompts(prompt_template, names, own, listed):
+def make_prompts(prompt_template, names, default, classes_given):
     """Put the names of the classes into the templates.
 
     Parameters
@@ -11,11 +11,11 @@ def make_prompts(prompt_template, names, own, listed):
     prompt_template : str or list of str
         The estimator's parameter.
     names : list of length n_classes
-        What each class is called.
-    own : str
+        The name of each class.
+    default : str
         The template that "auto" stands for.
-    listed : bool
-        Whether the user listed the classes, rather than `y`.
+    classes_given : bool
+        Whether the user gave the classes, rather than `y`.
 
     Returns
     -------
@@ -25,19 +25,19 @@ def make_prompts(prompt_template, names, own, listed):
     Raises
     ------
     ValueError
-        If a template has no ``{}``, or the listed classes are no names.
+        If a template has no ``{}``, or the given classes are no names.
     """
     templates = prompt_template
     if isinstance(templates, str):
-        templates = [own if templates == "auto" else templates]
-    wrong = [t for t in templates if not isinstance(t, str) or "{}" not in t]
-    if wrong or not templates:
+        templates = [default if templates == "auto" else templates]
+    invalid = [t for t in templates if not isinstance(t, str) or "{}" not in t]
+    if invalid or not templates:
         raise ValueError(
             f"prompt_template={prompt_template!r}: every template needs a "
             "{} where the name of the class goes, as in 'a photo of a {}.'."
         )
     if not all(isinstance(name, str) for name in names):
-        if listed:
+        if classes_given:
             raise ValueError(
                 f"classes={names!r} are no names; pass class_names=[...] aligned "
                 "with the sorted labels, or labels of type str."

@@ -1,14 +1,12 @@
 """Text-to-image models: labels -> prompts -> embeddings."""
 
-from functools import partial
-
 import numpy as np
 import torch
 
+from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
 from diffusion_sklearn.classifiers._pairs import read_pairs
 from diffusion_sklearn.classifiers._prompts import make_prompts
-from diffusion_sklearn.engine._scoring import keep_mean, score, with_progress
 
 
 class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
@@ -267,32 +265,27 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         >>> clf.score_pairs(pairs.images[:5], pairs.captions[:5]).shape
         (5, 2, 2)
         """
-        scorer = self._scorer()
-        images, texts, asked, shape = read_pairs(images, captions, self._read_images)
-        if subtract_unconditional:
-            texts = [*texts, None]
-            asked = np.insert(asked, asked.shape[1], len(texts) - 1, axis=1)
-        alive = np.zeros((len(images), len(texts)), bool)
-        np.put_along_axis(alive, asked, True, axis=1)
-        reduce = partial(
-            keep_mean, weights=scorer._weights, n_elements=scorer._n_elements()
+        spec, trials = self._model_and_trials()
+        images, prompts, columns, shape = read_pairs(
+            images, captions, self._read_images
         )
-        backbone = scorer.backbone_
-        conditions = backbone.condition([text for text in texts if text is not None])
+        backbone = get_backbone(spec)
+        conditions = backbone.condition(prompts)
         if subtract_unconditional:
-            conditions = torch.cat(
-                [conditions, backbone.encode_null(self.null_condition)]
-            )
-        scoring = scorer._scoring(pruning=None)
-        groups = score(scoring, images, alive, conditions, reduce, self.n_jobs)
-        errors = with_progress(groups, len(images), self.verbose)
-        errors = np.take_along_axis(np.concatenate(errors), asked, axis=1)
+            null = backbone.encode_null(self.null_condition)
+            conditions = torch.cat([conditions, null])
+            columns = np.insert(columns, columns.shape[1], len(prompts), axis=1)
+        active = np.zeros((len(images), len(conditions)), bool)
+        np.put_along_axis(active, columns, True, axis=1)
+        errors = self._mean_errors(spec, trials, images, conditions, active)
+        errors = np.take_along_axis(errors, columns, axis=1)
         if subtract_unconditional:
             errors = errors[:, :-1] - errors[:, -1:]
         return -errors.reshape(shape)
 
-    def _encode_classes(self, backbone, labels, names, listed):
-        own = backbone.prompt_template
-        prompts = make_prompts(self.prompt_template, names, own, listed)
-        conditions = backbone.condition([p for one in prompts for p in one])
-        return conditions, {"prompts_": prompts}
+    def _resolve_conditions(self, backbone, labels, names, classes_given):
+        default = backbone.prompt_template
+        return make_prompts(self.prompt_template, names, default, classes_given)
+
+    def _set_conditions(self, class_conditions):
+        self.prompts_ = class_conditions

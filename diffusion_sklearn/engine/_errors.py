@@ -1,29 +1,22 @@
-"""The Monte Carlo loop: (image, trial, condition) triples -> denoising errors."""
+"""The Monte Carlo loop: images -> denoising errors of every class and trial."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from diffusion_sklearn.backbones._batches import BatchSize, in_batches
+from diffusion_sklearn.backbones._batches import in_batches
 from diffusion_sklearn.backbones._devices import to_device
-from diffusion_sklearn.engine._cpu import FastKernels
-from diffusion_sklearn.engine._sharing import computed_once
-from diffusion_sklearn.engine._variational import variational_terms
+from diffusion_sklearn.engine._kernels import fast_kernels
+from diffusion_sklearn.engine._losses import (
+    LOSSES,
+    TERMS,
+    loss_terms,
+    variational_terms,
+)
+from diffusion_sklearn.images._pixels import to_pixels
 
-LOSSES = {
-    "l1": F.l1_loss,
-    "l2": F.mse_loss,
-    "huber": F.huber_loss,
-}
-VARIATIONAL = ("vlb", "l2+vlb")
-"""Losses of a model that learns its variance."""
-SMALL_PASS = 1 / 8
-"""Share of a batch up to which a forward pass takes hardly longer than with less."""
-TERMS = (*LOSSES, "vlb")
-"""What a forward pass can tell; a loss is one of them, or the sum of two."""
+ADVICE = "Pass batch_size={} to start with that."
 
 
 @dataclass(frozen=True)
@@ -38,11 +31,10 @@ class DenoisingErrors:
     timesteps : ndarray of shape (n_trials,), int64
         Timestep of each trial.
     n_evaluations : ndarray of shape (n_images,), int64
-        Network evaluations that each image took. Those made ahead of a look at the
-        race, in a pass that had room, count if the look left their class in.
+        Rows that went through the network for each image, guidance included.
     log_proba : ndarray of shape (n_images, n_classes), float64
-        Log posterior that follows from the errors, and from what the prefilter says,
-        if there is one.
+        Log posterior that follows from the errors, and from the prefilter if there is
+        one.
     classes : ndarray of shape (n_classes,)
         Label of each class.
 
@@ -53,12 +45,12 @@ class DenoisingErrors:
     >>> clf = ConditionalDiffusionClassifier(
     ...     model="fashion-dit", n_trials=10, pruning=None
     ... ).fit(classes=["bag", "sandal", "trouser"])
-    >>> found = clf.denoising_errors(load_fashion_photos().images[2:4])
-    >>> isinstance(found, DenoisingErrors), found.errors.shape
+    >>> result = clf.denoising_errors(load_fashion_photos().images[2:4])
+    >>> isinstance(result, DenoisingErrors), result.errors.shape
     (True, (2, 3, 10))
-    >>> found.n_evaluations.tolist()  # of each image: 3 classes times 10 trials
+    >>> result.n_evaluations.tolist()  # of each image: 3 classes times 10 trials
     [30, 30]
-    >>> found.classes[found.errors.mean(axis=2).argmin(axis=1)].tolist()
+    >>> result.classes[result.errors.mean(axis=2).argmin(axis=1)].tolist()
     ['trouser', 'trouser']
     """
 
@@ -69,323 +61,239 @@ class DenoisingErrors:
     classes: np.ndarray
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is the same for all images of a call.
-
-    Attributes
-    ----------
-    backbone : Backbone
-        The diffusion model.
-    noise : Tensor of shape (n_trials, c, h, w)
-        Noise of each trial.
-    timesteps : Tensor of shape (n_trials,), int64
-        Timestep of each trial.
-    conditions : Tensor of shape (n_classes * n_prompts, ...)
-        Text embeddings or class ids, those of a class next to each other.
-    n_classes : int
-        Number of classes.
-    rounds : list of (int, list of callable)
-        From :func:`diffusion_sklearn.engine._pruning.pruning_rounds`.
-    order : ndarray of shape (n_trials,), int64
-        Order in which the trials are run.
-    weights : ndarray of shape (n_trials,)
-        Weight of each trial's error.
-    loss : str
-        One of :data:`LOSSES` or :data:`VARIATIONAL`.
-    target : str
-        The space of the error.
-    guidance_scale : float
-        How far predictions are led away from the null condition; 1: not at all.
-    null : Tensor of shape (1, ...) or None
-        The null condition, where there is guidance.
-    batch_size : BatchSize
-        Network evaluations a forward pass.
-    encode_size : BatchSize
-        Images that are encoded at once.
-    """
-
-    backbone: object
-    noise: torch.Tensor
-    timesteps: torch.Tensor
-    conditions: torch.Tensor
-    n_classes: int
-    rounds: list
-    order: np.ndarray
-    weights: np.ndarray
-    loss: str
-    target: str
-    guidance_scale: float
-    null: torch.Tensor | None
-    batch_size: BatchSize
-    encode_size: BatchSize
-
-
-def loss_terms(loss):
-    """The terms that a `loss` is the sum of.
+def iter_errors(plan, images, active=None, cache=None, first=0):
+    """Errors of images, one group of them at a time.
 
     Parameters
     ----------
-    loss : str
-        One of :data:`LOSSES` or :data:`VARIATIONAL`.
+    plan : Plan
+        Everything that is the same for all images.
+    images : sequence
+        As :func:`~diffusion_sklearn.images._pixels.check_images` returns them.
+    active : ndarray of shape (n_images, n_classes), bool, default=None
+        The classes to evaluate for each image; None: all.
+    cache : ErrorCache, default=None
+        Errors computed before, and where to put new ones.
+    first : int, default=0
+        Index of the first image, for messages.
+
+    Yields
+    ------
+    errors : ndarray of shape (n_group, n_classes, n_trials), float64
+        Mean error over the latent's elements and over a class's prompts, a term of
+        equation 7 of Li et al. (ICCV 2023); NaN where a class was pruned.
+    n_evaluations : ndarray of shape (n_group,), int64
+        Rows that went through the network for each image.
+    """
+    if active is None:
+        active = np.ones((len(images), plan.n_classes), bool)
+    for start in range(0, len(images), plan.group_size):
+        group = slice(start, start + plan.group_size)
+        pixels = to_pixels(images[group], plan.image_size, first + start)
+        yield group_errors(plan, pixels, active[group], cache)
+
+
+def group_errors(plan, pixels, active, cache=None):
+    """Errors of a group of images, dropping classes on the way.
+
+    Parameters
+    ----------
+    plan : Plan
+        Everything that is the same for all images.
+    pixels : ndarray of shape (n_group, 3, size, size)
+        The images, in [-1, 1].
+    active, cache
+        As in :func:`iter_errors`.
 
     Returns
     -------
-    terms : list of str
-        Of :data:`TERMS`.
+    errors : ndarray of shape (n_group, n_classes, n_trials), float64
+    n_evaluations : ndarray of shape (n_group,), int64
     """
-    return loss.split("+")
+    errors = np.full((*active.shape, len(plan.trials)), np.nan)  # (n, k, m)
+    n_evaluations = np.zeros(len(active), np.int64)
+    cached = None if cache is None else cache.get(pixels)  # (n, conditions, m)
+    latents, start = None, 0
+    for end, rules in plan.rounds:
+        trials = plan.order[start:end]
+        i, j, k = np.nonzero(np.broadcast_to(active[:, None], _middle(active, trials)))
+        if len(i) == 0:
+            break
+        triples = _with_prompts(i, trials[j], k, plan.n_prompts)  # (n_rows, 3)
+        values = np.full(len(triples), np.nan)
+        if cached is not None:
+            values = cached[triples[:, 0], triples[:, 2], triples[:, 1]]
+        missing = np.isnan(values)
+        if missing.any():
+            latents = encode(plan, pixels) if latents is None else latents
+            values[missing], n_rows = evaluate(plan, latents, triples[missing], cache)
+            n_evaluations += n_rows
+        errors[i, k, trials[j]] = values.reshape(-1, plan.n_prompts).mean(axis=1)
+
+        so_far = plan.order[:end]
+        weighted = errors[:, :, so_far] * plan.weights[so_far]
+        for rule in rules:
+            active = rule(weighted, active, plan.trials.timesteps[so_far])
+            # An image with one class left is decided.
+            active = active & (active.sum(axis=1, keepdims=True) > 1)
+        start = end
+    return errors, n_evaluations
 
 
-def denoising_losses(latents, triples, plan, terms):
-    """Evaluate the network, batch by batch, and compare with what was added.
+def _middle(active, trials):
+    """Shape of (images, trials, classes): the classes of a trial are neighbours."""
+    return len(active), len(trials), active.shape[1]
+
+
+def _with_prompts(image, trial, k, n_prompts):
+    """(image, trial, condition) of each evaluation, one for each prompt of a class."""
+    triples = np.stack([image, trial, k * n_prompts], axis=1).repeat(n_prompts, axis=0)
+    triples[:, 2] += np.tile(np.arange(n_prompts), len(image))
+    return triples
+
+
+def encode(plan, pixels):
+    """Latents of images, in batches.
+
+    Parameters
+    ----------
+    plan : Plan
+        With the model.
+    pixels : ndarray of shape (n, 3, size, size)
+        In [-1, 1].
+
+    Returns
+    -------
+    latents : Tensor of shape (n, c, h, w)
+    """
+    pixels = torch.from_numpy(pixels)
+
+    def encode_batch(rows):
+        return plan.backbone.encode(pixels[rows])
+
+    return torch.cat(list(in_batches(encode_batch, len(pixels), plan.encode_rows)))
+
+
+def evaluate(plan, latents, triples, cache=None, mean_over=(1, 2, 3)):
+    """Run the network, batch by batch, and compare its predictions with their targets.
 
     A batch mixes images, trials and conditions freely, so that few classes still fill
     a forward pass.
 
     Parameters
     ----------
+    plan : Plan
+        Everything that is the same for all images.
     latents : Tensor of shape (n_images, c, h, w)
         Clean latents.
     triples : ndarray of shape (n, 3), int64
-        (image, trial, condition) of each evaluation wanted.
-    plan : Plan
-        Everything that is the same for all images.
-    terms : sequence of str
-        Of :data:`TERMS`.
-
-    Yields
-    ------
-    losses : list of Tensor of shape (batch, c, h, w), float32 or float64
-        Each term at each element of the latent, for the next triples.
-    """
-    backbone = plan.backbone
-
-    def losses_of(rows):
-        batch = triples[rows]
-        begin(batch)
-        image, trial, condition = to_device(batch.T, latents.device)
-        clean, eps, t = latents[image], plan.noise[trial], plan.timesteps[trial]
-        noised = backbone.add_noise(clean, eps, t)  # (b, c, h, w)
-        asked = noised, t, plan.conditions[condition]
-        found = {}
-        with torch.inference_mode(), kernels:
-            if "vlb" in terms:
-                predicted, share = backbone.predict_with_variance(*asked)
-            else:
-                predicted = backbone.predict(*asked)
-            if plan.null is not None:
-                null = unconditional(batch, noised, t)
-                predicted = null + plan.guidance_scale * (predicted - null)
-            if "vlb" in terms:
-                found["vlb"] = variational_terms(
-                    predicted, share, clean, noised, t, backbone.process.alphas_cumprod
-                )
-        pair = backbone.in_space(plan.target, predicted, noised, clean, eps, t)
-        for name in terms:
-            if name in LOSSES:
-                found[name] = LOSSES[name](*pair, reduction="none")
-        return [found[name] for name in terms]
-
-    def unconditional(batch, noised, t):
-        """What is predicted without a condition, once for all classes of a trial."""
-        pairs, first, back = np.unique(
-            batch[:, :2], axis=0, return_index=True, return_inverse=True
-        )
-        begin(np.insert(pairs, 2, -1, axis=1))
-        first, back = (to_device(i.ravel(), noised.device) for i in (first, back))
-        nothing = plan.null.expand(len(first), *plan.null.shape[1:])
-        return backbone.predict(noised[first], t[first], nothing)[back]
-
-    # A compiled network is one piece: it has its own kernels, and no parts.
-    plain = backbone.is_compiled or str(latents.device) != "cpu"
-    kernels = nullcontext() if plain else FastKernels()
-    parts = {} if backbone.is_compiled else backbone.shared_parts()
-    with computed_once(parts, latents.device) as begin:
-        advice = "Pass batch_size={} to start with that."
-        yield from in_batches(losses_of, len(triples), plan.batch_size, advice)
-
-
-def mean_errors(latents, triples, plan, keep=None):
-    """Mean of :func:`denoising_losses` over the latent's elements.
-
-    Parameters
-    ----------
-    latents, triples, plan
-        As there.
-    keep : callable, default=None
-        Given all :data:`TERMS` of each batch, as soon as it is done, to keep them:
-        ``keep(triples, terms)`` with terms of shape (batch, n_terms), NaN for those
-        that the model has not.
+        (image, trial, condition) of each evaluation.
+    cache : ErrorCache, default=None
+        Where to put all terms of each batch, as soon as it is done.
+    mean_over : int or tuple of int, default=(1, 2, 3)
+        Axes of the losses, (batch, c, h, w), to take the mean over.
 
     Returns
     -------
-    errors : ndarray of shape (n,), float64
-        One for each triple: a term of equation 7 of Li et al. (ICCV 2023), divided by
-        the number of elements.
+    errors : ndarray of shape (n, ...), float64
+        One for each triple.
+    n_rows : ndarray of shape (n_images,), int64
+        Rows that went through the network for each image.
 
     Raises
     ------
     FloatingPointError
         If the network's output overflowed, as float16 may.
     """
+    backbone = plan.backbone
+    noises, timesteps, conditions, null = plan.inputs
     wanted = loss_terms(plan.loss)
-    names = wanted
-    if keep is not None:
-        names = TERMS if plan.backbone.learns_variance else tuple(LOSSES)
-    batches, start = [], 0
-    for losses in denoising_losses(latents, triples, plan, names):
-        means = torch.stack([part.mean(dim=(1, 2, 3)) for part in losses], dim=1)
-        batches.append(means)  # (b, n_names)
-        if keep is not None:
-            table = np.full((len(means), len(TERMS)), np.nan)
-            table[:, : len(names)] = means.cpu().numpy()
-            keep(triples[start : start + len(means)], table)
-        start += len(means)
-    means = torch.cat(batches) if batches else torch.zeros(0, len(names))
-    means = means.cpu().numpy().astype(np.float64)
-    errors = means[:, [names.index(name) for name in wanted]].sum(axis=1)
-    wrong = triples[~np.isfinite(errors), 1]
-    if len(wrong):
-        timesteps = np.unique(plan.timesteps.cpu().numpy()[wrong]).tolist()
-        raise FloatingPointError(
-            f"dtype={plan.backbone.dtype} gave NaN or infinity at timesteps "
-            f"{timesteps[:10]}; pass dtype='float32' or 'bfloat16', another target, or "
-            "other timesteps."
-        )
-    return errors
+    terms = wanted
+    if cache is not None:
+        terms = TERMS if backbone.learns_variance else tuple(LOSSES)
+    kernels = fast_kernels(backbone)
+    n_rows = np.zeros(len(latents), np.int64)
 
-
-def score_images(encode, alive, plan, known=None, keep=None):
-    """Errors of a group of images for every class, dropping classes on the way.
-
-    Parameters
-    ----------
-    encode : callable
-        Without arguments; returns the clean latents, Tensor of shape
-        (n_images, c, h, w). Called if anything has to be computed.
-    alive : ndarray of shape (n_images, n_classes), bool
-        The classes that are in the running at the start.
-    plan : Plan
-        Everything that is the same for all images.
-    known : ndarray of shape (n_images, n_classes * n_prompts, n_trials), default=None
-        Errors that need no evaluation; NaN where unknown.
-    keep : callable, default=None
-        As for :func:`mean_errors`.
-
-    Returns
-    -------
-    errors : ndarray of shape (n_images, n_classes, n_trials), float64
-        Mean error over the latent's elements and over a class's prompts; NaN where a
-        class was pruned.
-    n_evaluations : ndarray of shape (n_images,), int64
-        Network evaluations that each image took, without those made ahead for a class
-        that a rule then dropped.
-    """
-    n_images, n_trials = len(alive), len(plan.timesteps)
-    n_prompts = len(plan.conditions) // plan.n_classes
-    errors = np.full((n_images, plan.n_classes, n_trials), np.nan)
-    n_evaluations = np.zeros(n_images, np.int64)
-    timesteps = plan.timesteps.cpu().numpy()
-    latents, done, rounds = None, 0, plan.rounds
-    while rounds and alive.any():
-        n_rows = int(alive.sum()) * n_prompts
-        if plan.null is not None:
-            n_rows += int(alive.any(axis=1).sum())
-        n_ahead = _rounds_of_a_pass(rounds, done, n_rows, plan)
-        ahead, rounds = rounds[:n_ahead], rounds[n_ahead:]
-        last = ahead[-1][0]
-        fresh = plan.order[done:last]
-        # The classes of a trial stand next to each other, to share what they can.
-        image, j, k = np.nonzero(alive[:, None, :] & np.ones((len(fresh), 1), bool))
-        trial = fresh[j]
-        triples = np.stack([image, trial, k * n_prompts], axis=1)
-        triples = triples.repeat(n_prompts, axis=0)
-        triples[:, 2] += np.tile(np.arange(n_prompts), len(image))
-        found = np.full(len(triples), np.nan)
-        if known is not None:
-            found = known[triples[:, 0], triples[:, 2], triples[:, 1]]
-        missing = np.isnan(found)
-        if missing.any():
-            latents = encode() if latents is None else latents
-            found[missing] = mean_errors(latents, triples[missing], plan, keep)
-        errors[image, k, trial] = found.reshape(-1, n_prompts).mean(axis=1)
-        for end, rules in ahead:
-            so_far, later = plan.order[:end], plan.order[end:last]
-            for rule in rules:
-                weighted = errors[:, :, so_far] * plan.weights[so_far]
-                alive = rule(weighted, alive, timesteps[so_far])
-                alive = alive & (alive.sum(axis=1, keepdims=True) > 1)  # or decided
-            # As if nobody had looked ahead: the answer depends on no batch.
-            errors[:, :, later] = np.where(
-                alive[:, :, None], errors[:, :, later], np.nan
+    def evaluate_batch(rows):
+        batch = triples[rows]
+        image, trial, condition = to_device(batch.T, latents.device)
+        clean, noise, t = latents[image], noises[trial], timesteps[trial]
+        noised = backbone.add_noise(clean, noise, t)  # (b, c, h, w)
+        with torch.inference_mode(), kernels:
+            if "vlb" in terms:
+                predicted, log_variance_fraction = backbone.predict_with_variance(
+                    noised, t, conditions[condition]
+                )
+            else:
+                predicted = backbone.predict(noised, t, conditions[condition])
+            n_rows[:] += np.bincount(batch[:, 0], minlength=len(n_rows))
+            if null is not None:  # once for all conditions of an image and trial
+                pairs, index, inverse = np.unique(
+                    batch[:, :2], axis=0, return_index=True, return_inverse=True
+                )
+                index, inverse = to_device(index, t.device), inverse.ravel()
+                without = backbone.predict(
+                    noised[index], t[index], null.expand(len(index), *null.shape[1:])
+                )[to_device(inverse, t.device)]
+                predicted = without + plan.guidance_scale * (predicted - without)
+                n_rows[:] += np.bincount(pairs[:, 0], minlength=len(n_rows))
+            pair = backbone.prediction_and_target(
+                plan.target, predicted, noised, clean, noise, t
             )
-        missing &= ~np.isnan(errors[image, k, trial]).repeat(n_prompts)
-        n_evaluations += _count(triples[missing], n_images, plan.null is not None)
-        done = last
-    return errors, n_evaluations
+            losses = [
+                LOSSES[term](*pair, reduction="none")
+                if term in LOSSES
+                else variational_terms(
+                    predicted,
+                    log_variance_fraction,
+                    clean,
+                    noised,
+                    t,
+                    backbone.noise_schedule.alphas_cumprod,
+                )
+                for term in terms
+            ]
+        return torch.stack([loss.mean(dim=mean_over) for loss in losses], dim=1)
+
+    batches, start = [], 0
+    for batch in in_batches(evaluate_batch, len(triples), plan.rows, ADVICE):
+        batches.append(batch)  # (b, n_terms, ...)
+        if cache is not None:
+            cache.put(triples[start : start + len(batch)], terms, batch.cpu().numpy())
+        start += len(batch)
+    losses = torch.cat(batches).cpu().numpy().astype(np.float64)
+    errors = losses[:, [terms.index(term) for term in wanted]].sum(axis=1)
+    overflowed = triples[~np.isfinite(errors.reshape(len(errors), -1)).all(axis=1), 1]
+    if len(overflowed):
+        at = np.unique(plan.trials.timesteps[overflowed]).tolist()
+        raise FloatingPointError(
+            f"dtype={backbone.dtype} gave NaN or infinity at timesteps {at[:10]}; pass "
+            "dtype='float32' or 'bfloat16', another target, or other timesteps."
+        )
+    return errors, n_rows
 
 
-def _rounds_of_a_pass(rounds, done, n_rows, plan):
-    """How many rounds to evaluate at once: few classes and images leave room.
-
-    Parameters
-    ----------
-    rounds : list of (int, list of callable)
-        Those to come.
-    done : int
-        Trials behind.
-    n_rows : int
-        Evaluations a trial takes.
-    plan : Plan
-        With the batch size.
-
-    Returns
-    -------
-    n : int
-        At least 1; more as long as they take no more than :data:`SMALL_PASS`.
-    """
-    fits = [
-        n_rows * (end - done) <= SMALL_PASS * plan.batch_size.rows for end, _ in rounds
-    ]
-    return max(1, sum(fits))
-
-
-def _count(triples, n_images, guided):
-    """Network evaluations of each image; guidance takes one more a trial.
-
-    A trial whose classes are in two batches has its second one twice, counted once.
-    """
-    count = np.bincount(triples[:, 0], minlength=n_images)
-    if guided:
-        pairs = np.unique(triples[:, :2], axis=0)
-        count += np.bincount(pairs[:, 0], minlength=n_images)
-    return count
-
-
-def error_difference(latents, a, b, plan):
+def error_difference(plan, pixels, a, b):
     """Where class `a` explains an image better than class `b`.
 
     Parameters
     ----------
-    latents : Tensor of shape (1, c, h, w)
-        The clean latent of one image.
+    plan : Plan
+        Its pruning and weights are not used.
+    pixels : ndarray of shape (1, 3, size, size)
+        The image, in [-1, 1].
     a, b : int
         Index of each class.
-    plan : Plan
-        As for :func:`score_images`; its rounds and weights play no part.
 
     Returns
     -------
-    gap : Tensor of shape (h, w), float32
+    difference : ndarray of shape (h, w), float64
         Error of `b` minus error of `a` at each position of the latent, a mean over
         channels, prompts and trials.
     """
-    n_prompts = len(plan.conditions) // plan.n_classes
-    conditions = (np.array([[a], [b]]) * n_prompts + np.arange(n_prompts)).ravel()
-    trial, k = np.meshgrid(np.arange(len(plan.timesteps)), conditions)
-    triples = np.stack([np.zeros_like(trial), trial, k], axis=-1).reshape(-1, 3)
-    batches = denoising_losses(latents, triples, plan, loss_terms(plan.loss))
-    losses = torch.cat([sum(batch).mean(dim=1) for batch in batches])  # (2 p m, h, w)
-    mean_a, mean_b = losses.view(2, -1, *losses.shape[1:]).mean(dim=1)
-    return (mean_b - mean_a).float()
+    n = len(plan.trials)
+    trial, k = np.tile(np.arange(n), 2), np.repeat([a, b], n)
+    triples = _with_prompts(np.zeros_like(trial), trial, k, plan.n_prompts)
+    errors, _ = evaluate(plan, encode(plan, pixels), triples, mean_over=1)
+    mean_a, mean_b = errors.reshape(2, -1, *errors.shape[1:]).mean(axis=1)
+    return mean_b - mean_a

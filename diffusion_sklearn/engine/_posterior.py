@@ -1,4 +1,4 @@
-"""Errors -> log posterior (Bayes' rule, NumPy alone)."""
+"""Errors -> log posterior, by Bayes' rule."""
 
 import numpy as np
 from scipy.special import log_softmax
@@ -33,8 +33,8 @@ def log_posterior(errors, n_elements, priors=None, temperature=1.0):
     done = ~np.isnan(errors)
     n_done = done.sum(axis=2)  # (n, k)
     mean = np.where(done, errors, 0).sum(axis=2) / np.maximum(n_done, 1)
-    in_front = n_done == n_done.max(axis=1, keepdims=True)
-    best = np.where(in_front, mean, np.inf).argmin(axis=1)[:, None]  # (n, 1)
+    leading = n_done == n_done.max(axis=1, keepdims=True)
+    best = np.where(leading, mean, np.inf).argmin(axis=1)[:, None]  # (n, 1)
 
     best_errors = np.take_along_axis(errors, best[..., None], axis=1)  # (n, 1, m)
     both = done & ~np.isnan(best_errors)
@@ -43,9 +43,9 @@ def log_posterior(errors, n_elements, priors=None, temperature=1.0):
     gap = np.where(n_done > 0, gap, np.inf)
 
     log_likelihood = -gap * n_elements / temperature
-    # A class that lost the race to an earlier leader is not ahead of the winner.
-    lost = np.where(in_front, np.inf, -1e-9)
-    log_likelihood = np.minimum(log_likelihood, lost)
+    # A pruned class is never likelier than the best one.
+    limit = np.where(leading, np.inf, -1e-9)
+    log_likelihood = np.minimum(log_likelihood, limit)
     log_likelihood = with_priors(log_likelihood, priors)
     if priors is not None and np.isneginf(log_likelihood).all(axis=1).any():
         raise ValueError(

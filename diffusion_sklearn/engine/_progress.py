@@ -1,7 +1,8 @@
-"""How far a run is: images, evaluations, and how fast it goes."""
+"""The progress bar of a prediction."""
 
 import time
 
+import numpy as np
 from tqdm.auto import tqdm
 
 
@@ -26,17 +27,17 @@ class ProgressBar:
     def __exit__(self, *error):
         self.bar.close()
 
-    def update(self, n_images, n_evaluations):
-        """Count what has been done.
+    def update(self, n_evaluations):
+        """Advance by a group of images.
 
         Parameters
         ----------
-        n_images, n_evaluations : int
-            Since the last call.
+        n_evaluations : ndarray of shape (n_group,)
+            Of each image.
         """
-        self.n_evaluations += n_evaluations
+        self.n_evaluations += int(np.sum(n_evaluations))
         rate = self.n_evaluations / (time.perf_counter() - self.began)
         self.bar.set_postfix_str(
             f"{self.n_evaluations:,} evaluations, {rate:,.0f} a second", refresh=False
         )
-        self.bar.update(n_images)
+        self.bar.update(len(n_evaluations))

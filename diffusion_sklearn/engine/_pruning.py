@@ -1,4 +1,4 @@
-"""Which classes stay in the running, after how many trials."""
+"""Pruning: which classes are dropped, after how many trials."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 FIRST_LOOK, GROWTH = 4, 1.2
-"""A race is looked at after so many trials, then after a fifth more each time."""
+"""The first look of a race is after so many trials, each next after a fifth more."""
 
 
 def check_pruning(pruning, n_trials):
@@ -37,20 +37,20 @@ def check_pruning(pruning, n_trials):
     if isinstance(pruning, float):
         return
     try:
-        whole = [(int(done), int(keep)) for done, keep in stages]
-        whole = all(a == tuple(b) for a, b in zip(whole, stages, strict=True))
+        integers = [(int(done), int(n_keep)) for done, n_keep in stages]
+        valid = all(a == tuple(b) for a, b in zip(integers, stages, strict=True))
     except (TypeError, ValueError):
-        whole = False
-    if not stages or not whole:
+        valid = False
+    if not stages or not valid:
         raise ValueError(
             f"pruning={pruning!r} is not understood; pass None, a float such as 0.99, "
             "stages ((trials, classes to keep), ...) such as ((25, 5),), or stages "
             "and a float, such as ((25, 5), 0.99)."
         )
-    done, keep = zip(*stages, strict=True)
-    rising = all(a < b for a, b in zip((0, *done), done, strict=False))
-    falling = all(a > b for a, b in itertools.pairwise(keep))
-    if not rising or not falling or keep[-1] < 1:
+    done, n_keep = zip(*stages, strict=True)
+    rising = all(a < b for a, b in itertools.pairwise((0, *done)))
+    falling = all(a > b for a, b in itertools.pairwise(n_keep))
+    if not rising or not falling or n_keep[-1] < 1:
         raise ValueError(
             f"pruning={pruning!r}: the numbers of trials must rise and the numbers of "
             "classes to keep must fall, down to 1 at the least."
@@ -92,7 +92,7 @@ def stage_ends(pruning):
 
 
 def race_looks(n_trials):
-    """Numbers of trials after which a race is looked at.
+    """Numbers of trials after which a race tests its classes.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def race_looks(n_trials):
 
 
 def pruning_rounds(pruning, n_trials):
-    """Rounds of trials, each with the rules that say who stays after it.
+    """Rounds of trials, each with the rules that drop classes after it.
 
     Parameters
     ----------
@@ -126,51 +126,51 @@ def pruning_rounds(pruning, n_trials):
     Returns
     -------
     rounds : list of (int, list of callable)
-        Cumulative number of trials, and rules ``(errors, alive, timesteps) -> alive``
+        Cumulative number of trials, and rules ``(errors, active, timesteps) -> active``
         on arrays of shape (n_images, n_classes, n_done), (n_images, n_classes) and
         (n_done,).
     """
     confidence, stages = split_pruning(pruning)
-    keep = {int(done): int(n_keep) for done, n_keep in stages}
+    n_kept_after = {int(done): int(n_keep) for done, n_keep in stages}
     looks = race_looks(n_trials) if confidence is not None else []
-    shares = 1 / np.sqrt(np.arange(1, len(looks) + 1))
+    alpha_fractions = 1 / np.sqrt(np.arange(1, len(looks) + 1))
+    alpha_fractions /= alpha_fractions.sum()
     rounds = []
-    for end in sorted({*looks, *keep, n_trials}):
+    for end in sorted({*looks, *n_kept_after, n_trials}):
         rules = []
         if end in looks:
-            share = shares[looks.index(end)] / shares.sum()
-            alpha = (1 - confidence) * share
+            alpha = (1 - confidence) * alpha_fractions[looks.index(end)]
             rules.append(partial(race, alpha=alpha, n_trials=n_trials))
-        if end in keep:
-            rules.append(partial(keep_best, n_keep=keep[end]))
+        if end in n_kept_after:
+            rules.append(partial(keep_best, n_keep=n_kept_after[end]))
         rounds.append((end, rules))
     return rounds
 
 
-def keep_best(errors, alive, timesteps, n_keep):
+def keep_best(errors, active, timesteps, n_keep):
     """Keep the classes of lowest mean error (one stage of Algorithm 2).
 
     Parameters
     ----------
     errors : ndarray of shape (n_images, n_classes, n_done)
         Errors of the trials so far.
-    alive : ndarray of shape (n_images, n_classes), bool
-        Who has been evaluated in all of them.
+    active : ndarray of shape (n_images, n_classes), bool
+        Classes that were evaluated in all of them.
     timesteps : ndarray of shape (n_done,)
-        Of no account here.
+        Not used.
     n_keep : int
-        How many stay.
+        Number of classes that stay.
 
     Returns
     -------
-    alive : ndarray of shape (n_images, n_classes), bool
+    active : ndarray of shape (n_images, n_classes), bool
     """
-    mean = np.where(alive, errors.mean(axis=2), np.inf)  # (n, k)
+    mean = np.where(active, errors.mean(axis=2), np.inf)  # (n, k)
     rank = mean.argsort(axis=1, kind="stable").argsort(axis=1)
-    return alive & (rank < n_keep)
+    return active & (rank < n_keep)
 
 
-def race(errors, alive, timesteps, alpha, n_trials):
+def race(errors, active, timesteps, alpha, n_trials):
     r"""Drop the classes that the full budget would hardly put first.
 
     A look at n of N trials compares each class k with the leader b, the class of
@@ -180,9 +180,8 @@ def race(errors, alive, timesteps, alpha, n_trials):
     .. math:: \bar d_n > t_{\nu,\,1 - \alpha / (K - 1)}
         \; s \, \sqrt{\frac{1}{n} - \frac{1}{N}}
 
-    The question is not whether k is worse in truth, but whether all N trials, which
-    are fixed beforehand, would say so: hence the correction for a finite population,
-    by which nothing is left to doubt at n = N.
+    The test is of the mean over all N trials, which are fixed beforehand, not of an
+    expectation: hence the finite population correction, which is 0 at n = N.
 
     - The first n trials are spread evenly over the timesteps. So the trend of d over t
       adds nothing to the error of their mean, and must not be part of its spread: a
@@ -191,13 +190,12 @@ def race(errors, alive, timesteps, alpha, n_trials):
       3/2 at both ends, so that the two trials there count as much together as any
       other two. It has about 2 (n - 1) / 3 degrees of freedom.
     - 4 trials say little about the spread of one class. So :math:`s^2` is pooled over
-      the K classes in the running, as in a two-way analysis of variance: it is made of
+      the K active classes, as in a two-way analysis of variance: it is made of
       their residuals from the mean over these classes, which leaves K - 1 times as many
       degrees of freedom, :math:`\nu`. A class whose own :math:`d_j` have a variance of
-      more than twice that, since the others resemble each other and it does not, is
-      judged by half its own.
+      more than twice that is tested with half its own variance.
     - Many classes: alpha is divided by K - 1 (Bonferroni). Many looks: the estimators
-      share 1 - confidence out among them, in proportion to 1 / sqrt(i) for the i-th,
+      divide 1 - confidence among them, in proportion to 1 / sqrt(i) for the i-th,
       since most classes go early. Together the class that the full budget would choose
       is dropped with a probability of at most 1 - confidence, in so far as the means
       are normal, the spreads alike over classes and timesteps, and those dropped
@@ -206,8 +204,8 @@ def race(errors, alive, timesteps, alpha, n_trials):
       and one other class a little ahead of them, a race at 0.99 loses the one in 3 to
       6 % of images (by the pooled spread alone, 14 to 20 %). Noise 150 times as strong
       at one end of the timesteps as at the other makes 1 % into 2 %. How often it
-      happens on real images is measured in ``benchmarks/accuracy_vs_cost.py``; stages
-      and ``pruning=None`` assume nothing.
+      happens on real images is measured in ``benchmarks/accuracy/accuracy_vs_cost.py``;
+      stages and ``pruning=None`` make no such assumption.
 
     Clark and Jaini (NeurIPS 2023) drop classes by a plain paired t-test, without these
     corrections; sampling without replacement is in Cochran's "Sampling Techniques",
@@ -217,8 +215,8 @@ def race(errors, alive, timesteps, alpha, n_trials):
     ----------
     errors : ndarray of shape (n_images, n_classes, n_done)
         Errors of the trials so far.
-    alive : ndarray of shape (n_images, n_classes), bool
-        Who has been evaluated in all of them.
+    active : ndarray of shape (n_images, n_classes), bool
+        Classes that were evaluated in all of them.
     timesteps : ndarray of shape (n_done,)
         Timestep of each trial.
     alpha : float
@@ -229,26 +227,26 @@ def race(errors, alive, timesteps, alpha, n_trials):
 
     Returns
     -------
-    alive : ndarray of shape (n_images, n_classes), bool
+    active : ndarray of shape (n_images, n_classes), bool
     """
     n_done = errors.shape[2]
-    mean = np.where(alive, errors.mean(axis=2), np.inf)  # (n, k)
+    mean = np.where(active, errors.mean(axis=2), np.inf)  # (n, k)
     best = mean.argmin(axis=1)[:, None]  # (n, 1)
-    others = alive.copy()
+    others = active.copy()
     np.put_along_axis(others, best, False, axis=1)
     n_others = np.maximum(others.sum(axis=1, keepdims=True), 1)  # (n, 1)
 
     gap = errors - np.take_along_axis(errors, best[..., None], axis=1)  # (n, k, m)
-    gap = np.where(alive[:, :, None], gap, 0)
+    gap = np.where(active[:, :, None], gap, 0)
     middle = gap.sum(axis=1, keepdims=True) / (n_others + 1)[:, :, None]  # (n, 1, m)
-    residual = np.where(alive[:, :, None], gap - middle, 0)
+    residual = np.where(active[:, :, None], gap - middle, 0)
     # A difference of two classes has twice the variance of one.
     pooled = 2 * _variance(residual, timesteps).sum(axis=1, keepdims=True) / n_others
     spread = np.sqrt(np.maximum(pooled, _variance(gap, timesteps) / 2))  # (n, k)
     freedom = n_others * 2 * (n_done - 1) / 3
     bound = student_t.isf(alpha / n_others, freedom) * spread  # (n, k)
     bound *= np.sqrt(1 / n_done - 1 / n_trials)
-    return alive & ~(others & (gap.mean(axis=2) > bound))
+    return active & ~(others & (gap.mean(axis=2) > bound))
 
 
 def _variance(values, timesteps):
@@ -267,7 +265,7 @@ def _variance(values, timesteps):
     """
     n_done = len(timesteps)
     steps = np.diff(values[:, :, np.argsort(timesteps, kind="stable")], axis=2)
-    share = np.ones(n_done - 1)
-    share[0] += 0.5  # the trial at an end has one neighbour, where others have two
-    share[-1] += 0.5
-    return (share * steps**2).sum(axis=2) / (2 * n_done)
+    edge_weight = np.ones(n_done - 1)
+    edge_weight[0] += 0.5  # the trial at an end has one neighbour, others have two
+    edge_weight[-1] += 0.5
+    return (edge_weight * steps**2).sum(axis=2) / (2 * n_done)

@@ -1,4 +1,4 @@
-"""The paired Monte Carlo plan: which (t, eps) every image and class is tried with."""
+"""The trials: (timestep, noise) pairs that all images and classes share."""
 
 from dataclasses import dataclass
 
@@ -21,17 +21,33 @@ class Trials:
         Timestep of each trial.
     seed : int
         Seeds the noise.
-    order : ndarray of shape (n_trials,), int64
-        Order in which trials are run where classes are pruned on the way, so that
-        the first few already cover all noise levels. It changes no trial.
+    is_nested : bool
+        Whether every prefix of the timesteps is near even, as of "anytime".
     """
 
     timesteps: np.ndarray
     seed: int
-    order: np.ndarray
+    is_nested: bool = False
 
     def __len__(self):
         return len(self.timesteps)
+
+    def order(self, stages=()):
+        """Order in which trials are run, so that the first few span all noise levels.
+
+        Parameters
+        ----------
+        stages : sequence of int, default=()
+            Cumulative numbers of trials at which classes are dropped.
+
+        Returns
+        -------
+        order : ndarray of shape (n_trials,), int64
+        """
+        if self.is_nested:
+            return np.arange(len(self))
+        by_timestep = np.argsort(self.timesteps, kind="stable")
+        return by_timestep[_spread_order(len(self), stages)]
 
     def noise(self, shape):
         """Standard normal noise of every trial.
@@ -55,7 +71,7 @@ class Trials:
         return noise
 
 
-def make_trials(plan, n_trials, n_timesteps, random_state, stages=()):
+def make_trials(plan, n_trials, n_timesteps, random_state):
     """Choose the timesteps and the seed of the noise.
 
     Parameters
@@ -71,8 +87,6 @@ def make_trials(plan, n_trials, n_timesteps, random_state, stages=()):
         T, the number of timesteps the model was trained with.
     random_state : RandomState
         Draws the seed and the random timesteps.
-    stages : sequence of int, default=()
-        Cumulative number of trials at which classes will be dropped.
 
     Returns
     -------
@@ -100,15 +114,12 @@ def make_trials(plan, n_trials, n_timesteps, random_state, stages=()):
                 f"timesteps 0 to {n_timesteps - 1}; list only those."
             )
         timesteps = listed[index % len(listed)]
-    timesteps = timesteps.astype(np.int64)
-    order = index
-    if not (isinstance(plan, str) and plan == "anytime"):
-        order = np.argsort(timesteps, kind="stable")[_spread_order(n_trials, stages)]
-    return Trials(timesteps, seed, order)
+    is_nested = isinstance(plan, str) and plan == "anytime"
+    return Trials(timesteps.astype(np.int64), seed, is_nested)
 
 
 def check_timesteps(plan):
-    """Raise unless `plan` is a known name or a list of int.
+    """Raise unless `plan` is one of the names or a list of int.
 
     Parameters
     ----------
@@ -128,53 +139,6 @@ def check_timesteps(plan):
             f"timesteps={plan!r} is no list of int; pass one, such as [100, 500], or "
             f"one of {', '.join(TIMESTEP_PLANS)}."
         )
-
-
-def check_weights(timestep_weights, timesteps, n_timesteps):
-    """Weight of each trial's error, where the user gives them.
-
-    Parameters
-    ----------
-    timestep_weights : array-like of shape (n_timesteps,), callable or None
-        As in the estimators.
-    timesteps : ndarray of shape (n_trials,), int64
-        Timestep of each trial.
-    n_timesteps : int
-        T, the number of timesteps the model was trained with.
-
-    Returns
-    -------
-    weights : ndarray of shape (n_trials,), float64
-
-    Raises
-    ------
-    ValueError
-        Unless they are numbers, finite and not negative, one for each timestep.
-    """
-    if timestep_weights is None:
-        return np.ones(len(timesteps))
-    given = timestep_weights
-    if callable(given):
-        given = [given(t) for t in timesteps.tolist()]
-    try:
-        weights = np.asarray(given, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"timestep_weights={timestep_weights!r} must hold numbers only."
-        ) from error
-    if not callable(timestep_weights):
-        if weights.shape != (n_timesteps,):
-            raise ValueError(
-                f"timestep_weights has shape {weights.shape}; pass one weight for each "
-                f"of the model's {n_timesteps} timesteps, or a callable."
-            )
-        weights = weights[timesteps]
-    if not np.all(np.isfinite(weights)) or not np.all(weights >= 0):
-        raise ValueError(
-            "timestep_weights must be finite and not negative; they range from "
-            f"{weights.min()} to {weights.max()}."
-        )
-    return weights
 
 
 def _van_der_corput(n):

@@ -1,55 +1,75 @@
-"""Images in chunks to the workers of any joblib backend."""
+"""Images in chunks, to the workers of any joblib backend."""
 
-import numpy as np
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 
-CHUNKS_PER_WORKER, FEWEST, MOST = 4, 16, 1024
-DEATHS = {"BrokenExecutor", "KilledWorker", "RayActorError", "NodeDiedError"}
-"""What loky, Dask and Ray call it when a worker died, once too often to try again."""
+from diffusion_sklearn.engine._cache import ErrorCache
+from diffusion_sklearn.engine._errors import iter_errors
+
+CHUNKS_PER_WORKER, MIN_CHUNK, MAX_CHUNK = 4, 16, 1024
+WORKER_DEATHS = {"BrokenExecutor", "KilledWorker", "RayActorError", "NodeDiedError"}
+"""Errors of loky, Dask and Ray after a worker died more often than they try again."""
 
 
-def map_chunks(function, images, how, n_workers, n_jobs):
-    """Call a function on chunks of images, in parallel, and chain what it returns.
+def has_workers(n_jobs, n_images):
+    """Whether images are evaluated in other processes or threads.
 
     Parameters
     ----------
-    function : callable
-        Called as ``function(*chunks, first, *how)``; returns a list.
-    images : tuple of sequence
-        Cut into chunks, all in the same places.
-    how : tuple
-        The same for all chunks. Large arrays go to each worker once, where the
-        backend has a way for that: memory maps of loky, scattering of Dask.
-    n_workers : int
-        How many workers there are.
-    n_jobs : int
-        For joblib, which also hears of ``joblib.parallel_config``.
+    n_jobs : int or None
+        For joblib, as is ``joblib.parallel_config``.
+    n_images : int
+        How many there are.
+
+    Returns
+    -------
+    has_workers : bool
+        True for a cluster of Dask or Ray, even where it has a single worker.
+    """
+    backend, _ = get_active_backend()
+    is_cluster = type(backend).__module__ != "joblib._parallel_backends"
+    return is_cluster or min(effective_n_jobs(n_jobs), n_images) > 1
+
+
+def iter_errors_of_workers(plan, images, active, store, n_jobs):
+    """Errors of images, as :func:`iter_errors` yields them, computed by workers.
+
+    A plan goes to each worker as a memory map (loky) or once (Dask, scattered); a
+    worker loads the model itself, on its own device.
+
+    Parameters
+    ----------
+    plan, images, active
+        As in :func:`iter_errors`.
+    store : ErrorStore or None
+        The kept errors, which each worker opens.
+    n_jobs : int or None
+        For joblib.
 
     Yields
     ------
-    result : object
-        Items of the returned lists, in the order of the images, as soon as they and
-        all before them are there; all at the end with Ray's backend, which can't.
+    errors, n_evaluations
+        As there, as soon as those of all images before them are done; with Ray, which
+        can't return results one by one, all at the end.
 
     Raises
     ------
     RuntimeError
         If a worker died.
     """
-    n = len(images[0])
+    n_workers = min(effective_n_jobs(n_jobs), len(images))
     tasks = (
-        delayed(function)(*(_part(x, a, b) for x in images), a, *how)
-        for a, b in chunks(n, n_workers)
+        delayed(_errors_of_chunk)(plan, _part(images, a, b), active[a:b], store, a)
+        for a, b in chunks(len(images), n_workers)
     )
     backend, _ = get_active_backend()
     return_as = "generator" if backend.supports_return_generator else "list"
     try:
-        for results in Parallel(n_jobs=n_jobs, return_as=return_as)(tasks):
-            yield from results
+        for groups in Parallel(n_jobs=n_jobs, return_as=return_as)(tasks):
+            yield from groups
     except Exception as error:
-        if DEATHS.isdisjoint(kind.__name__ for kind in type(error).__mro__):
+        if WORKER_DEATHS.isdisjoint(kind.__name__ for kind in type(error).__mro__):
             raise
         raise RuntimeError(
             f"One of {n_workers} workers died, perhaps for want of memory "
@@ -58,54 +78,31 @@ def map_chunks(function, images, how, n_workers, n_jobs):
         ) from error
 
 
-def _part(x, a, b):
+def _errors_of_chunk(plan, images, active, store, first):
+    with ErrorCache.open(store, plan) as cache:
+        return list(iter_errors(plan, images, active, cache, first))
+
+
+def _part(images, a, b):
     # A slice of a tensor would be sent with all of its storage.
-    return x[a:b].clone() if isinstance(x, torch.Tensor) else x[a:b]
-
-
-def is_cluster():
-    """Whether joblib's backend is one of somebody else's, such as Dask or Ray.
-
-    Returns
-    -------
-    cluster : bool
-        Work is sent there even where it has a single worker.
-    """
-    backend, _ = get_active_backend()
-    return type(backend).__module__ != "joblib._parallel_backends"
+    part = images[a:b]
+    return part.clone() if isinstance(part, torch.Tensor) else part
 
 
 def chunks(n, n_workers):
-    """Places at which images are cut, so that no worker waits long for the others.
+    """Where images are cut into chunks, so that no worker waits long for the others.
 
     Parameters
     ----------
     n : int
         Number of images.
     n_workers : int
-        How many workers there are.
+        Number of workers.
 
     Returns
     -------
     bounds : list of (int, int)
     """
     size = -(-n // (CHUNKS_PER_WORKER * n_workers))
-    size = min(max(size, min(FEWEST, -(-n // n_workers))), MOST)
+    size = min(max(size, min(MIN_CHUNK, -(-n // n_workers))), MAX_CHUNK)
     return [(a, min(a + size, n)) for a in range(0, n, size)]
-
-
-def to_numpy(tensor):
-    """A tensor as an array that workers can share; half precision becomes float32.
-
-    Parameters
-    ----------
-    tensor : Tensor
-
-    Returns
-    -------
-    array : ndarray
-        Of the same values.
-    """
-    if tensor.dtype in (torch.bfloat16, torch.float16):
-        tensor = tensor.float()
-    return np.ascontiguousarray(tensor.cpu().numpy())

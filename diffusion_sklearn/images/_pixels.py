@@ -7,7 +7,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion_sklearn.images._read import ACCEPTED, check_channels, read_image
+from diffusion_sklearn.images._read import (
+    ACCEPTED,
+    check_channels,
+    check_image,
+    read_image,
+)
 
 LARGEST_THUMBNAIL = 8  # an array (h, w, 3) of a larger side is a single picture
 
@@ -94,7 +99,9 @@ def rows_to_images(rows, image_shape):
 
 
 def check_images(X):
-    """Read every image once, so that a bad one is found before hours of work.
+    """Check every image, so that most bad ones are seen before hours of work.
+
+    No file is decoded: a file that breaks off after its header raises when it is read.
 
     Parameters
     ----------
@@ -138,7 +145,7 @@ def check_images(X):
     if len(images) == 0:
         raise ValueError("X is empty: 0 images; pass at least one.")
     for index, image in enumerate(images):
-        read_image(image, index)
+        check_image(image, index)
     return images
 
 
@@ -181,19 +188,47 @@ def to_pixels(images, size, first=0):
     """
     pixels = np.empty((len(images), 3, size, size), np.float32)
     for index, image in enumerate(images):
-        array = read_image(image, first + index)  # (h, w) or (h, w, 3)
-        if array.dtype == np.uint8:
-            square = np.asarray(fit_square(Image.fromarray(array), size)) / 127.5 - 1
-        else:
-            planes = array[..., None] if array.ndim == 2 else array
-            planes = [
-                fit_square(Image.fromarray(np.ascontiguousarray(plane)), size)
-                for plane in np.moveaxis(planes, -1, 0)
-            ]
-            square = np.clip(np.stack(planes, axis=-1) * 2 - 1, -1, 1)
+        square = read_square(image, size, first + index)
+        scale = 127.5 if square.dtype == np.uint8 else np.float32(0.5)
+        square = square / scale - 1
         square = square[..., None] if square.ndim == 2 else square
         pixels[index] = np.moveaxis(square, -1, 0)  # gray fills all three
     return pixels
+
+
+def read_square(image, size, index):
+    """Decode one image and bring it to the model's size.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image, str, Path, ndarray or Tensor
+        The image.
+    size : int
+        Side of the result in pixels.
+    index : int
+        Its place in X, for error messages.
+
+    Returns
+    -------
+    square : ndarray of shape (size, size) or (size, size, 3)
+        uint8, or float32 in [0, 1]; itself an image, and left as it is by this
+        function.
+
+    Raises
+    ------
+    ImageError
+        If it can't be read.
+    """
+    array = read_image(image, index)  # (h, w) or (h, w, 3)
+    if array.dtype == np.uint8:
+        return np.asarray(fit_square(Image.fromarray(array), size))
+    planes = array[..., None] if array.ndim == 2 else array
+    planes = [
+        fit_square(Image.fromarray(np.ascontiguousarray(plane)), size)
+        for plane in np.moveaxis(planes, -1, 0)
+    ]
+    square = np.clip(np.stack(planes, axis=-1), 0, 1)
+    return square[..., 0] if array.ndim == 2 else square
 
 
 def fit_square(image, size):

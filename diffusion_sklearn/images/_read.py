@@ -86,17 +86,38 @@ def read_image(image, index):
         path = getattr(image, "filename", "")
         return _read_pil(image, f"{where} ({path})" if path else where)
     if isinstance(image, (str, os.PathLike)):
-        return _read_file(image, f"{where} ({os.fsdecode(image)})")
+        return _read_file(image, f"{where} ({os.fsdecode(image)})", _read_pil)
     raise ImageError(
         f"{where}={reprlib.repr(image)} is of type {type(image).__name__}; pass as X "
         f"{ACCEPTED}."
     )
 
 
-def _read_file(path, where):
+def check_image(image, index):
+    """Check one image without decoding its file, so that most bad ones are seen early.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image, str, Path, ndarray or Tensor
+        The image. Of a file the header is read; an array is checked as a whole.
+    index : int
+        Its place in X, for error messages.
+
+    Raises
+    ------
+    ImageError
+        If it can't be read or holds impossible values.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        _read_file(image, f"X[{index}] ({os.fsdecode(image)})", lambda image, _: None)
+    elif not isinstance(image, Image.Image):
+        read_image(image, index)
+
+
+def _read_file(path, where, read):
     try:
         with Image.open(path) as image:
-            return _read_pil(image, where)
+            return read(image, where)
     except ImageError:
         raise
     except Exception as error:  # a broken file may raise anything

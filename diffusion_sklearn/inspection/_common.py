@@ -10,7 +10,7 @@ from sklearn.utils.validation import (
 )
 
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
-from diffusion_sklearn.engine._posterior import log_posterior
+from diffusion_sklearn.engine._posterior import check_priors, log_posterior
 from diffusion_sklearn.engine._trials import thin
 
 
@@ -131,9 +131,9 @@ def count_correct(clf, errors, y):
     -------
     n_correct : int
     """
-    log_proba = log_posterior(
-        errors, clf._n_elements(), clf._priors, clf.temperature
-    )  # (n, k)
+    priors = check_priors(clf.priors, clf.classes_)
+    n_elements = clf._fitted_plan().n_elements
+    log_proba = log_posterior(errors, n_elements, priors, clf.temperature)  # (n, k)
     return int((clf.classes_[log_proba.argmax(axis=1)] == y).sum())
 
 

@@ -1,12 +1,12 @@
-"""Faster kernels on a CPU: the same numbers, and nothing is left behind."""
+"""Faster kernels on a CPU: the same numbers."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from diffusion_sklearn import load_backbone
-from diffusion_sklearn.engine import _cpu
-from diffusion_sklearn.engine._cpu import FastKernels, kept_memory, tanh_gelu
+from diffusion_sklearn.engine import _kernels
+from diffusion_sklearn.engine._kernels import FastKernels, tanh_gelu
 
 
 def test_gelu_is_the_tanh_approximation():
@@ -18,7 +18,7 @@ def test_gelu_is_the_tanh_approximation():
 
 @pytest.mark.parametrize("onednn", [torch.backends.mkldnn.is_available(), False])
 def test_kernels_agree_with_plain_ones_on_the_bundled_models(onednn, monkeypatch):
-    monkeypatch.setattr(_cpu, "onednn_is_faster", lambda: onednn)
+    monkeypatch.setattr(_kernels, "onednn_is_faster", lambda: onednn)
     for name, asked in ("fashion-dit", [3, 7]), ("fashion-scenes", ["a bag", "a coat"]):
         backbone = load_backbone(name)
         seeded = torch.Generator().manual_seed(0)
@@ -32,7 +32,9 @@ def test_kernels_agree_with_plain_ones_on_the_bundled_models(onednn, monkeypatch
 
 
 def test_other_dtypes_and_other_operations_pass_through(monkeypatch):
-    monkeypatch.setattr(_cpu, "onednn_is_faster", torch.backends.mkldnn.is_available)
+    monkeypatch.setattr(
+        _kernels, "onednn_is_faster", torch.backends.mkldnn.is_available
+    )
     for dtype in (torch.float64, torch.bfloat16):
         x, w = torch.randn(5, 4, dtype=dtype), torch.randn(3, 4, dtype=dtype)
         plain = F.linear(x, w), F.gelu(x, approximate="tanh"), F.gelu(x), x @ w.T
@@ -47,36 +49,6 @@ def test_without_onednn_the_plain_product_is_used(monkeypatch):
         raise NotImplementedError
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", missing)
-    _cpu.onednn_is_faster.cache_clear()
-    assert not _cpu.onednn_is_faster()
-    _cpu.onednn_is_faster.cache_clear()
-
-
-def test_memory_is_kept_within_and_limits_are_set_back(monkeypatch):
-    calls = []
-
-    class Libc:
-        def mallopt(self, name, value):
-            calls.append((name, value // 2**20))
-            return 1
-
-        def malloc_trim(self, pad):
-            calls.append("trim")
-
-    monkeypatch.setattr(_cpu, "_glibc", Libc)
-    with pytest.raises(KeyError), kept_memory(torch.device("cpu")):
-        assert calls == [(-3, 1024), (-1, 1024)]
-        raise KeyError
-    assert calls[2:] == [(-3, 32), (-1, 64), "trim"]
-    del calls[:]
-    with kept_memory(torch.device("cpu")):
-        with kept_memory(torch.device("cpu")):  # of another thread
-            pass
-        assert "trim" not in calls
-    assert calls[-1] == "trim"
-    calls.clear()
-    with kept_memory(torch.device("meta")):
-        assert not calls
-    monkeypatch.setattr(_cpu, "_glibc", lambda: None)
-    with kept_memory(torch.device("cpu")):
-        pass
+    _kernels.onednn_is_faster.cache_clear()
+    assert not _kernels.onednn_is_faster()
+    _kernels.onednn_is_faster.cache_clear()

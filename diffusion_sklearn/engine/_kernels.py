@@ -1,19 +1,31 @@
-"""Forward passes on a CPU in float32: the same numbers, sooner."""
+"""Faster float32 kernels of a CPU: the same numbers up to rounding."""
 
-import ctypes
 import time
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import lru_cache
-from threading import Lock
 
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-MIB = 2**20
 
-_lock, _keepers = Lock(), []
+def fast_kernels(backbone):
+    """The context in which the network runs.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The model.
+
+    Returns
+    -------
+    context : context manager
+        :class:`FastKernels` on a CPU; nothing on a GPU or around a compiled network,
+        which has kernels of its own.
+    """
+    if backbone.device.type != "cpu" or backbone.is_compiled:
+        return nullcontext()
+    return FastKernels()
 
 
 class FastKernels(TorchFunctionMode):
@@ -92,47 +104,3 @@ def onednn_is_faster():
         return min(times)
 
     return 1.2 * seconds(onednn, "none", [], "") < seconds(torch._C._nn.linear)
-
-
-@contextmanager
-def kept_memory(device):
-    """Let glibc keep freed memory for the next forward pass.
-
-    By default it returns large blocks to the system at once, and every activation
-    costs a page fault for each 4 KiB. Afterwards the thresholds are those that glibc
-    itself arrives at once a block of 32 MiB has been freed; they hold for the whole
-    process. Does nothing with another C library or where the model is not on a CPU.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the model runs.
-    """
-    libc = _glibc() if device.type == "cpu" else None
-    if libc is None:
-        yield
-        return
-    with _lock:
-        _keepers.append(libc)
-        if not libc.mallopt(M_MMAP_THRESHOLD, 1024 * MIB):
-            libc.mallopt(M_MMAP_THRESHOLD, 32 * MIB)  # the most of older versions
-        libc.mallopt(M_TRIM_THRESHOLD, 1024 * MIB)
-    try:
-        yield
-    finally:
-        with _lock:
-            _keepers.pop()
-            if not _keepers:  # no other thread is at it
-                libc.mallopt(M_MMAP_THRESHOLD, 32 * MIB)
-                libc.mallopt(M_TRIM_THRESHOLD, 64 * MIB)
-                libc.malloc_trim(0)
-
-
-@lru_cache
-def _glibc():
-    try:
-        libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version.restype = ctypes.c_char_p
-        return libc if libc.gnu_get_libc_version() else None
-    except (OSError, AttributeError, TypeError):  # not glibc
-        return None

@@ -1,0 +1,166 @@
+"""The plan of a prediction: everything that is the same for all images."""
+
+import logging
+import math
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import pairwise
+from uuid import uuid4
+
+import numpy as np
+import torch
+
+from diffusion_sklearn.backbones._batches import BatchSize, resolve_batch_size
+from diffusion_sklearn.backbones._loading import get_backbone
+from diffusion_sklearn.engine._losses import check_loss
+from diffusion_sklearn.engine._pruning import pruning_rounds, stage_ends
+from diffusion_sklearn.engine._trials import Trials
+
+MAX_GROUP_SIZE = 64  # images
+MAX_GROUP_ERRORS = 2**23  # errors of a group of images: 64 MiB
+
+logger = logging.getLogger(__name__)
+_last_received = None  # the plan that this process was last sent
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Model, conditions, trials, pruning and loss of a prediction.
+
+    Built once for a fit and a process. The attributes are small and on the CPU; what
+    follows from them (noise, tensors on the model's device, the batch size) is made at
+    the first use and stays out of a pickle.
+
+    Attributes
+    ----------
+    model : BackboneSpec or Backbone
+        Leads to the model, which is loaded once a process.
+    trials : Trials
+        The (timestep, noise) pairs.
+    conditions : Tensor of shape (n_classes * n_prompts, ...)
+        Text embeddings or class ids, those of a class next to each other.
+    n_classes : int
+        Number of classes.
+    weights : ndarray of shape (n_trials,)
+        Weight of each trial's error.
+    pruning, loss, target, guidance_scale, batch_size : object
+        As in the estimators.
+    null : Tensor of shape (1, ...) or None
+        The null condition, where there is guidance.
+    image_size : int
+        Side of the images in pixels.
+    """
+
+    model: object
+    trials: Trials
+    conditions: torch.Tensor
+    n_classes: int
+    weights: np.ndarray
+    pruning: object
+    loss: str
+    target: str
+    guidance_scale: float
+    null: torch.Tensor | None
+    image_size: int
+    batch_size: object
+    token: str = field(default_factory=lambda: uuid4().hex, repr=False)
+
+    def __post_init__(self):
+        check_loss(self.loss, self.backbone)
+        self.backbone.latent_shape(self.image_size)
+
+    @cached_property
+    def backbone(self):
+        """The diffusion model."""
+        return get_backbone(self.model)
+
+    @property
+    def n_prompts(self):
+        """Conditions of a class."""
+        return len(self.conditions) // self.n_classes
+
+    @property
+    def latent_shape(self):
+        """(channels, height, width) of a latent."""
+        return self.backbone.latent_shape(self.image_size)
+
+    @property
+    def n_elements(self):
+        """Number of elements of a latent, which turns means into sums."""
+        return math.prod(self.latent_shape)
+
+    @cached_property
+    def rounds(self):
+        """Cumulative numbers of trials, each with the rules that drop classes there."""
+        return pruning_rounds(self.pruning, len(self.trials))
+
+    @cached_property
+    def order(self):
+        """Order in which the trials are run, (n_trials,)."""
+        return self.trials.order(stage_ends(self.pruning))
+
+    @cached_property
+    def inputs(self):
+        """Noise, timesteps, conditions and null condition, on the model's device."""
+        device = self.backbone.device
+        noise = torch.from_numpy(self.trials.noise(self.latent_shape))
+        return (
+            noise.to(device, self.backbone.compute_dtype),  # (n_trials, c, h, w)
+            torch.from_numpy(self.trials.timesteps).to(device),  # (n_trials,)
+            self.conditions.to(device),
+            None if self.null is None else self.null.to(device),
+        )
+
+    @cached_property
+    def rows(self):
+        """Rows of a forward pass; fewer once they did not fit into memory."""
+        condition = self.inputs[2][:1]
+        rows = resolve_batch_size(
+            self.batch_size, self.backbone, self.latent_shape, condition
+        )
+        logger.info("%d network evaluations a forward pass", rows.rows)
+        return rows
+
+    @cached_property
+    def encode_rows(self):
+        """Images encoded at once; fewer once they did not fit into memory."""
+        return BatchSize(self.rows.rows)
+
+    @cached_property
+    def group_size(self):
+        """Images evaluated together: a batch is full when two classes are left."""
+        ends = [0] + [end for end, _ in self.rounds]
+        shortest = min(b - a for a, b in pairwise(ends))
+        n_errors = len(self.conditions) * len(self.trials)
+        most = min(MAX_GROUP_SIZE, MAX_GROUP_ERRORS // n_errors)
+        return max(1, min(most, math.ceil(self.rows.rows / (2 * shortest))))
+
+    def __reduce__(self):
+        state = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("conditions", "null"):
+            state[name] = _to_numpy(state[name])
+        return _receive, (state, self.conditions.dtype)
+
+    def __sizeof__(self):
+        # Dask sends objects of more than a few kilobytes to each worker once.
+        return self.conditions.nbytes + self.trials.timesteps.nbytes
+
+
+def _to_numpy(tensor):
+    """Arrays are shared by joblib's workers through memory maps, tensors are not."""
+    if tensor is None:
+        return None
+    half = tensor.dtype in (torch.bfloat16, torch.float16)  # of which NumPy lacks one
+    return (tensor.float() if half else tensor).cpu().numpy()
+
+
+def _receive(state, dtype):
+    """The plan of a pickle; the same object as long as it is the same plan."""
+    global _last_received
+    if _last_received is None or _last_received.token != state["token"]:
+        for name in ("conditions", "null"):
+            if state[name] is not None:
+                # A memory map of joblib is read-only.
+                state[name] = torch.from_numpy(state[name].copy()).to(dtype)
+        _last_received = Plan(**state)
+    return _last_received

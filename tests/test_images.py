@@ -43,7 +43,7 @@ def assert_shows(X, expected, atol=0.51):
 
 def bad(X, *says, kind=ImageError):
     with pytest.raises(kind) as caught:
-        check_images(X)
+        levels(X)
     for words in says:
         assert words in str(caught.value)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_dit, tiny_sd
+from sklearn.base import clone
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
@@ -44,13 +45,18 @@ def test_folder_pipeline_object_and_backbone_agree(dit_folder):
     np.testing.assert_allclose(proba(tiny_dit()), expected, rtol=1e-5)
 
 
-def test_a_pipeline_in_train_mode_is_put_in_eval_mode():
+def test_a_pipeline_in_train_mode_is_evaluated_and_gets_its_mode_back():
     pipeline = tiny_dit()
     pipeline.transformer.train()
+    pipeline.transformer.pos_embed.eval()
+    modes = [module.training for module in pipeline.transformer.modules()]
     clf = ConditionalDiffusionClassifier(model=pipeline, n_trials=5)
     clf.fit(classes=["ant", "bee"])
-    assert not pipeline.transformer.training
-    np.testing.assert_array_equal(clf.predict_proba(IMAGES), clf.predict_proba(IMAGES))
+    expected = clone(clf).set_params(model=tiny_dit()).fit(classes=["ant", "bee"])
+    np.testing.assert_array_equal(
+        clf.predict_proba(IMAGES), expected.predict_proba(IMAGES)
+    )
+    assert [m.training for m in pipeline.transformer.modules()] == modes
 
 
 def test_configs_are_read_not_assumed(sd_folder, sd_v_folder, dit_folder):

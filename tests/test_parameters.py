@@ -263,6 +263,7 @@ def test_a_failed_fit_leaves_the_last_one(clf):
     expected = clf.predict_proba(IMAGES)
     with pytest.raises(ValueError, match="timestep_weights"):
         clf.set_params(timestep_weights=[1.0]).fit(classes=["ant", "cat"])
+    clf.set_params(timestep_weights=None)
     np.testing.assert_array_equal(clf.predict_proba(IMAGES), expected)
     assert clf.classes_.tolist() == NAMES
 

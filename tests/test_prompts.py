@@ -6,8 +6,9 @@ from conftest import save_tiny_clip, tiny_sd
 from transformers import AutoTokenizer
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier, load_backbone
+from diffusion_sklearn.backbones._prompts import default_template
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
-from diffusion_sklearn.classifiers._prompts import make_prompts, own_template
+from diffusion_sklearn.classifiers._prompts import make_prompts
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 OWN = {"known_words": ["a", "red", "bag", "t", "-", "shirt"], "prompt_template": "a {}"}
@@ -91,7 +92,7 @@ def test_template_and_words_survive_saving(tmp_path):
     assert backbone.prompt_template == "a {}"
     backbone.pipeline.save_pretrained(tmp_path / "again")
     again = load_backbone(tmp_path / "again")
-    assert again.prompt_template == own_template(again.pipeline.tokenizer) == "a {}"
+    assert again.prompt_template == default_template(again.pipeline.tokenizer) == "a {}"
     with pytest.raises(ValueError, match=r"words \['zebra'\] are unknown"):
         again.condition(["a zebra"])
 

@@ -213,6 +213,7 @@ def evaluate(plan, latents, triples, cache=None, mean_over=(1, 2, 3)):
         terms = TERMS if backbone.learns_variance else tuple(LOSSES)
     kernels = fast_kernels(backbone)
     n_rows = np.zeros(len(latents), np.int64)
+    last_pair = {}  # (image, trial) -> its prediction with the null condition
 
     def evaluate_batch(rows):
         batch = triples[rows]
@@ -227,16 +228,9 @@ def evaluate(plan, latents, triples, cache=None, mean_over=(1, 2, 3)):
             else:
                 predicted = backbone.predict(noised, t, conditions[condition])
             n_rows[:] += np.bincount(batch[:, 0], minlength=len(n_rows))
-            if null is not None:  # once for all conditions of an image and trial
-                pairs, index, inverse = np.unique(
-                    batch[:, :2], axis=0, return_index=True, return_inverse=True
-                )
-                index, inverse = to_device(index, t.device), inverse.ravel()
-                without = backbone.predict(
-                    noised[index], t[index], null.expand(len(index), *null.shape[1:])
-                )[to_device(inverse, t.device)]
+            if null is not None:
+                without = unconditional(batch, noised, t)
                 predicted = without + plan.guidance_scale * (predicted - without)
-                n_rows[:] += np.bincount(pairs[:, 0], minlength=len(n_rows))
             pair = backbone.prediction_and_target(
                 plan.target, predicted, noised, clean, noise, t
             )
@@ -254,6 +248,30 @@ def evaluate(plan, latents, triples, cache=None, mean_over=(1, 2, 3)):
                 for term in terms
             ]
         return torch.stack([loss.mean(dim=mean_over) for loss in losses], dim=1)
+
+    def unconditional(batch, noised, t):
+        """Predictions with the null condition, once for an image and trial."""
+        pairs, index, inverse = np.unique(
+            batch[:, :2], axis=0, return_index=True, return_inverse=True
+        )
+        inverse = inverse.ravel()
+        # The first pair may have begun in the batch before.
+        done = np.zeros(len(pairs), bool)
+        done[inverse[0]] = tuple(batch[0, :2]) in last_pair
+        predicted = noised.new_empty(len(pairs), *noised.shape[1:])
+        if done.any():
+            predicted[inverse[0]] = last_pair[tuple(batch[0, :2])]
+        if not done.all():
+            index = index[~done]
+            rows = to_device(index, t.device)
+            nulls = null.expand(len(index), *null.shape[1:])
+            predicted[to_device(~done, t.device)] = backbone.predict(
+                noised[rows], t[rows], nulls
+            )
+            n_rows[:] += np.bincount(batch[index, 0], minlength=len(n_rows))
+        last_pair.clear()
+        last_pair[tuple(batch[-1, :2])] = predicted[inverse[-1]]
+        return predicted[to_device(inverse, t.device)]
 
     batches, start = [], 0
     for batch in in_batches(evaluate_batch, len(triples), plan.rows, ADVICE):

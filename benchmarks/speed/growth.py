@@ -1,6 +1,6 @@
 """Cost against the number of classes, and memory against the number of images.
 
-    python benchmarks/growth.py --json growth.json
+    python -m benchmarks.speed.growth
 
 fashion-scenes with 2 to 100 prompts (a colour and an item, then two items in a
 relation), of scenes that show one of them, by default and without pruning: evaluations
@@ -11,14 +11,19 @@ its own. About 6 minutes on 2 cores, ``--quick`` 1.
 
 import json
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from _common import describe_machine, make_parser, make_task, without_article, write
 
+from benchmarks._common import (
+    describe_machine,
+    make_parser,
+    make_task,
+    run_in_process,
+    without_article,
+    write,
+)
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
@@ -138,9 +143,7 @@ def of_images(numbers):
     print(f"{'images':>8}{'at the end':>12}{'more':>8}{'peak':>8}{'more':>8}")
     for n in numbers:
         # In a process of its own: a peak never falls.
-        command = [sys.executable, __file__, "--memory-of", str(n)]
-        found = subprocess.run(command, check=True, capture_output=True, text=True)
-        row = json.loads(found.stdout)
+        row = run_in_process(__file__, "--memory-of", str(n))
         print(
             f"{n:>8}{row['mib']:>12.0f}{row['mib_more']:>8.1f}{row['peak_mib']:>8.0f}"
             f"{row['peak_mib_more']:>8.1f}"
@@ -157,13 +160,14 @@ def main():
         return
     print(describe_machine())
     classes, images = (2, 5, 10, 20, 50, 100), (100, 1000, 10_000)
-    rows = [
-        *of_classes(5 if args.quick else 30, classes[:4] if args.quick else classes)
-    ]
     at_once = (1, 4) if args.quick else (1, 2, 4, 8, 32)
-    rows += of_images_at_once(8 if args.quick else 32, at_once)
-    rows += of_images(images[:2] if args.quick else images)
-    write(args.json, rows)
+    n_images = 5 if args.quick else 30
+    rows = {
+        "classes": [*of_classes(n_images, classes[:4] if args.quick else classes)],
+        "images_in_a_call": [*of_images_at_once(8 if args.quick else 32, at_once)],
+        "memory": [*of_images(images[:2] if args.quick else images)],
+    }
+    write(__file__, args, rows, n_images=n_images, n_trials=100)
 
 
 if __name__ == "__main__":

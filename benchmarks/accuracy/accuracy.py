@@ -1,6 +1,6 @@
 """Accuracy of the bundled fashion-dit, beside classifiers trained on the same photos.
 
-    python benchmarks/accuracy.py --json accuracy.json
+    python -m benchmarks.accuracy.accuracy
 
 On the first 1,000 Fashion-MNIST test photos: the diffusion classifier with l2 and l1
 and every trial, then with the default race; and scikit-learn's LogisticRegression and
@@ -9,11 +9,7 @@ Fashion-MNIST (see ``load_fashion_mnist``). About 40 minutes on 2 cores, ``--qui
 (100 photos, no SVC) about 4.
 """
 
-import argparse
-import json
-import platform
 import time
-from pathlib import Path
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -21,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.svm import SVC
 
+from benchmarks._common import describe_machine, make_parser, write
 from diffusion_sklearn import ConditionalDiffusionClassifier
 from diffusion_sklearn.datasets import load_fashion_mnist, load_fashion_photos
 from diffusion_sklearn.metrics import clopper_pearson
@@ -87,23 +84,20 @@ def trained_rows(photos, n, data_home, quick):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="100 photos, no SVC")
+    parser = make_parser(__doc__)
     parser.add_argument("--dtype", default="auto", help="of the diffusion model")
     parser.add_argument("--data-home", default=None, help="IDX files of Fashion-MNIST")
-    parser.add_argument("--json", type=Path, default=None, help="write the table here")
     args = parser.parse_args()
     photos = load_fashion_photos()
     n = 100 if args.quick else len(photos.images)
-    print(f"first {n} test photos, dtype {args.dtype}, {platform.machine()}")
+    print(f"first {n} test photos, dtype {args.dtype}, {describe_machine()}")
     print(HEADER)
     rows = list(diffusion_rows(photos, n, args.dtype))
     try:
         rows += trained_rows(photos, n, args.data_home, args.quick)
     except FileNotFoundError as error:
         print(f"No trained classifiers: {error}")
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+    write(__file__, args, rows, n_images=n, dtype=args.dtype)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What each of the cheaper ways to evaluate a network brings on a CPU.
 
-    python benchmarks/parts.py --json parts.json
+    python -m benchmarks.speed.parts
 
 Evaluations a second of ``predict(pruning=None)`` on both bundled models in float32:
 with nothing of it, with each part alone, with all, and in bfloat16. Each is timed in
@@ -11,12 +11,15 @@ fastest. About 6 minutes on 2 cores, ``--quick`` 1.
 import contextlib
 import json
 import statistics
-import subprocess
-import sys
 import time
 
-from _common import describe_machine, make_parser, make_task, write
-
+from benchmarks._common import (
+    describe_machine,
+    make_parser,
+    make_task,
+    run_in_process,
+    write,
+)
 from diffusion_sklearn.engine import _errors, _scoring
 
 PARTS = {
@@ -61,9 +64,7 @@ def main():
         speeds = {how: [] for how in ("nothing of it", *PARTS, "all", "all, bfloat16")}
         for _ in range(n_rounds):
             for how, seen in speeds.items():
-                command = [sys.executable, __file__, *quick, "--only", model, how]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-                seen.append(json.loads(done.stdout))
+                seen.append(run_in_process(__file__, *quick, "--only", model, how))
         plain = statistics.median(speeds["nothing of it"])
         for how, seen in speeds.items():
             speed, low, high = statistics.median(seen), min(seen), max(seen)
@@ -82,7 +83,15 @@ def main():
                 f"{low:>9.0f} -{high:>5.0f}",
                 flush=True,
             )
-    write(args.json, rows)
+    write(
+        __file__,
+        args,
+        rows,
+        n_images=n_images,
+        n_rounds=n_rounds,
+        n_classes=10,
+        n_trials=50,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the estimator adds to the forward passes of the network.
 
-    python benchmarks/overhead.py --json overhead.json
+    python -m benchmarks.speed.overhead
 
 Time of ``predict(pruning=None)``, images read, encoded, noised, compared and turned
 into labels, against bare forward passes of the same number of evaluations at the best
@@ -15,8 +15,8 @@ import time
 
 import numpy as np
 import torch
-from _common import describe_machine, make_parser, make_task, write
 
+from benchmarks._common import describe_machine, make_parser, make_task, write
 from diffusion_sklearn.engine._cpu import FastKernels, kept_memory
 from diffusion_sklearn.engine._sharing import computed_once
 
@@ -120,7 +120,15 @@ def main():
     rows = []
     for model in ("fashion-dit", "fashion-scenes"):
         rows += compare(model, n_images, n_rounds)
-    write(args.json, rows)
+    write(
+        __file__,
+        args,
+        rows,
+        n_images=n_images,
+        n_rounds=n_rounds,
+        n_classes=10,
+        n_trials=50,
+    )
 
 
 if __name__ == "__main__":

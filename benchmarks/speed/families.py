@@ -1,6 +1,6 @@
 """Evaluations a second and memory of every family.
 
-    python benchmarks/families.py --json families.json
+    python -m benchmarks.speed.families
 
 Networks with random weights and random conditions: on a CPU tiny ones, whose times are
 those of the package and of PyTorch's small operations; ``--size real`` takes the
@@ -11,15 +11,12 @@ on 2 cores.
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import torch
-from _common import describe_machine, write
-from _families import FAMILIES
 
+from benchmarks._common import describe_machine, make_parser, run_in_process, write
+from benchmarks._families import FAMILIES
 from diffusion_sklearn import load_backbone
 
 TOKENS = {"Flux": 512, "PixArt-alpha": 120, "PixArt-Sigma": 300, "Sana": 300}
@@ -94,11 +91,10 @@ def _wait(on_gpu):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", type=Path, default=None, help="write the table here")
+    parser = make_parser(__doc__)
     parser.add_argument("--size", choices=["tiny", "real"], default="tiny")
     parser.add_argument("--rows", type=int, default=16, help="of a forward pass")
-    parser.add_argument("--only", nargs="+", default=list(FAMILIES))
+    parser.add_argument("--only", nargs="+", default=None, choices=FAMILIES)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
@@ -108,17 +104,15 @@ def main():
     head = "weights", "pixels", "rows", "evaluations / s", "GB"
     print(f"{'family':<28}" + "".join(f"{name:>17}" for name in head))
     rows = []
-    for name in args.only:
-        command = [sys.executable, __file__, "--here", "--size", args.size]
-        command += ["--rows", str(args.rows), "--only", name]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        rows.append(row := json.loads(done.stdout))
+    for name in args.only or FAMILIES:
+        options = "--here", "--size", args.size, "--rows", str(args.rows)
+        rows.append(row := run_in_process(__file__, *options, "--only", name))
         print(
             f"{name:<28}{row['weights']:>17,}{row['side']:>17}{row['rows']:>17}"
             f"{row['speed']:>17.0f}{row['memory']:>17.2f}",
             flush=True,
         )
-    write(args.json, rows)
+    write(__file__, args, rows, size=args.size)
 
 
 if __name__ == "__main__":

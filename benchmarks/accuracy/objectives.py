@@ -1,6 +1,6 @@
 """What an error is: losses, spaces and weights of timesteps on fashion-dit.
 
-    python benchmarks/objectives.py --json objectives.json
+    python -m benchmarks.accuracy.objectives
 
 Table 5 of the paper in small: accuracy on the 1,000 photos that ship, 100 trials, no
 pruning, for every loss; then squared errors in other spaces and with other weights of
@@ -12,8 +12,8 @@ read off one table of errors, since a forward pass with `memory` tells every los
 import tempfile
 
 import numpy as np
-from _common import describe_machine, make_parser, make_task, write
 
+from benchmarks._common import describe_machine, make_parser, make_task, write
 from diffusion_sklearn import fit_timestep_weights
 from diffusion_sklearn.classifiers._weights import named_weights
 from diffusion_sklearn.engine._posterior import log_posterior
@@ -104,7 +104,7 @@ def main():
             f"{row['objective']:<34}{100 * row['accuracy']:>11.1f}{interval:>16}"
             f"{row['calibration_error']:>8.3f}"
         )
-    write(args.json, rows)
+    write(__file__, args, rows, n_images=n_images, n_trials=n_trials)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a second worker gains, and what it costs to start one.
 
-    python benchmarks/scaling.py --json scaling.json
+    python -m benchmarks.speed.scaling
 
 fashion-dit on test photos, without pruning, one thread a worker: one process, two loky
 processes, and two workers of Dask and of Ray where they are installed. Efficiency is
@@ -16,7 +16,8 @@ from contextlib import contextmanager, nullcontext
 
 import joblib
 import torch
-from _common import describe_machine, make_parser, make_task, write
+
+from benchmarks._common import describe_machine, make_parser, make_task, write
 
 WORKERS = 2
 
@@ -104,7 +105,7 @@ def main():
                 "start_up_seconds": start,
             }
         )
-    write(args.json, rows)
+    write(__file__, args, rows, n_images=n_images, n_classes=10, n_trials=50)
 
 
 if __name__ == "__main__":

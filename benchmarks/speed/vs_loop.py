@@ -1,6 +1,6 @@
 """Our `predict` against the algorithm as the paper's code runs it.
 
-    python benchmarks/vs_loop.py --json vs_loop.json
+    python -m benchmarks.speed.vs_loop
 
 Baseline: one image after another, batches of 32, all prompts encoded beforehand, the
 paper's schedule for Oxford-IIIT Pets (25 trials, the best 5 classes, then up to 250),
@@ -21,9 +21,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
-from _common import describe_machine, make_parser, make_task, write
 from torch.nn import functional as F
 
+from benchmarks._common import describe_machine, make_parser, make_task, write
 from diffusion_sklearn.images._pixels import to_pixels
 
 PETS = ((25, 5), (250, 1))
@@ -150,7 +150,7 @@ def main():
     parser = make_parser(__doc__)
     parser.add_argument("--n-loop", type=int, default=30, help="images of the loop")
     parser.add_argument("--n-images", type=int, default=200, help="of the estimator")
-    parser.add_argument("--only", nargs="+", default=TASKS, choices=TASKS)
+    parser.add_argument("--only", nargs="+", default=None, choices=TASKS)
     args = parser.parse_args()
     if args.quick:
         args.n_loop, args.n_images = 5, 25
@@ -161,14 +161,16 @@ def main():
         f"{'same labels':>13}{'accuracy':>10}{'than the stages':>20}"
     )
     rows, spawn = [], multiprocessing.get_context("spawn")
-    for task in args.only:
+    for task in args.only or TASKS:
         # In a process of its own, which nothing of ours has touched before the loop.
         with ProcessPoolExecutor(1, spawn) as process:
             found = process.submit(compare, task, args.n_loop, args.n_images).result()
         for one in found:
             print_row(one)
         rows += found
-    write(args.json, rows)
+    write(
+        __file__, args, rows, n_loop=args.n_loop, n_images=args.n_images, n_classes=10
+    )
 
 
 if __name__ == "__main__":

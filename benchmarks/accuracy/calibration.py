@@ -1,6 +1,6 @@
 """How far probabilities can be trusted, before and after fitting a temperature.
 
-    python benchmarks/calibration.py --json calibration.json --figure reliability.png
+    python -m benchmarks.accuracy.calibration --figure reliability.png
 
 Expected calibration error (15 bins), log loss and accuracy of `predict_proba` on both
 bundled models, at temperature 1 and after scikit-learn's
@@ -11,11 +11,11 @@ images; all numbers are of the other half. About 5 minutes on 2 cores, ``--quick
 import tempfile
 from pathlib import Path
 
-from _common import describe_machine, make_parser, make_task, write
 from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
 
+from benchmarks._common import describe_machine, make_parser, make_task, write
 from diffusion_sklearn.metrics import expected_calibration_error
 
 TASKS = {"fashion-dit": 1000, "fashion-scenes": 300, "fashion-scenes, items": 300}
@@ -37,6 +37,7 @@ def measure(task, n, memory):
         right = clf.classes_[proba.argmax(axis=1)] == truth[half:]
         row = {
             "task": task,
+            "n": n - half,
             "how": how,
             "temperature": temperature,
             "accuracy": float(right.mean()),
@@ -96,7 +97,7 @@ def main():
             )
     if args.figure:
         draw(curves, args.figure)
-    write(args.json, rows)
+    write(__file__, args, rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Networks of real size, with random weights: how much of the card is used.
 
-    python benchmarks/gpu.py --json gpu.json
+    python -m benchmarks.speed.gpu
 
 A U-Net of the size of Stable Diffusion 2 (865 million weights, latents 64 x 64) and a
 DiT of the size of DiT-XL/2 (675 million, latents 32 x 32), in bfloat16 on a GPU:
@@ -16,7 +16,6 @@ import time
 
 import numpy as np
 import torch
-from _common import describe_machine, make_parser, write
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -27,8 +26,9 @@ from diffusers import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from vs_loop import PETS, paper_loop
 
+from benchmarks._common import describe_machine, make_parser, write
+from benchmarks.speed.vs_loop import PETS, paper_loop
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
@@ -188,7 +188,7 @@ def main():
         study("U-Net", ZeroShotDiffusionClassifier, make_unet, args),
         study("DiT", ConditionalDiffusionClassifier, make_dit, args),
     ]
-    write(args.json, rows)
+    write(__file__, args, rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a text-to-image model and its own CLIP know of composed scenes.
 
-    python benchmarks/compositional.py --json compositional.json
+    python -m benchmarks.accuracy.compositional
 
 The bundled fashion-scenes, read as a classifier, against the bundled fashion-clip, to
 whose text encoder it listens, and against chance, on scenes of test photos: with
@@ -13,15 +13,13 @@ unconditional error is subtracted. From the shipped files alone; about 6 minutes
 cores, ``--quick`` under 1.
 """
 
-import argparse
-import json
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from sklearn.base import clone
 from sklearn.utils import Bunch
 
+from benchmarks._common import make_parser, write
 from diffusion_sklearn import CLIPZeroShotClassifier, ZeroShotDiffusionClassifier
 from diffusion_sklearn.datasets import (
     load_fashion_winoground,
@@ -84,14 +82,12 @@ def match_all(model, examples, **how):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="an eighth of the data")
+    parser = make_parser(__doc__)
     parser.add_argument("--n-scenes", type=int, default=200, help="for each split")
     parser.add_argument("--n-trials", type=int, default=32, help="a pair")
     parser.add_argument("--target", default="epsilon", help="the space of the error")
     parser.add_argument("--dtype", default="auto", help="of the diffusion model")
     parser.add_argument("--verbose", type=int, default=0, help="1: progress bars")
-    parser.add_argument("--json", type=Path, default=None, help="write the table here")
     args = parser.parse_args()
     n_scenes, n_examples = args.n_scenes, 400
     if args.quick:
@@ -134,8 +130,15 @@ def main():
                     }
                 )
     print(f"\n{time.perf_counter() - began:.0f} s")
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+    write(
+        __file__,
+        args,
+        rows,
+        n_scenes=n_scenes,
+        n_examples=n_examples,
+        n_trials=args.n_trials,
+        target=args.target,
+    )
 
 
 def _cell(share, interval):

@@ -1,6 +1,6 @@
 r"""Accuracy against network evaluations an image, for every way to spend them.
 
-    python benchmarks/accuracy_vs_cost.py --json cost.json --figure cost.png
+    python -m benchmarks.accuracy.accuracy_vs_cost --figure cost.png
 
 Three tasks of ten classes: the item on a photo (fashion-dit), and in a scene which of
 ten captions fits, or which item is shown (fashion-scenes). All errors of all classes
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _common import describe_machine, make_parser, make_task, write
 
+from benchmarks._common import describe_machine, make_parser, make_task, write
 from diffusion_sklearn.engine._errors import mean_errors
 from diffusion_sklearn.engine._pruning import pruning_rounds, stage_ends
 from diffusion_sklearn.engine._scoring import encode
@@ -307,15 +307,16 @@ def draw(studies, path):
 
     figure = Figure(figsize=(5 * len(studies), 5.5), layout="constrained")
     axes = figure.subplots(1, len(studies), squeeze=False)[0]
-    for ax, (task, (rows, curves, _)) in zip(axes, studies.items(), strict=True):
-        for (name, curve), marker in zip(curves.items(), "<osD^v>xh", strict=True):
+    for ax, (task, study) in zip(axes, studies.items(), strict=True):
+        curves = study["curves"].items()
+        for (name, curve), marker in zip(curves, "<osD^v>xh", strict=True):
             ax.plot(
                 [one["evaluations"] for one in curve],
                 [one["accuracy"] for one in curve],
                 marker=marker,
                 label=name,
             )
-        for one, marker in zip(rows[:3], "*PX", strict=True):
+        for one, marker in zip(study["table"][:3], "*PX", strict=True):
             ax.plot(
                 one["evaluations"],
                 one["accuracy"],
@@ -339,38 +340,40 @@ def main():
     parser.add_argument(
         "--n-tune", type=int, nargs="+", help="to choose settings on; as --n-images"
     )
-    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
+    parser.add_argument("--only", nargs="+", default=None, choices=TASKS)
     parser.add_argument("--tables", type=Path, default=None, help="folder to keep them")
     parser.add_argument("--figure", type=Path, default=None)
     args = parser.parse_args()
+    tasks = args.only or TASKS
     sizes = [40] if args.quick else args.n_images
     others = sizes if args.quick or args.n_tune is None else args.n_tune
     sizes, others = (
-        numbers * len(args.tasks) if len(numbers) == 1 else numbers
+        numbers * len(tasks) if len(numbers) == 1 else numbers
         for numbers in (sizes, others)
     )
-    if not len(sizes) == len(others) == len(args.tasks):
+    if not len(sizes) == len(others) == len(tasks):
         parser.error(
             f"--n-images={sizes} --n-tune={others}: pass one number, or one for each "
-            f"of {args.tasks}"
+            f"of {tasks}"
         )
     if args.tables:
         args.tables.mkdir(parents=True, exist_ok=True)
     print(describe_machine())
     began, studies = time.perf_counter(), {}
-    for task, n, n_tune in zip(args.tasks, sizes, others, strict=True):
-        studies[task] = study(task, n, n_tune, args.tables)
-        report(task, n, n_tune, *studies[task])
+    for task, n, n_tune in zip(tasks, sizes, others, strict=True):
+        rows, curves, variances = study(task, n, n_tune, args.tables)
+        report(task, n, n_tune, rows, curves, variances)
+        studies[task] = {
+            "n_images": n,
+            "n_tune": n_tune,
+            "table": rows,
+            "curves": curves,
+            "variances": variances,
+        }
     print(f"\n{time.perf_counter() - began:.0f} s")
     if args.figure:
         draw(studies, args.figure)
-    write(
-        args.json,
-        {
-            task: {"table": rows, "curves": curves, "variances": variances}
-            for task, (rows, curves, variances) in studies.items()
-        },
-    )
+    write(__file__, args, studies)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The paper's tables 1, 3, 4 and 5 and the numbers of its figures 3, 4 and 6, in small.
 
-    python benchmarks/paper.py --json paper.json
+    python -m benchmarks.accuracy.paper
 
 The bundled models stand for Stable Diffusion, CLIP, DiT-XL/2 and the ImageNet networks
 of Li et al. (ICCV 2023), scenes made of Fashion-MNIST test photos for the zero-shot
@@ -15,11 +15,11 @@ import time
 
 import matplotlib
 import numpy as np
-from _common import describe_machine, make_parser, make_scene_task, write
-from _shifts import SHIFTS, shift
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from benchmarks._common import describe_machine, make_parser, make_scene_task, write
+from benchmarks.accuracy._shifts import SHIFTS, shift
 from diffusion_sklearn import (
     CLIPZeroShotClassifier,
     ConditionalDiffusionClassifier,
@@ -333,7 +333,7 @@ PARTS = {
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=None)
     parser.add_argument("--memory", default=None, help="folder that keeps all errors")
     parser.add_argument("--data-home", default=None, help="IDX files of Fashion-MNIST")
     args = parser.parse_args()
@@ -341,11 +341,11 @@ def main():
     size = QUICK if args.quick else FULL
     print(describe_machine())
     rows, began = [], time.perf_counter()
-    for name in args.only:
+    for name in args.only or PARTS:
         start = time.perf_counter()
         rows += PARTS[name](size, args.memory, args.data_home)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-        write(args.json, rows)
+        write(__file__, args, rows)
     print(f"\n{time.perf_counter() - began:.0f} s")
 
 

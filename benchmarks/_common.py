@@ -107,13 +107,13 @@ def run_in_process(file, *arguments):
 
 
 def make_task(task, n, first=0, **params):
-    """A fitted classifier of ten classes, images and their true labels.
+    """Make a fitted classifier of ten classes, images and their true labels.
 
-    "fashion-dit" is asked for the item on test photos, of which 1,000 ship and the
-    other 9,000 need the IDX files of Fashion-MNIST; "fashion-scenes" which of ten
-    captions fits a scene, one item or two, made of test photos; "fashion-scenes, items"
-    for the item in scenes of one item, whose colour the prompts do not name. The error
-    is that of the noise, as in the paper.
+    "fashion-dit": the item on test photos, of which 1,000 ship and the other 9,000 need
+    the IDX files of Fashion-MNIST. "fashion-scenes": which of ten captions describes a
+    scene of one or two items, composed of test photos. "fashion-scenes, items": the
+    item in scenes of one item, whose colour the prompts do not name. The error is that
+    of the noise, as in the paper.
     """
     photos = load_fashion_photos()
     model, names = task.split(",")[0], photos.target_names
@@ -138,7 +138,7 @@ def make_task(task, n, first=0, **params):
 
 
 def make_scene_task(question, n, split, seed, data_home=None):
-    """Scenes, labels and classes: the item of one, or which of ten captions fits."""
+    """Make scenes, labels and classes of the question "items" or "captions"."""
     how = {"split": split, "random_state": seed, "data_home": data_home}
     if question == "items":
         scenes = make_fashion_scenes(n, n_items=1, **how)
@@ -151,5 +151,5 @@ def make_scene_task(question, n, split, seed, data_home=None):
 
 
 def without_article(caption):
-    """What the prompt template puts "a" in front of."""
+    """A caption without its article, which the prompt template adds."""
     return caption.split(" ", 1)[1]

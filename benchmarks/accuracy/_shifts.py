@@ -1,28 +1,28 @@
-"""Photos as no model here has seen them: turned, noisy, blurred, of low contrast."""
+"""Shifts of photos: rotation, noise, blur and low contrast."""
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, rotate
 
 
 def turned(images, rng):
-    """Each by 10 to 25 degrees to either side."""
+    """Rotate each image by 10 to 25 degrees to either side."""
     angles = rng.uniform(10, 25, len(images)) * rng.choice([-1, 1], len(images))
     pairs = zip(images, angles, strict=True)
     return [rotate(image, angle, reshape=False, order=1) for image, angle in pairs]
 
 
 def noisy(images, rng):
-    """With Gaussian noise of a standard deviation of 0.1 of the range of values."""
+    """Add Gaussian noise with a standard deviation of 0.1 of the range."""
     return images + rng.normal(0, 0.1 * 255, images.shape)
 
 
 def blurred(images, rng):
-    """With a Gaussian of a standard deviation of 1.2 pixels."""
+    """Blur with a Gaussian of a standard deviation of 1.2 pixels."""
     return gaussian_filter(images, (0, 1.2, 1.2))
 
 
 def pale(images, rng):
-    """At 0.6 of the contrast, around the mean of each."""
+    """Reduce the contrast to 0.6 around the mean of each image."""
     means = images.mean(axis=(1, 2), keepdims=True)  # (n, 1, 1)
     return means + 0.6 * (images - means)
 
@@ -31,7 +31,7 @@ SHIFTS = {"rotation": turned, "noise": noisy, "blur": blurred, "contrast": pale}
 
 
 def shift(images, name):
-    """Shift photos, and the same photos always in the same way.
+    """Apply a shift; the same photos give the same result.
 
     `images` is of shape (n, h, w), uint8, and so is what is returned.
     """

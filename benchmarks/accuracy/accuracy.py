@@ -1,4 +1,4 @@
-"""Accuracy of the bundled fashion-dit, beside classifiers trained on the same photos.
+"""Accuracy of the bundled fashion-dit and of classifiers trained on the same photos.
 
     python -m benchmarks.accuracy.accuracy
 

@@ -1,18 +1,16 @@
-r"""Accuracy against network evaluations an image, for every way to spend them.
+r"""Accuracy against network evaluations per image, for several budgets.
 
     python -m benchmarks.accuracy.accuracy_vs_cost --figure cost.png
 
-Three tasks of ten classes: the item on a photo (fashion-dit), and in a scene which of
-ten captions fits, or which item is shown (fashion-scenes). All errors of all classes
-are computed once and every method is replayed on that table, so that all see the same
-numbers: images to choose each family's setting on, other images to report it on, and
-for both a second table with independent noise. A family's setting is the cheapest, of
-grids of equal size, that keeps the accuracy of the full budget, and its agreement with
-the full budget of the second table, within 0.5 points: two full budgets do not agree
-always. Then how often a race differs from the full budget of the same noise, against
-the 1 - confidence that it allows. ``--tables FOLDER`` keeps the tables. About 45
-minutes on 2 cores, ``--quick`` 8. More than 500 photos need the IDX files of
-Fashion-MNIST.
+Three tasks of ten classes: the item on a photo (fashion-dit), and the caption or the
+item of a scene (fashion-scenes). All errors of all classes are computed once, and every
+method is replayed on that table: on some images to choose its setting, on others to
+report it, and for both on a second table with independent noise. The setting of a
+method is the cheapest, of grids of equal size, that keeps the accuracy of the full
+budget, and its agreement with the full budget of the second table, within 0.5 points.
+Last, how often a race differs from the full budget of the same noise, against 1 -
+confidence. ``--tables FOLDER`` stores the tables. About 45 minutes on 2 cores,
+``--quick`` 8. More than 500 photos need the IDX files of Fashion-MNIST.
 """
 
 import time
@@ -109,7 +107,7 @@ def replay(setting, errors, trials, preferred=None):
 
 
 def most_telling(errors, truth):
-    """Trials by how surely their timestep tells the true class from its best rival."""
+    """Trials in the order of how well they separate the true class from the second."""
     errors = errors[:, :10]
     rows = np.arange(len(truth))
     rival = errors.mean(axis=2)
@@ -123,12 +121,12 @@ def most_telling(errors, truth):
 
 
 def chosen(errors):
-    """The class that all trials together put first."""
+    """The class of lowest mean error over all trials."""
     return errors[:, :10].mean(axis=2).argmin(axis=1)
 
 
 def score(choice, cost, tables):
-    """How good choices are, beside the full budget of either table."""
+    """Scores of choices, and their agreement with the full budget of each table."""
     (errors, truth, _), others = tables
     full, right = chosen(errors), choice == truth
     gain = right.astype(float) - (full == truth)
@@ -155,7 +153,7 @@ def score_grid(grid, tables, preferred=None):
 
 
 def choose(grid, tables):
-    """The cheapest setting that loses neither accuracy nor agreement."""
+    """The cheapest setting that keeps accuracy and agreement."""
     full = score(chosen(tables[0][0]), np.array([10 * N_TRIALS]), tables)
     for one in score_grid(grid, tables):
         kept = one["accuracy"] >= full["accuracy"] - 0.005
@@ -165,7 +163,7 @@ def choose(grid, tables):
 
 
 def tricks_of(tables, tune, paired):
-    """Curves of what might do with fewer trials of every class."""
+    """Curves of variance reductions with fewer trials of every class."""
     errors = tables[0][0]
     gaps = tune[0][:, :10] - tune[0][:, :10].mean(axis=1, keepdims=True)
     weights = 1 / gaps.var(axis=(0, 1))
@@ -193,10 +191,10 @@ def tricks_of(tables, tune, paired):
 
 
 def variance_ratios(errors, paired, truth):
-    """Variance of the mean difference from the true class, that of plain trials = 1.
+    """Variance of the mean difference from the true class, relative to plain trials.
 
-    Below 1 a trick pays: a control variate, if the null class's mean over all trials
-    came for nothing, and pairs of trials of opposite noise, for as many evaluations.
+    Of a control variate, without the evaluations of the null class, and of pairs of
+    trials with opposite noise, at the same number of evaluations.
     """
     rows = np.arange(len(truth))
     gap = errors[:, :10] - errors[rows, truth][:, None]  # (n, 10, m)
@@ -213,7 +211,7 @@ def variance_ratios(errors, paired, truth):
 
 
 def study(task, n, n_tune, folder):
-    """Rows of the table, curves for the figure, and what two tricks do to variance."""
+    """Rows of the table, curves of the figure, and relative variances."""
 
     def kept(name, first, count, seed, antithetic=False):
         path = folder / f"{task}-{name}-{count}.npz" if folder else None

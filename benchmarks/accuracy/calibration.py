@@ -1,4 +1,4 @@
-"""How far probabilities can be trusted, before and after fitting a temperature.
+"""Calibration of probabilities, before and after fitting a temperature.
 
     python -m benchmarks.accuracy.calibration --figure reliability.png
 
@@ -53,7 +53,7 @@ def measure(task, n, memory):
 
 
 def draw(curves, path):
-    """Reliability: how often predictions are right, against how sure they are."""
+    """Draw reliability curves: accuracy against confidence."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,16 +1,15 @@
-"""What a text-to-image model and its own CLIP know of composed scenes.
+"""Composed scenes: a text-to-image model against the CLIP that conditions it.
 
     python -m benchmarks.accuracy.compositional
 
-The bundled fashion-scenes, read as a classifier, against the bundled fashion-clip, to
-whose text encoder it listens, and against chance, on scenes of test photos: with
-combinations that occur in training, and with held-out ones. Which item is shown, among
-10, which colour, among 6, and which relation, among 4, where the rest of the caption is
-true; and the text, image and group score on two scenes and two captions of the same
-words (Table 3 of Li et al., ICCV 2023). The error is the paper's, of the noise
-(``--target native``: of v, as the model was trained); for the image and group score the
-unconditional error is subtracted. From the shipped files alone; about 6 minutes on 2
-cores, ``--quick`` under 1.
+The bundled fashion-scenes as a classifier against the bundled fashion-clip, whose text
+encoder it uses, and against chance, on scenes of test photos with combinations that
+occur in training, and with held-out ones. The questions are the item among 10, the
+colour among 6 and the relation among 4, where the rest of the caption is true. The
+scores are text, image and group score on two scenes and two captions of the same words
+(Table 3 of Li et al., ICCV 2023). The error is that of the noise, as in the paper
+(``--target native``: of the velocity). For the image and group score, the unconditional
+error is subtracted. About 6 minutes on 2 cores, ``--quick`` under 1.
 """
 
 import time

@@ -1,12 +1,12 @@
-"""What an error is: losses, spaces and weights of timesteps on fashion-dit.
+"""Losses, targets, timestep weights and guidance on fashion-dit.
 
     python -m benchmarks.accuracy.objectives
 
 Table 5 of the paper in small: accuracy on the 1,000 photos that ship, 100 trials, no
-pruning, for every loss; then squared errors in other spaces and with other weights of
-the timesteps, among them some fitted on 200 photos, and guidance. All but guidance is
-read off one table of errors, since a forward pass with `memory` tells every loss. About
-9 minutes on 2 cores, ``--quick`` 1.
+pruning, for every loss; then squared errors in other spaces and with other timestep
+weights, among them weights fitted on 200 photos, and guidance. All but guidance is
+computed from one table of errors, since one evaluation with `memory` gives every loss.
+About 9 minutes on 2 cores, ``--quick`` 1.
 """
 
 import tempfile

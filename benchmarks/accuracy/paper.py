@@ -1,14 +1,13 @@
-"""The paper's tables 1, 3, 4 and 5 and the numbers of its figures 3, 4 and 6, in small.
+"""Tables 1, 3, 4 and 5 and figures 3, 4 and 6 of the paper, on the bundled models.
 
     python -m benchmarks.accuracy.paper
 
 The bundled models stand for Stable Diffusion, CLIP, DiT-XL/2 and the ImageNet networks
-of Li et al. (ICCV 2023), scenes made of Fashion-MNIST test photos for the zero-shot
-data sets, and the photos, clean and shifted, for ImageNet and its shifts. Everything
-comes with its 95 % interval, over images. The rows of Table 1 that learn from labels
-take training scenes, which need the IDX files of Fashion-MNIST (see
-``load_fashion_mnist``); without them they are left out. About 30 minutes on 2 cores,
-``--quick`` under 5.
+of Li et al. (ICCV 2023), scenes of Fashion-MNIST test photos for the zero-shot data
+sets, and the photos, clean and shifted, for ImageNet and its shifts. Every number has
+a 95 % interval over images. The supervised rows of Table 1 are trained on scenes that
+need the IDX files of Fashion-MNIST (see ``load_fashion_mnist``); without the files they
+are omitted. About 30 minutes on 2 cores, ``--quick`` under 5.
 """
 
 import time
@@ -121,7 +120,7 @@ def to_patches(images):
 
 
 def make_resnet(feature_shape=(48, 8, 8)):
-    """A residual network of three blocks, trained until it gets no better."""
+    """A residual network of three blocks with early stopping."""
     return ResNetHead(
         feature_shape=feature_shape,
         width=64,
@@ -254,10 +253,10 @@ def tables_4_and_5(size, memory, data_home):
 
 
 def robustness(ours, networks, n_resamples=1000):
-    """How far a system is above the line of the networks, by shift.
+    """Effective robustness: the height above the line of the networks, by shift.
 
-    `ours` and each of `networks` say by column which photos were right. The interval is
-    of the bootstrap: the same photos are drawn for all systems and columns.
+    `ours` and each of `networks` map a column to (n,) bool, whether each photo is
+    right. The interval is that of a bootstrap, with the same photos for all systems.
     """
     rng, n = np.random.default_rng(0), len(ours["photos"])
     draws = [np.arange(n), *rng.integers(n, size=(n_resamples, n))]

@@ -1,11 +1,10 @@
-"""Evaluations a second and memory of every family.
+"""Evaluations per second and memory of every family.
 
     python -m benchmarks.speed.families
 
-Networks with random weights and random conditions: on a CPU tiny ones, whose times are
-those of the package and of PyTorch's small operations; ``--size real`` takes the
-published sizes in bfloat16, for a GPU. Each runs in a process of its own. Half a minute
-on 2 cores.
+Networks with random weights and random conditions. By default they are tiny, and show
+the overhead of the package and of PyTorch. ``--size real`` takes the published sizes in
+bfloat16, for a GPU. Each runs in its own process. Half a minute on 2 cores.
 """
 
 import argparse
@@ -45,7 +44,7 @@ def random_conditions(name, backbone, rows):
 
 
 def measure(name, size, rows):
-    """Evaluations a second, and the most memory that was taken, in GB."""
+    """Evaluations per second, and peak memory in GB."""
     pipeline = FAMILIES[name](size)
     on_gpu = size == "real" and torch.cuda.is_available()
     if size == "real":

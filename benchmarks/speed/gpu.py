@@ -1,4 +1,4 @@
-"""Networks of real size, with random weights: how much of the card is used.
+"""Large networks with random weights on a GPU: speed and use of the card.
 
     python -m benchmarks.speed.gpu
 

@@ -1,4 +1,4 @@
-"""What the estimator adds to the forward passes of the network.
+"""Overhead of the estimator over the forward passes of the network.
 
     python -m benchmarks.speed.overhead
 
@@ -48,7 +48,7 @@ KINDS = {
 
 
 def bare(clf, n, batch, kind):
-    """Seconds that n evaluations of the network take, on inputs that are there."""
+    """Seconds of n evaluations of the network alone."""
     backbone, conditions = clf.backbone_, clf._conditions
     noised = torch.randn(batch, *backbone.latent_shape(32))
     t = torch.randint(backbone.n_timesteps, (batch,))

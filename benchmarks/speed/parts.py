@@ -1,11 +1,11 @@
-"""What each of the cheaper ways to evaluate a network brings on a CPU.
+"""Speed-up of each optimization of the network on a CPU.
 
     python -m benchmarks.speed.parts
 
-Evaluations a second of ``predict(pruning=None)`` on both bundled models in float32:
-with nothing of it, with each part alone, with all, and in bfloat16. Each is timed in
-processes of its own, which take turns: the median of three, the slowest and the
-fastest. About 6 minutes on 2 cores, ``--quick`` 1.
+Evaluations per second of ``predict(pruning=None)`` on both bundled models in float32:
+without optimizations, with each of them alone, with all, and in bfloat16. Each is timed
+in its own processes, which take turns: median of three, slowest and fastest. About 6
+minutes on 2 cores, ``--quick`` 1.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ PARTS = {
 
 
 def left_out(*args):
-    """In place of a part: a context that does nothing."""
+    """A context that does nothing, in the place of an optimization."""
     return contextlib.nullcontext(lambda triples: None)
 
 

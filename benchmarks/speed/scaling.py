@@ -1,4 +1,4 @@
-"""What a second worker gains, and what it costs to start one.
+"""Efficiency and start-up time of two workers.
 
     python -m benchmarks.speed.scaling
 

@@ -1,4 +1,4 @@
-"""Our `predict` against the algorithm as the paper's code runs it.
+"""`predict` against the algorithm as the paper's code runs it.
 
     python -m benchmarks.speed.vs_loop
 
@@ -6,11 +6,11 @@ Baseline: one image after another, batches of 32, all prompts encoded beforehand
 paper's schedule for Oxford-IIIT Pets (25 trials, the best 5 classes, then up to 250),
 written as a plain loop over the same diffusers modules, in float32. Beside it the
 estimator with the same schedule and trials, whose labels must be the same, and the
-estimator as it is by default. Each task has a process of its own, in which the
-baseline comes first, so that nothing of ours helps it or slows it down. fashion-scenes
-has two tasks: which of ten captions fits, and, harder, which of ten items is shown in
-whatever colour. The last column is how much more of the images the default has right
-than the stages do, with its standard error over images. About 10 minutes on 2 cores,
+estimator by default. Each task runs in its own process, in which the baseline comes
+first, so that the package has no effect on it. fashion-scenes has two tasks: which of
+ten captions describes a scene, and which of ten items it shows in any colour. The last
+column is the accuracy of the default minus that of the stages, with its standard error
+over images. About 10 minutes on 2 cores,
 ``--quick`` 2; ``--only fashion-dit --n-images 10000``, for which the IDX files of
 Fashion-MNIST are needed, 80.
 """
@@ -71,7 +71,7 @@ def paper_loop(clf, images):
 
 
 def conditions_and_network(clf):
-    """What the classes are to the network, and how it is called."""
+    """Conditions of the classes, and a function that calls the network."""
     pipeline, names = clf.backbone_.pipeline, clf.classes_
     device = pipeline.device
     if hasattr(pipeline, "transformer"):

@@ -1,9 +1,12 @@
-"""What the benchmarks share: options, the machine, tables, and images to classify."""
+"""Shared by the benchmarks: options, machine, results, and images to classify."""
 
 import argparse
 import json
 import os
 import platform
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +23,32 @@ from diffusion_sklearn.datasets import (
     make_fashion_scenes,
 )
 
+ROOT = Path(__file__).parent.parent
+
 
 def make_parser(text):
     """A parser with the options that all benchmarks have."""
     parser = argparse.ArgumentParser(description=text.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer images")
-    parser.add_argument("--json", type=Path, default=None, help="write the table here")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=None,
+        help="write the table here (default: to benchmarks/results, except with "
+        "--quick and --only)",
+    )
     return parser
 
 
 def machine():
-    """What the numbers were measured on."""
+    """Hardware and versions of a measurement, as plain values."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text("utf-8").splitlines()
         names = [line.split(":")[1] for line in lines if line.startswith("model name")]
         name = names[0].strip() if names else name
-    found = {
+    description = {
         "cpu": name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -45,31 +56,64 @@ def machine():
         **versions(),
     }
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        description["gpu"] = torch.cuda.get_device_name()
+    return description
 
 
 def describe_machine():
     """The machine in a line."""
-    found = machine()
-    where = found["gpu"] or f"{found['cpu']}, {found['threads']} threads"
-    return f"{where}, torch {found['torch']}"
+    info = machine()
+    where = info["gpu"] or f"{info['cpu']}, {info['threads']} threads"
+    return f"{where}, torch {info['torch']}"
 
 
-def write(path, rows):
-    """Write a table and the machine as JSON."""
-    if path:
-        path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
+def module_of(file):
+    """Name of the benchmark in a file, such as benchmarks.speed.vs_loop."""
+    return ".".join(Path(file).resolve().relative_to(ROOT).with_suffix("").parts)
+
+
+def write(file, args, rows, **settings):
+    """Write a table as JSON, with the machine and the command.
+
+    Parameters
+    ----------
+    file : str
+        The benchmark's ``__file__``.
+    args : Namespace
+        Its options. With `json`, the table goes there; a run with `quick` or `only`
+        writes no other file.
+    rows : list or dict
+        The table.
+    **settings
+        Numbers of images, trials and the like that the rows do not have.
+    """
+    path, module = args.json, module_of(file)
+    if path is None:
+        if args.quick or getattr(args, "only", None):
+            return
+        _, group, name = module.split(".")
+        path = ROOT / "benchmarks" / "results" / group / f"{name}.json"
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    table = {"machine": machine(), "command": command, "settings": settings}
+    table["rows"] = rows
+    path.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+
+
+def run_in_process(file, *arguments):
+    """Run a benchmark in a process of its own and parse the JSON that it prints."""
+    command = [sys.executable, "-m", module_of(file), *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT)
+    return json.loads(done.stdout)
 
 
 def make_task(task, n, first=0, **params):
-    """A fitted classifier of ten classes, images and their true labels.
+    """Make a fitted classifier of ten classes, images and their true labels.
 
-    "fashion-dit" is asked for the item on test photos, of which 1,000 ship and the
-    other 9,000 need the IDX files of Fashion-MNIST; "fashion-scenes" which of ten
-    captions fits a scene, one item or two, made of test photos; "fashion-scenes, items"
-    for the item in scenes of one item, whose colour the prompts do not name. The error
-    is that of the noise, as in the paper.
+    "fashion-dit": the item on test photos, of which 1,000 ship and the other 9,000 need
+    the IDX files of Fashion-MNIST. "fashion-scenes": which of ten captions describes a
+    scene of one or two items, composed of test photos. "fashion-scenes, items": the
+    item in scenes of one item, whose colour the prompts do not name. The error is that
+    of the noise, as in the paper.
     """
     photos = load_fashion_photos()
     model, names = task.split(",")[0], photos.target_names
@@ -94,7 +138,7 @@ def make_task(task, n, first=0, **params):
 
 
 def make_scene_task(question, n, split, seed, data_home=None):
-    """Scenes, labels and classes: the item of one, or which of ten captions fits."""
+    """Make scenes, labels and classes of the question "items" or "captions"."""
     how = {"split": split, "random_state": seed, "data_home": data_home}
     if question == "items":
         scenes = make_fashion_scenes(n, n_items=1, **how)
@@ -107,5 +151,5 @@ def make_scene_task(question, n, split, seed, data_home=None):
 
 
 def without_article(caption):
-    """What the prompt template puts "a" in front of."""
+    """A caption without its article, which the prompt template adds."""
     return caption.split(" ", 1)[1]

@@ -1,7 +1,6 @@
-"""A pipeline with random weights of every family: tiny ones, and networks of real size.
+"""Pipelines of every family with random weights, tiny or of the published size.
 
-The tests use the tiny ones, whose text encoders are real ones of a few weights. Those
-of real size have the published network's config and no text encoder.
+The tests use the tiny ones. Those of the published size have no text encoder.
 """
 
 import os

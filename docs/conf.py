@@ -2,21 +2,20 @@
 
 pip install -c constraints.txt ".[docs]" && sphinx-build -W docs docs/_build/html
 
-Nothing is fetched. With DOCS_GALLERY=0 in the environment the examples of the gallery
-are shown and not run.
+The build needs no network. With DOCS_GALLERY=0 in the environment, the examples of the
+gallery are shown and not run.
 """
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import matplotlib
-from docutils.nodes import SkipNode
-from docutils.utils.math import latex2mathml
-from sphinx.util.math import get_node_equation_number
 
 import diffusion_sklearn
 
+sys.path.insert(0, str(Path(__file__).parent))  # for _ext
 matplotlib.use("Agg")
 
 project = "diffusion_sklearn"
@@ -27,8 +26,12 @@ version = release = diffusion_sklearn.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # MathJax itself, as part of the build
+    "sphinx_design",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
+    "_ext.results",
 ]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
@@ -47,12 +50,8 @@ html_theme_options = {
     "show_prev_next": False,
     "secondary_sidebar_items": ["page-toc"],
 }
-# Only the API and the gallery have pages below them to list on the left.
-html_sidebars = {
-    page.stem: [] for page in Path(__file__).parent.glob("*.rst") if page.stem != "api"
-}
+html_sidebars = {"index": []}
 html_show_sourcelink = False
-html_math_renderer = "mathml"
 toc_object_entries_show_parents = "hide"
 
 sphinx_gallery_conf = {
@@ -85,37 +84,7 @@ def unlink_scikit_learn(app, what, name, obj, options, lines):
         lines[:] = text.split("\n")
 
 
-def mathml(tex, as_block=False):
-    """TeX as MathML, which browsers show with no script to fetch."""
-    text = latex2mathml.tex2mathml(tex, as_block=as_block)
-    text = text.replace("<mo>‖</mo>", '<mo stretchy="false">‖</mo>')
-    # "log p" with its space, "exp(" without.
-    return re.sub(
-        r"<mo>&ApplyFunction;</mo>(?=\s*<m(i|sub|sup)\b)",
-        '<mspace width="0.17em"></mspace>',
-        text,
-    )
-
-
-def inline_math(self, node):
-    """Write a formula in a line."""
-    self.body.append(mathml(node.astext()))
-    raise SkipNode
-
-
-def block_math(self, node):
-    """Write a formula on a line of its own, with its number."""
-    self.body.append(self.starttag(node, "div", CLASS="equation"))
-    if node["number"]:
-        number = get_node_equation_number(self, node)
-        self.body.append(f'<span class="eqno">({number})</span>')
-    self.body.append(mathml(node.astext(), as_block=True))
-    self.body.append("</div>\n")
-    raise SkipNode
-
-
 def setup(app):
-    """Register the above."""
+    """Connect the functions above to autodoc."""
     app.connect("autodoc-skip-member", skip_member)
     app.connect("autodoc-process-docstring", unlink_scikit_learn)
-    app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))

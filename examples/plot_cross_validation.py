@@ -1,12 +1,12 @@
 """
-Cross-validation beside CLIP
-============================
+Cross-validation of a diffusion model and CLIP
+==============================================
 
-Eight classes that are told apart by which item has which colour, and where: a yellow
-sneaker left of a blue bag, a blue sneaker left of a yellow bag, and so on. Four of them
-are made of the very same words, and so are the other four. Both classifiers are scored
-by ``cross_val_score``, like any other; neither is trained, so that a fold is just a
-sample of scenes. Half a minute on 2 cores.
+Two zero-shot classifiers are compared with ``cross_val_score``. The eight classes
+differ in which item has which colour, and where it is: a yellow sneaker left of a blue
+bag, a blue sneaker left of a yellow bag, and so on. Their captions consist of the same
+words, but for the relation. Neither classifier is trained, so each fold is a sample of
+scenes.
 """
 
 import argparse

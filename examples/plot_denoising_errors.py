@@ -2,14 +2,14 @@
 Why the trials are paired
 =========================
 
-A diffusion classifier adds noise to an image, lets the model predict it with each class
-in turn, and believes the class with the smallest error. Here the errors of one photo
-are drawn against the timestep, for two classes that are easily confused.
+A diffusion classifier adds noise to an image, predicts the noise with each class as the
+condition, and selects the class with the smallest error. This example plots the errors
+of one photo against the timestep, for two classes that are easily confused.
 """
 
 # %%
-# A class-conditional model that ships with the package, and a photo that it was not
-# trained on. `fit` names the classes; nothing is trained.
+# Load a bundled class-conditional model, and a photo that it was not trained on.
+# `fit` sets the classes and trains nothing.
 
 import matplotlib.pyplot as plt
 
@@ -23,11 +23,12 @@ clf = ConditionalDiffusionClassifier(model="fashion-dit")
 clf.fit(classes=["ankle boot", "sneaker"])
 
 # %%
-# Each thin line is one noise, added in all strengths; thick lines are means. On the
-# left, the mean of each timestep is taken away: the noises lie far apart, the classes
-# close together, and with other noise for each class nobody could say which is better.
-# On the right, the mean of each noise is taken away as well. What is left is the
-# difference between the classes, and it mostly has one sign.
+# Each thin line is the error of one noise sample at all timesteps, and thick lines
+# are means. On the left, the mean of each timestep is subtracted: the variation over
+# noise samples is larger than the difference between the classes, so that independent
+# noise for each class would hide it. On the right, the mean of each noise sample is
+# subtracted too. The difference between the classes remains, and it mostly has one
+# sign.
 
 figure, (shown, by_timestep, by_noise) = plt.subplots(
     1, 3, figsize=(12, 4), width_ratios=[1, 2, 2], layout="constrained"
@@ -41,8 +42,8 @@ display = DenoisingErrorDisplay.from_estimator(
 display.plot(by_noise, center="noise")
 
 # %%
-# How large are the two spreads? The standard deviation over noises, of an error and of
-# the difference between the errors of the two classes, a mean over timesteps:
+# Compute the standard deviation over noise samples of an error, and of the difference
+# between the errors of the two classes, averaged over timesteps:
 
 one = display.errors[0].std(axis=0).mean()
 difference = (display.errors[0] - display.errors[1]).std(axis=0).mean()

@@ -2,14 +2,14 @@
 Effective robustness
 ====================
 
-Classifiers that do better on photos like those they know do better on other photos too,
-and along a line. A model above that line is robust beyond what its accuracy foretells;
-one below it is more brittle.
+Across classifiers, the accuracy on shifted photos follows the accuracy in distribution
+along a line in logit space. A model above that line is more robust than its accuracy
+predicts, and a model below it less.
 """
 
 # %%
-# The shift: photos with salt-and-pepper noise. The baselines are classifiers of
-# scikit-learn that learn from up to 700 clean photos.
+# The shift is salt-and-pepper noise. The baselines are classifiers of scikit-learn,
+# trained on up to 700 clean photos.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,7 +41,7 @@ for clean, noisy, (above, below) in zip(X, X_shifted, axes.T, strict=False):
 
 
 # %%
-# Their predictions for both, from 70, 200 and 700 photos each.
+# Fit each baseline on 70, 200 and 700 photos, and predict clean and shifted photos.
 
 
 def as_rows(images):
@@ -64,9 +64,8 @@ for kind, model in kinds.items():
 baselines = list(predicted)
 
 # %%
-# The diffusion model has seen 60,000 training photos of the same kind, far more than
-# the baselines. That helps its accuracy; whether it moves it off the line is the
-# question.
+# Predict with the diffusion model, which was trained on far more photos of the same
+# kind than the baselines.
 
 clf = ConditionalDiffusionClassifier(model="fashion-dit", n_trials=10)
 clf.fit(classes=photos.target_names)
@@ -74,10 +73,9 @@ predicted["fashion-dit"] = clf.predict(X)
 predicted_shifted["fashion-dit"] = clf.predict(X_shifted)
 
 # %%
-# The diffusion model is the best on clean photos and no better than chance on noisy
-# ones: it lies far below the line. (The paper found a large model far above it, on
-# natural photos that are hard for other classifiers; the shift matters.) With a hundred
-# photos the intervals are wide, but not as wide as that.
+# The diffusion model is the best on clean photos and at chance on noisy ones: it lies
+# far below the line. In the paper, a large model lies far above the line on natural
+# photos that are hard for other classifiers. So the result depends on the shift.
 
 figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
 display = EffectiveRobustnessDisplay.from_predictions(

@@ -1,15 +1,14 @@
 """
-Where a class wins
-==================
+Evidence for a class over the image
+===================================
 
-The error of a diffusion model has a place: each position of the image tells how well
-each class explains it there. The difference between two classes is a map of what speaks
-for one and what for the other.
+The error of a diffusion model is a mean over the positions of the latent. The
+difference of the errors of two classes at each position shows where one class explains
+the image better than the other.
 """
 
 # %%
-# A text-to-image model, and a scene of two coloured items. The captions swap the
-# colours, so that the words are the same.
+# Compare two captions of a scene that differ in which item has which colour.
 
 import matplotlib.pyplot as plt
 
@@ -36,7 +35,7 @@ clf = ZeroShotDiffusionClassifier(
 ).fit(classes=[right, wrong])
 
 # %%
-# Red is where the right caption wins.
+# In red regions the right caption has the smaller error.
 
 figure, (shown, explained) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
 shown.imshow(scenes.images[0])
@@ -48,8 +47,8 @@ display = EvidenceDisplay.from_estimator(
 display.colorbar_.set_label("wrong caption  \N{LEFT RIGHT ARROW}  right caption")
 
 # %%
-# The same with class labels: what of an ankle boot makes it no sneaker? With a single
-# image the map is grainy; more trials make it smoother.
+# With a class-conditional model: where an ankle boot differs from a sneaker. More
+# trials make the map smoother.
 
 photos = load_fashion_photos()
 clf = ConditionalDiffusionClassifier(model="fashion-dit", n_trials=200)

@@ -2,9 +2,9 @@
 A model that diffusers does not know
 ====================================
 
-A denoiser of 8x8 digits is written and trained here in some seconds, a pipeline put
-around it, and a ``Backbone`` that tells the classifier how to call it. All that is new
-to the package is ``DigitBackbone``.
+This example writes and trains a denoiser of 8x8 digits in a few seconds, wraps it in a
+pipeline, and uses it as a classifier through a ``Backbone``, which defines how the
+network is called.
 """
 
 import matplotlib.pyplot as plt
@@ -21,7 +21,7 @@ NONE = 10  # the null class: labels are dropped to it one time in ten
 
 
 # %%
-# The model: nothing here knows of the package.
+# The model and its pipeline use diffusers only.
 
 
 class DigitDenoiser(ModelMixin, ConfigMixin):
@@ -50,7 +50,7 @@ class DigitDenoiser(ModelMixin, ConfigMixin):
 
 
 class DigitPipeline(DiffusionPipeline):
-    """What belongs together, and can be saved together."""
+    """A network with its scheduler."""
 
     def __init__(self, unet, scheduler):
         super().__init__()
@@ -58,7 +58,7 @@ class DigitPipeline(DiffusionPipeline):
 
 
 def train(images, labels, steps=1500):
-    """A pipeline of a denoiser that has seen these digits."""
+    """Train a denoiser on digits and return its pipeline."""
     torch.manual_seed(0)
     network, scheduler = (
         DigitDenoiser(),
@@ -82,8 +82,8 @@ def train(images, labels, steps=1500):
 
 
 # %%
-# The backbone: which pipelines it is for, what they are conditioned on, and one forward
-# pass. Schedule, prediction type and image size are read from the configs.
+# The backbone names its pipeline class and its kind of condition, and implements one
+# forward pass. Schedule, prediction type and image size are read from the configs.
 
 
 class DigitBackbone(Backbone):
@@ -106,7 +106,7 @@ class DigitBackbone(Backbone):
 
 
 # %%
-# From here on it is a classifier like any other.
+# Use it as a classifier.
 
 digits = load_digits()
 images = digits.images / 16  # (n, 8, 8), in [0, 1]
@@ -120,7 +120,8 @@ clf = ConditionalDiffusionClassifier(model=pipeline).fit(classes=range(10))
 print(f"accuracy on 100 digits: {clf.score(X_test, y_test):.2f}")
 
 # %%
-# How likely an image is, whatever its class: a digit that lies on its side is none.
+# `score_samples` is lower for transposed digits, which are unlike the training
+# images.
 
 turned = X_test.transpose(0, 2, 1)
 likely, unlikely = clf.score_samples(X_test), clf.score_samples(turned)

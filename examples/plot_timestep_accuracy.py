@@ -1,13 +1,14 @@
 """
-Which timesteps tell the classes apart
-======================================
+Accuracy by timestep
+====================
 
-With little noise the classes differ in fine detail alone, and with much noise there is
-hardly anything left to see. This example asks what each timestep is worth by itself.
+With little noise, the errors of the classes differ in fine detail only, and with much
+noise little of the image is left. This example shows the accuracy of a single trial at
+each timestep.
 """
 
 # %%
-# Twenty trials, evenly spread over the timesteps, and ten classes.
+# Use twenty trials, evenly spaced over the timesteps, and ten classes.
 
 import matplotlib.pyplot as plt
 
@@ -21,16 +22,15 @@ clf = ConditionalDiffusionClassifier(model="fashion-dit", n_trials=20)
 clf.fit(classes=photos.target_names)
 
 # %%
-# All points come from one table of errors, so that they share the photos and the noise.
-# The band is the exact 95 % interval over other photos; at a hundred of them it is
-# wide, and only the coarse shape of the curve means something.
+# All points share the photos. The band is the 95 % Clopper-Pearson interval over
+# photos. With a hundred photos it is wide, and only the coarse shape of the curve is
+# significant.
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 display = TimestepAccuracyDisplay.from_estimator(clf, X, y, ax=ax)
 
 # %%
-# All trials together, for comparison, as the classifier uses them by default (where
-# classes that are clearly behind are dropped early):
+# For comparison, the accuracy of all trials together, with the default pruning:
 
 score = clf.score(X, y)
 display.ax_.axhline(score, color="C1", linestyle="--", label="all trials")

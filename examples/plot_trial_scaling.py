@@ -1,14 +1,14 @@
 """
-How many trials, and at which timesteps
-=======================================
+Accuracy by number of trials
+============================
 
-A trial is a pair of a timestep and a noise. More of them make a prediction steadier and
-dearer. Which timesteps they should have is an old question: the same few again and
-again, or spread over all?
+More trials reduce the variance of a prediction and increase its cost. This example
+compares ways to choose their timesteps: a few that are repeated with new noise, or
+evenly spaced ones.
 """
 
 # %%
-# Four classes of clothes for the upper body, the hard ones among the ten.
+# Use the four classes that are hard to distinguish.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,8 +25,8 @@ X, y = photos.images[rows], photos.names[rows]
 clf = ConditionalDiffusionClassifier(model="fashion-dit").fit(classes=CLASSES)
 
 # %%
-# "even" spreads the timesteps over the whole range; a list is gone through again and
-# again. A dict names the strategies.
+# "even" spaces the timesteps over the whole range, and a list is cycled through. The
+# keys of the dict name the strategies.
 
 display = TrialScalingDisplay.from_estimator(
     clf,
@@ -43,8 +43,8 @@ display = TrialScalingDisplay.from_estimator(
 )
 
 # %%
-# A difference of one photo in eighty is 1.25 points of accuracy, so that only wide gaps
-# between the lines mean something.
+# One photo in eighty is 1.25 points of accuracy, so only wide gaps between the lines
+# are significant.
 
 for name, row in zip(display.strategies, display.accuracy, strict=True):
     print(f"{name:<12}", *(f"{accuracy:.3f}" for accuracy in row))

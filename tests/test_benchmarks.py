@@ -2,12 +2,19 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from benchmarks import _common, _families
+from benchmarks._common import make_task
+from benchmarks.accuracy import accuracy_vs_cost, compositional, objectives
+from benchmarks.accuracy import paper as paper_benchmark
+from benchmarks.accuracy._shifts import SHIFTS, shift
+from benchmarks.accuracy.paper import NETWORKS, to_patches
+from benchmarks.speed import families, gpu, growth, overhead, parts, scaling, vs_loop
+from benchmarks.speed.growth import different_scenes
 from diffusion_sklearn import (
     CLIPZeroShotClassifier,
     ConditionalDiffusionClassifier,
@@ -20,22 +27,11 @@ from diffusion_sklearn.datasets import (
 )
 from diffusion_sklearn.metrics import winoground_scores
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
-    for name in [path.stem for path in BENCHMARKS.glob("*.py")]:
-        sys.modules.pop(name, None)
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("model", ["fashion-dit", "fashion-scenes"])
 def test_the_plain_loop_gives_the_same_labels(model, monkeypatch):
-    import vs_loop
-    from _common import make_task
-
     monkeypatch.setattr(vs_loop, "PETS", ((5, 4), (20, 1)))
     clf, images, _ = make_task(model, 4, n_trials=20, pruning=vs_loop.PETS)
     found = clf.classes_[vs_loop.paper_loop(clf, images)]
@@ -45,16 +41,13 @@ def test_the_plain_loop_gives_the_same_labels(model, monkeypatch):
 
 @pytest.mark.parametrize("pruning", [None, 0.9, ((5, 4), (20, 1)), ((6, 3), 0.9)])
 def test_replaying_a_table_is_what_the_engine_does(pruning, monkeypatch):
-    import accuracy_vs_cost as benchmark
-    from _common import make_task
-
-    monkeypatch.setattr(benchmark, "N_TRIALS", 25)
-    errors, _, trials = benchmark.table("fashion-dit", 10, 5, 0)
+    monkeypatch.setattr(accuracy_vs_cost, "N_TRIALS", 25)
+    errors, _, trials = accuracy_vs_cost.table("fashion-dit", 10, 5, 0)
     clf, images, _ = make_task(
         "fashion-dit", 5, first=10, n_trials=25, pruning=pruning, random_state=0
     )
     result = clf.denoising_errors(images)
-    choice, cost = benchmark.replay(pruning, errors, trials)
+    choice, cost = accuracy_vs_cost.replay(pruning, errors, trials)
     np.testing.assert_array_equal(choice, result.log_proba.argmax(axis=1))
     np.testing.assert_array_equal(cost, result.n_evaluations)
     done = ~np.isnan(result.errors)
@@ -64,12 +57,10 @@ def test_replaying_a_table_is_what_the_engine_does(pruning, monkeypatch):
 
 
 def test_accuracy_vs_cost_benchmark(monkeypatch, capsys, tmp_path):
-    import accuracy_vs_cost as benchmark
-
     files = "--json", str(tmp_path / "c.json"), "--figure", str(tmp_path / "c.png")
-    flags = ["--n-images", "2", "--tasks", "fashion-dit", *files]
+    flags = ["--n-images", "2", "--only", "fashion-dit", *files]
     monkeypatch.setattr(sys, "argv", ["accuracy_vs_cost.py", *flags])
-    benchmark.main()
+    accuracy_vs_cost.main()
     found = json.loads((tmp_path / "c.json").read_text("utf-8"))["rows"]["fashion-dit"]
     rows = {row["family"]: row for row in found["table"]}
     full = rows["full budget"]
@@ -87,9 +78,7 @@ def test_accuracy_vs_cost_benchmark(monkeypatch, capsys, tmp_path):
 
 def test_what_a_cheap_setting_may_lose():
     """The cheapest that keeps accuracy and agreement, on tables made by hand."""
-    import accuracy_vs_cost as benchmark
-
-    trials = benchmark.make_task("fashion-dit", 1)[0].trials_
+    trials = accuracy_vs_cost.make_task("fashion-dit", 1)[0].trials_
     truth = np.zeros(20, int)
     errors = np.ones((20, 11, 100))
     errors[:, 0] = 0.9  # right, at every trial,
@@ -98,23 +87,18 @@ def test_what_a_cheap_setting_may_lose():
     others = np.ones((20, 11, 100))
     others[:, 0] = 0.9
     tables = (errors, truth, trials), (others, truth, trials)
-    assert benchmark.choose([5, 100], tables) == 100
-    assert benchmark.choose([5], tables) is None
+    assert accuracy_vs_cost.choose([5, 100], tables) == 100
+    assert accuracy_vs_cost.choose([5], tables) is None
     # As accurate, but not of one mind with the other budget.
     unsure = np.where(np.arange(20) < 10, 1, 0)
     tables = (errors, unsure, trials), (others, unsure, trials)
-    assert benchmark.choose([5], tables) is None
+    assert accuracy_vs_cost.choose([5], tables) is None
     errors[:10, 0, few] = 0.9
-    assert benchmark.choose([5, 100], tables) == 5
+    assert accuracy_vs_cost.choose([5, 100], tables) == 5
 
 
 @pytest.mark.parametrize("kind", ["vs_loop", "overhead", "growth", "parts"])
 def test_speed_benchmarks_run(kind, monkeypatch, capsys):
-    import growth
-    import overhead
-    import parts
-    import vs_loop
-
     if kind == "vs_loop":
         monkeypatch.setattr(vs_loop, "PETS", ((5, 4), (20, 1)))
         rows = vs_loop.compare("fashion-dit", 1, 3)
@@ -144,8 +128,6 @@ def test_speed_benchmarks_run(kind, monkeypatch, capsys):
 
 
 def test_tiny_networks_of_the_gpu_benchmark(monkeypatch, capsys, tmp_path):
-    import gpu
-
     flags = ["--size", "tiny", "--quick", "--device", "cpu", "--dtype", "float32"]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *flags, "--json", str(tmp_path / "g")])
     gpu.main()
@@ -165,8 +147,6 @@ PUBLISHED = {  # billions of weights of each network
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_networks_of_real_size_have_the_published_number_of_weights(name, monkeypatch):
-    import _families
-
     monkeypatch.setattr(_families, "device_of_real_size", lambda: "meta")
     pipeline = _families.FAMILIES[name]("real")
     network = getattr(pipeline, "unet", None) or pipeline.transformer
@@ -175,8 +155,6 @@ def test_networks_of_real_size_have_the_published_number_of_weights(name, monkey
 
 
 def test_families_benchmark(monkeypatch, capsys, tmp_path):
-    import families
-
     flags = ["--only", "DiT", "--rows", "2", "--json", str(tmp_path / "f.json")]
     monkeypatch.setattr(sys, "argv", ["families.py", *flags])
     families.main()
@@ -185,10 +163,7 @@ def test_families_benchmark(monkeypatch, capsys, tmp_path):
 
 
 def test_weightings_of_the_objectives_benchmark_are_those_of_the_estimators():
-    """The table's squared errors, weighted, are what `target` and a name give."""
-    import objectives
-    from _common import make_task
-
+    """The squared errors, weighted, are those of `target` and of a name."""
     clf, images, _ = make_task("fashion-dit", 3, n_trials=5, pruning=None)
     squared = clf.denoising_errors(images).errors.astype(float)
     given = objectives.weightings(clf.backbone_)
@@ -217,15 +192,11 @@ def test_weightings_of_the_objectives_benchmark_are_those_of_the_estimators():
 
 
 def test_captions_of_the_growth_benchmark_differ():
-    from growth import different_scenes
-
     assert len({scene.caption for scene in different_scenes(100)}) == 100
 
 
-def test_scaling_benchmark(monkeypatch, capsys):
-    import scaling
-
-    flags = ["--n-images", "4", "--backends", "loky"]
+def test_scaling_benchmark(monkeypatch, capsys, tmp_path):
+    flags = ["--n-images", "4", "--backends", "loky", "--json", str(tmp_path / "s")]
     monkeypatch.setattr(sys, "argv", ["scaling.py", *flags])
     monkeypatch.setattr(scaling.torch, "set_num_threads", lambda n: None)
     scaling.main()
@@ -233,39 +204,7 @@ def test_scaling_benchmark(monkeypatch, capsys):
     assert [line.split()[-4] for line in printed[-2:]] == ["1", "2"]
 
 
-def test_cluster_simulation_in_closed_form():
-    """Two GPUs, equal chunks, no failure: the time is what can be added up."""
-    from cluster_plan import CHUNK, simulate
-
-    cost = np.full(10, 100.0)
-    assumed = {
-        "evaluations_per_second": 1000.0,
-        "model_bytes": 5e9,
-        "disk": 1e10,
-        "hours_to_failure": 1e12,
-        "start_seconds": 60.0,
-        "pass_seconds": 0.1,
-        "read_seconds": 0.01,
-        "task_seconds": 0.5,
-        "kept_seconds_per_pass": 0.0128,
-    }
-    n, rng = 4 * CHUNK, np.random.default_rng(0)
-    hours, share = simulate(2, n, cost, assumed, "array job", rng)
-    each = n / 2 * (100 / 1000 + 2 * 0.01 + 100 / 256 * 0.0128)
-    np.testing.assert_allclose(3600 * hours, 60 + 1 + each)
-    np.testing.assert_allclose(share, n / 2 * 0.1 / (61 + each))
-    # All images are read first, which takes longer than loading the model.
-    assumed["read_seconds"] = 0.02
-    hours, _ = simulate(2, n, cost, assumed, "one client", rng)
-    np.testing.assert_allclose(3600 * hours, n * 0.02 + 1.0 + 2 * CHUNK * 0.12)
-    # A failure costs time.
-    assumed["hours_to_failure"] = 0.02
-    assert simulate(2, n, cost, assumed, "one client", rng)[0] > hours
-
-
 def test_shifted_photos_are_other_photos_and_always_the_same():
-    from _shifts import SHIFTS, shift
-
     images = load_fashion_photos().images[:5]
     for name in SHIFTS:
         shifted = shift(images, name)
@@ -280,14 +219,13 @@ def test_shifted_photos_are_other_photos_and_always_the_same():
 @pytest.fixture
 def paper(monkeypatch, tmp_path):
     """The benchmark, very small, with the photos that ship as training photos."""
-    import paper
 
     size = {"n_images": 30, "n_examples": 4, "n_trials": 5, "n_drawn": 2}
     size |= {"n_scaled": 3, "budgets": [1, 2], "n_labelled": 100}
-    monkeypatch.setattr(paper, "QUICK", size)
-    columns = {k: paper.COLUMNS[k] for k in ("items, new pairs", "captions")}
-    monkeypatch.setattr(paper, "COLUMNS", columns)
-    monkeypatch.setattr(paper, "OBJECTIVES", ("l2", "vlb"))
+    monkeypatch.setattr(paper_benchmark, "QUICK", size)
+    columns = {k: paper_benchmark.COLUMNS[k] for k in ("items, new pairs", "captions")}
+    monkeypatch.setattr(paper_benchmark, "COLUMNS", columns)
+    monkeypatch.setattr(paper_benchmark, "OBJECTIVES", ("l2", "vlb"))
     photos = load_fashion_photos()
     for name, values in (("images", photos.images), ("labels", photos.target)):
         header = np.array([0x0800 + values.ndim, *values.shape], ">i4").tobytes()
@@ -297,7 +235,7 @@ def paper(monkeypatch, tmp_path):
     def run(*parts):
         flags = ["--quick", "--data-home", str(tmp_path), "--only", *parts]
         monkeypatch.setattr(sys, "argv", ["paper.py", *flags, "--json", str(out)])
-        paper.main()
+        paper_benchmark.main()
         rows = json.loads(out.read_text())["rows"]
         return {(r["table"], str(r["row"]), str(r["column"])): r for r in rows}
 
@@ -329,8 +267,6 @@ def test_zero_shot_tables_of_the_paper(paper):
 
 
 def test_tables_of_labels_and_figures_of_the_paper(paper):
-    from _shifts import shift
-
     found = paper("tables-4-5", "figure-3", "figure-4")
     photos = load_fashion_photos()
     images, labels = photos.images[:30], photos.names[:30]
@@ -341,7 +277,7 @@ def test_tables_of_labels_and_figures_of_the_paper(paper):
         )
         assert found[(*key, "blur")]["accuracy"] == score
     # Figure 6: a straight line through the logits, by hand.
-    names = [f"fashion-{name}" for name in sys.modules["paper"].NETWORKS]
+    names = [f"fashion-{name}" for name in NETWORKS]
     clean, blurred = (
         [
             found["4", name, column]["accuracy"]
@@ -365,9 +301,42 @@ def test_tables_of_labels_and_figures_of_the_paper(paper):
 
 
 def test_patches_keep_every_pixel():
-    from paper import to_patches
-
     image = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3) % 251
     maps = to_patches(image.astype(np.uint8))[0] * 255  # (48, 8, 8)
     patch = maps[:, 2, 5].reshape(4, 4, 3)
     np.testing.assert_allclose(patch, image[0, 8:12, 20:24], rtol=1e-6)
+
+
+def test_compositional_benchmark(monkeypatch, tmp_path, capsys):
+    output = tmp_path / "table.json"
+    flags = ["--quick", "--n-trials=3", "--json", str(output)]
+    monkeypatch.setattr(sys, "argv", ["compositional.py", *flags])
+    compositional.main()
+    rows = json.loads(output.read_text())["rows"]
+    assert len(rows) == 2 * 2 * (3 + 3 * 5)
+    right = {(r["split"], r["question"], r["model"]): r["right"] for r in rows}
+    for split in ("test", "held-out"):
+        assert right[split, "colour among 6", "diffusion"] > 0.8
+        theirs = right[split, "text score, all", "fashion-clip"]
+        assert right[split, "text score, all", "diffusion"] > theirs
+    assert "held-out combinations" in capsys.readouterr().out
+
+
+def test_results_go_to_the_folder_of_the_group(monkeypatch, tmp_path):
+    """With the machine, the command and the settings; not those of a part."""
+    parser = _common.make_parser("A benchmark.")
+    parser.add_argument("--only", nargs="+")
+    monkeypatch.setattr(_common, "ROOT", tmp_path)
+    folder = tmp_path / "benchmarks" / "results" / "speed"
+    folder.mkdir(parents=True)
+    file = tmp_path / "benchmarks" / "speed" / "vs_loop.py"
+    for flags in (["--quick"], ["--only", "a"]):
+        _common.write(file, parser.parse_args(flags), [])
+    assert not list(folder.iterdir())
+
+    monkeypatch.setattr(sys, "argv", ["vs_loop.py"])
+    _common.write(file, parser.parse_args([]), [{"a": 1}], n_images=2)
+    result = json.loads((folder / "vs_loop.json").read_text("utf-8"))
+    assert result["command"] == "python -m benchmarks.speed.vs_loop"
+    assert result["rows"] == [{"a": 1}] and result["settings"] == {"n_images": 2}
+    assert result["machine"]["torch"]

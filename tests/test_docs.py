@@ -13,7 +13,7 @@ from PIL import Image
 import diffusion_sklearn
 
 README = Path(__file__).parent.parent / "README.md"
-API = README.parent / "docs" / "api.rst"
+API = README.parent / "docs" / "reference" / "api.rst"
 PUBLIC = ("", ".backbones", ".baselines", ".datasets", ".inspection", ".metrics")
 BLOCK = re.compile(r"(<!-- needs a download -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 
@@ -37,7 +37,9 @@ def public_names():
     for place in PUBLIC:
         module = importlib.import_module(f"diffusion_sklearn{place}")
         for name in module.__all__:
-            yield f"{place}.{name}".lstrip("."), getattr(module, name)
+            value = getattr(module, name)
+            if not inspect.ismodule(value):
+                yield f"{place}.{name}".lstrip("."), value
 
 
 def public_methods(name, cls):
@@ -126,8 +128,22 @@ def test_two_commands(needed):
     assert all("pip install -c constraints.txt" in command for command in commands)
 
 
+def test_readme_fits_on_two_screens():
+    lines = README.read_text("utf-8").splitlines()
+    assert len(lines) <= 110
+    citation = [line for line in lines if line.startswith("  ")]
+    assert [line for line in lines if len(line) > 100 and line not in citation] == []
+
+
+def test_readme_links_exist():
+    links = re.findall(r"\]\((?!http)([^)]+)\)", README.read_text("utf-8"))
+    assert len(links) > 8
+    assert [link for link in links if not (README.parent / link).exists()] == []
+
+
 def test_no_number_is_left_to_be_filled_in():
     root = README.parent
-    texts = [README, *root.glob("docs/*.rst"), *root.glob("diffusion_sklearn/**/*.md")]
+    pages = [*root.glob("docs/**/*.rst"), *root.glob("docs/**/*.jinja")]
+    texts = [README, *pages, *root.glob("diffusion_sklearn/**/*.md")]
     assert len(texts) > 5
     assert not [str(path) for path in texts if "@@" in path.read_text("utf-8")]

@@ -1,6 +1,5 @@
-"""Examples and benchmarks run from the shipped files, on little data."""
+"""Examples run from the shipped files, on little data."""
 
-import json
 import runpy
 import sys
 from pathlib import Path
@@ -36,23 +35,3 @@ def test_a_backbone_of_ones_own(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert float(printed.split("digits: ")[1].split()[0]) > 0.95
     assert float(printed.split("side: ")[1].split("%")[0]) > 90
-
-
-def test_compositional_benchmark(monkeypatch, tmp_path, capsys):
-    output = tmp_path / "table.json"
-    run(
-        "benchmarks/compositional.py",
-        monkeypatch,
-        "--quick",
-        "--n-trials=3",
-        "--json",
-        output,
-    )
-    rows = json.loads(output.read_text())
-    assert len(rows) == 2 * 2 * (3 + 3 * 5)
-    right = {(r["split"], r["question"], r["model"]): r["right"] for r in rows}
-    for split in ("test", "held-out"):
-        assert right[split, "colour among 6", "diffusion"] > 0.8
-        theirs = right[split, "text score, all", "fashion-clip"]
-        assert right[split, "text score, all", "diffusion"] > theirs
-    assert "held-out combinations" in capsys.readouterr().out

@@ -1,0 +1,174 @@
+"""Cost against the number of classes, and memory against the number of images.
+
+    python -m benchmarks.speed.growth
+
+fashion-scenes with 2 to 100 prompts (a colour and an item, then two items in a
+relation), of scenes that show one of them, by default and without pruning: evaluations
+and time an image; time an image where few are asked for at once, whose rounds share
+passes. fashion-dit on 100 to 10,000 images: memory of the process, each in a process of
+its own. About 6 minutes on 2 cores, ``--quick`` 1.
+"""
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks._common import (
+    describe_machine,
+    make_parser,
+    make_task,
+    run_in_process,
+    without_article,
+    write,
+)
+from diffusion_sklearn import (
+    ConditionalDiffusionClassifier,
+    ZeroShotDiffusionClassifier,
+)
+from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
+from diffusion_sklearn.engine import _errors
+
+
+def different_scenes(n):
+    """The first n scenes of different captions, single items first."""
+    single = make_fashion_scenes(400, split="test", n_items=1, random_state=0)
+    double = make_fashion_scenes(400, split="test", n_items=2, random_state=0)
+    found = {one.caption: one for one in single.scenes[:60]}
+    for one in double.scenes:
+        found.setdefault(one.caption, one)
+    return list(found.values())[:n]
+
+
+def of_classes(n_images, numbers):
+    print(f"\nfashion-scenes, {n_images} images, 100 trials")
+    print(
+        f"{'classes':>8}{'pruning':>9}{'evaluations':>13}{'of all':>8}{'s / image':>11}"
+        f"{'accuracy':>10}"
+    )
+    for n_classes in numbers:
+        scenes = different_scenes(n_classes)
+        names = [without_article(one.caption) for one in scenes]
+        shown = np.random.RandomState(0).permutation(n_classes)
+        shown = np.resize(shown, n_images)
+        images = make_fashion_scenes(
+            n_images, split="test", scenes=[scenes[k] for k in shown], random_state=3
+        ).images
+        for pruning in (0.99, None) if n_classes <= 10 else (0.99,):
+            clf = ZeroShotDiffusionClassifier(model="fashion-scenes", pruning=pruning)
+            clf.fit(classes=names)
+            clf.predict(images[:2])  # warm up
+            began = time.perf_counter()
+            result = clf.denoising_errors(images)
+            seconds = (time.perf_counter() - began) / n_images
+            cost = float(result.n_evaluations.mean())
+            found = clf.classes_[result.log_proba.argmax(axis=1)]
+            accuracy = float((found == np.array(names)[shown]).mean())
+            share = cost / (100 * n_classes)
+            print(
+                f"{n_classes:>8}{pruning or 'none':>9}{cost:>13.0f}{share:>8.1%}"
+                f"{seconds:>11.3f}{accuracy:>10.1%}",
+                flush=True,
+            )
+            yield {
+                "classes": n_classes,
+                "pruning": pruning,
+                "evaluations": cost,
+                "seconds_per_image": seconds,
+                "accuracy": accuracy,
+            }
+
+
+def of_images_at_once(n_images, numbers):
+    """Seconds an image where few are asked for at once, and without shared passes."""
+    print(f"\n{n_images} images by default, so many in a call: s / image")
+    print(f"{'task':<18}{'in a call':>10}{'shared passes':>15}{'without':>9}")
+    shared = _errors.SMALL_PASS
+    for task in ("fashion-dit", "fashion-scenes"):
+        clf, images, _ = make_task(task, n_images)
+        clf.predict(images)  # warm up
+        for number in numbers:
+            row = {"task": task, "images_in_a_call": number}
+            for name, share in (("shared", shared), ("without", 0)):
+                _errors.SMALL_PASS = share
+                began = time.perf_counter()
+                for start in range(0, n_images, number):
+                    clf.predict(images[start : start + number])
+                row[name] = (time.perf_counter() - began) / n_images
+            _errors.SMALL_PASS = shared
+            print(
+                f"{task:<18}{number:>10}{row['shared']:>15.3f}{row['without']:>9.3f}",
+                flush=True,
+            )
+            yield row
+
+
+def resident():
+    """Memory of this process, MiB: at present, and the most it ever was."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return peak, peak
+    pages = int(statm.read_text("utf-8").split()[1])
+    return pages * resource.getpagesize() / 2**20, peak
+
+
+def measure_memory(n_images):
+    """Memory of this process, MiB, after a prediction on 100 images and on so many.
+
+    The plan is of 100 trials, of which 4 are run: all errors of 10,000 images, if they
+    were kept, would be 80 MiB, and their latents 10.
+    """
+    photos = load_fashion_photos()
+    images = np.resize(photos.images, (n_images, *photos.images.shape[1:]))
+    clf = ConditionalDiffusionClassifier(model="fashion-dit", pruning=((4, 1),))
+    clf.fit(classes=photos.target_names)
+    clf.predict(images[:100])
+    before = resident()
+    clf.predict(images)
+    after = resident()
+    return {
+        "images": n_images,
+        "mib": after[0],
+        "mib_more": after[0] - before[0],
+        "peak_mib": after[1],
+        "peak_mib_more": after[1] - before[1],
+    }
+
+
+def of_images(numbers):
+    print("\nfashion-dit, 4 of 100 trials: memory, MiB, and more than after 100 images")
+    print(f"{'images':>8}{'at the end':>12}{'more':>8}{'peak':>8}{'more':>8}")
+    for n in numbers:
+        # In a process of its own: a peak never falls.
+        row = run_in_process(__file__, "--memory-of", str(n))
+        print(
+            f"{n:>8}{row['mib']:>12.0f}{row['mib_more']:>8.1f}{row['peak_mib']:>8.0f}"
+            f"{row['peak_mib_more']:>8.1f}"
+        )
+        yield row
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--memory-of", type=int, default=None, help="images, as JSON")
+    args = parser.parse_args()
+    if args.memory_of:
+        print(json.dumps(measure_memory(args.memory_of)))
+        return
+    print(describe_machine())
+    classes, images = (2, 5, 10, 20, 50, 100), (100, 1000, 10_000)
+    at_once = (1, 4) if args.quick else (1, 2, 4, 8, 32)
+    n_images = 5 if args.quick else 30
+    rows = {
+        "classes": [*of_classes(n_images, classes[:4] if args.quick else classes)],
+        "images_in_a_call": [*of_images_at_once(8 if args.quick else 32, at_once)],
+        "memory": [*of_images(images[:2] if args.quick else images)],
+    }
+    write(__file__, args, rows, n_images=n_images, n_trials=100)
+
+
+if __name__ == "__main__":
+    main()

@@ -196,21 +196,30 @@ def test_parameters_that_fit_resolves_wait_for_the_next_fit(clf):
         class_names=["x", "y"],
         n_trials=3,
         timesteps="random",
-        priors=[1, 0],
         random_state=5,
         dtype="float64",
     )
     np.testing.assert_array_equal(clf.predict_proba(IMAGES), expected)
 
 
+CHANGES = [
+    {"temperature": 3.0, "loss": "l1", "target": "sample", "batch_size": 1},
+    {"pruning": ((4, 2), (7, 1))},
+    {"pruning": 0.6, "timestep_weights": "snr"},
+    {"priors": [0.2, 0.3, 0.5], "guidance_scale": 2.0},
+    {"image_size": 16, "timestep_weights": lambda t: 1 + t},
+]
+
+
 def test_parameters_of_prediction_take_effect_at_once(clf):
     clf.set_params(pruning=None).fit(classes=NAMES)
-    changes = {"temperature": 3.0, "loss": "l1", "target": "sample", "batch_size": 1}
-    now = clone(clf).fit(classes=NAMES).set_params(**changes)
-    refitted = clone(clf).set_params(**changes).fit(classes=NAMES)
-    np.testing.assert_array_equal(
-        now.predict_proba(IMAGES), refitted.predict_proba(IMAGES)
-    )
+    for changes in CHANGES:
+        now = clone(clf).fit(classes=NAMES).set_params(**changes)
+        refitted = clone(clf).set_params(**changes).fit(classes=NAMES)
+        a, b = now.denoising_errors(IMAGES), refitted.denoising_errors(IMAGES)
+        np.testing.assert_array_equal(a.errors, b.errors)
+        np.testing.assert_array_equal(a.log_proba, b.log_proba)
+        np.testing.assert_array_equal(a.n_evaluations, b.n_evaluations)
     staged = clf.set_params(pruning=((4, 1),)).denoising_errors(IMAGES)
     assert staged.n_evaluations.tolist() == [12] * 5
 

@@ -22,8 +22,8 @@ def index_names(id2label):
     for key, value in id2label.items():
         for name in {value.strip(), *(part.strip() for part in value.split(","))}:
             ids.setdefault(name, []).append(int(key))
-    alone = {name: found[0] for name, found in sorted(ids.items()) if len(found) == 1}
-    return alone, {name: found for name, found in ids.items() if len(found) > 1}
+    unique = {name: of[0] for name, of in sorted(ids.items()) if len(of) == 1}
+    return unique, {name: of for name, of in ids.items() if len(of) > 1}
 
 
 def class_names_of(pipeline):

@@ -1,4 +1,4 @@
-"""Names of classes -> prompts -> tokens that a text encoder can read."""
+"""Prompts -> tokens that a text encoder can read."""
 
 import re
 import warnings
@@ -23,7 +23,7 @@ def default_template(tokenizer):
 
 
 def check_prompts(prompts, tokenizer, length, instead):
-    """Raise if a prompt can't be understood; warn if it is cut.
+    """Raise if a prompt has unknown words; warn if it is cut.
 
     Parameters
     ----------
@@ -82,16 +82,16 @@ def tokenize(tokenizer, prompts, length):
 
 
 def _check_words(prompts, tokenizer, instead):
-    known = tokenizer.init_kwargs.get("known_words")
-    if known is None:
+    vocabulary = tokenizer.init_kwargs.get("known_words")
+    if vocabulary is None:
         return
     words = re.findall(r"\w+|[^\w\s]", " ".join(prompts).lower())
-    strange = [word for word in dict.fromkeys(words) if word not in known]
-    if strange:
-        prompt = next(p for p in prompts if strange[0] in p.lower())
+    unknown = [word for word in dict.fromkeys(words) if word not in vocabulary]
+    if unknown:
+        prompt = next(p for p in prompts if unknown[0] in p.lower())
         raise ValueError(
-            f"The words {strange!r} are unknown to this small model (the first of them "
-            f"in the prompt {prompt!r}); it knows only {' '.join(sorted(known))}. Name "
+            f"The words {unknown!r} are unknown to this small model (the first of them "
+            f"in the prompt {prompt!r}); it knows only {' '.join(sorted(vocabulary))}. Name "
             "the classes and the prompt_template in these words, or pass a model that "
             f"knows more, such as model={instead!r}."
         )

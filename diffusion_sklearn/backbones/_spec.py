@@ -1,4 +1,4 @@
-"""What stands for a model in an estimator and in its pickle."""
+"""The spec of a model: what an estimator and its pickle hold in its place."""
 
 import sys
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class BackboneSpec:
     revision : str or None
         Branch, tag or commit on the Hub.
     device, dtype : str
-        As the user asked for them: "auto" is resolved where the model is loaded.
+        As the user passed them: "auto" is resolved where the model is loaded.
     """
 
     model: object
@@ -105,7 +105,7 @@ def register_pipeline(pipeline):
 
 
 def pack_model(model):
-    """What stands for a `model` parameter in a pickle: never its weights.
+    """The form of a `model` parameter in a pickle: never its weights.
 
     Parameters
     ----------

@@ -111,9 +111,9 @@ def resolve_names(labels, class_names):
         raise ValueError(
             f"class_names has {repeated!r} more than once; names must differ."
         )
-    wrong = [name for name in names if not isinstance(name, str) or not name.strip()]
-    if wrong:
-        raise ValueError(f"class_names has {wrong!r}; every name must be a str.")
+    invalid = [n for n in names if not isinstance(n, str) or not n.strip()]
+    if invalid:
+        raise ValueError(f"class_names has {invalid!r}; every name must be a str.")
     return names
 
 
@@ -174,14 +174,14 @@ def resolve_class_ids(class_ids, labels, names, model, classes_given):
 
 
 def _check_ids(ids, labels, n_labels):
-    wrong = [
+    invalid = [
         i
         for i in ids
         if not isinstance(i, Integral) or isinstance(i, bool) or not 0 <= i < n_labels
     ]
-    if wrong:
+    if invalid:
         raise ValueError(
-            f"{wrong!r} are no class ids of the model, which are the integers 0 to "
+            f"{invalid!r} are no class ids of the model, which are the integers 0 to "
             f"{n_labels - 1}; pass class_ids=[...] or class_names=[...] aligned with "
             f"the sorted labels {labels!r}, or class_ids='order'."
         )

@@ -48,9 +48,9 @@ def read_pairs(images, captions, read_images):
             f"captions={captions!r} is no list of str; pass one, or a list of lists of "
             "equal length, one for each group of images."
         )
-    wrong = [text for text in table.flat if not isinstance(text, str)]
-    if wrong:
-        raise ValueError(f"captions has {wrong[0]!r}; every caption must be a str.")
+    invalid = [text for text in table.flat if not isinstance(text, str)]
+    if invalid:
+        raise ValueError(f"captions has {invalid[0]!r}; every caption must be a str.")
     texts = list(dict.fromkeys(table.flat))
     place = {text: k for k, text in enumerate(texts)}
     columns = np.vectorize(place.get, otypes=[np.int64])(table)

@@ -68,10 +68,11 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         :meth:`score_samples`; None: the model's own, most often the empty prompt.
     prefilter : classifier, default=None
         Any classifier with predict_proba. `fit` fits a copy of it; only its best
-        classes are scored (appendix B of the paper). They share its probability of
-        them all; the others keep what it gives them.
+        classes, the candidates, are evaluated (appendix B of the paper). The posterior
+        divides the prefilter's total probability of the candidates among them; each
+        other class has the prefilter's probability.
     n_candidates : int, default=20
-        How many classes the prefilter leaves.
+        Number of candidates.
     priors : array-like of shape (n_classes,), default=None
         Class priors aligned with `classes_`; None: uniform.
     temperature : float, default=1.0
@@ -86,7 +87,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         Network evaluations in a forward pass. "auto": what is fast on a CPU, what fits
         into a GPU. A batch that runs out of memory is halved, with a warning.
     device : str or torch.device, default="auto"
-        Where the model runs. "auto": a GPU if there is one.
+        Where the model runs. "auto": the process's current GPU if there is one.
     dtype : str or torch.dtype, default="auto"
         Of the weights. "auto": float32 on a CPU, bfloat16 or float16 on a GPU.
     random_state : int, RandomState or None, default=0
@@ -124,11 +125,11 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
 
     Notes
     -----
-    `set_params` on a fitted estimator changes at once how it predicts (`pruning`,
-    `loss`, `target`, `n_candidates`, `temperature`, `image_size`, `image_shape`,
-    `batch_size`, `memory`, `n_jobs`, `verbose`), and `null_condition` what
-    `score_samples` scores. All other parameters wait for the next `fit`. A pickle holds
-    the model's name, never its weights.
+    `model`, `device`, `dtype`, `classes`, `class_names`, `prompt_template`, `n_trials`,
+    `timesteps`, `random_state` and `prefilter` take effect at the next `fit`; all
+    other parameters are read at prediction, so that ``fit().set_params(...)`` and
+    ``set_params(...).fit()`` give the same numbers. A pickle holds the model's name,
+    never its weights.
 
     References
     ----------

@@ -18,8 +18,8 @@ def images_below(folder):
     paths : list of Path
         Without hidden ones.
     """
-    known = Image.registered_extensions()
-    suffixes = {s for s, kind in known.items() if kind in Image.OPEN} - NOT_PHOTOS
+    formats = Image.registered_extensions()
+    suffixes = {s for s, name in formats.items() if name in Image.OPEN} - NOT_PHOTOS
     return sorted(
         path
         for path in folder.rglob("*")

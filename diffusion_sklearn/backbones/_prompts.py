@@ -89,9 +89,10 @@ def _check_words(prompts, tokenizer, instead):
     unknown = [word for word in dict.fromkeys(words) if word not in vocabulary]
     if unknown:
         prompt = next(p for p in prompts if unknown[0] in p.lower())
+        words = " ".join(sorted(vocabulary))
         raise ValueError(
             f"The words {unknown!r} are unknown to this small model (the first of them "
-            f"in the prompt {prompt!r}); it knows only {' '.join(sorted(vocabulary))}. Name "
+            f"in the prompt {prompt!r}); it knows only {words}. Name "
             "the classes and the prompt_template in these words, or pass a model that "
             f"knows more, such as model={instead!r}."
         )

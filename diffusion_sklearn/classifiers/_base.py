@@ -2,6 +2,7 @@
 
 import logging
 from abc import abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -46,64 +47,39 @@ class Fit:
     """Identity of a fit, to which its plan belongs; a pickle has one of its own."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class BaseDiffusionClassifier(BaseImageClassifier):
-    """A conditional diffusion model as a classifier (Li et al., ICCV 2023)."""
+    """A conditional diffusion model as a classifier (Li et al., ICCV 2023).
+
+    The fields are the parameters of the constructor, which only assigns them.
+    """
 
     _parameter_constraints = PARAMETER_CONSTRAINTS
 
-    @abstractmethod
-    def __init__(
-        self,
-        *,
-        model,
-        classes,
-        class_names,
-        n_trials,
-        pruning,
-        loss,
-        target,
-        timesteps,
-        timestep_weights,
-        guidance_scale,
-        null_condition,
-        prefilter,
-        n_candidates,
-        priors,
-        temperature,
-        image_size,
-        image_shape,
-        batch_size,
-        device,
-        dtype,
-        random_state,
-        memory,
-        n_jobs,
-        verbose,
-    ):
-        self.model = model
-        self.classes = classes
-        self.class_names = class_names
-        self.n_trials = n_trials
-        self.pruning = pruning
-        self.loss = loss
-        self.target = target
-        self.timesteps = timesteps
-        self.timestep_weights = timestep_weights
-        self.guidance_scale = guidance_scale
-        self.null_condition = null_condition
-        self.prefilter = prefilter
-        self.n_candidates = n_candidates
-        self.priors = priors
-        self.temperature = temperature
-        self.image_size = image_size
-        self.image_shape = image_shape
-        self.batch_size = batch_size
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
-        self.memory = memory
-        self.n_jobs = n_jobs
-        self.verbose = verbose
+    model: object
+    classes: object = None
+    class_names: object = None
+    n_trials: int = 100
+    pruning: object = 0.99
+    loss: str = "l2"
+    target: str = "native"
+    timesteps: object = "even"
+    timestep_weights: object = None
+    guidance_scale: float = 1.0
+    null_condition: object = None
+    prefilter: object = None
+    n_candidates: int = 20
+    priors: object = None
+    temperature: float = 1.0
+    image_size: int | None = None
+    image_shape: object = None
+    batch_size: object = "auto"
+    device: object = "auto"
+    dtype: object = "auto"
+    random_state: object = 0
+    memory: object = None
+    n_jobs: int | None = None
+    verbose: int = 0
 
     def fit(self, X=None, y=None, *, classes=None):
         """Name the classes, encode them and draw the trials. Nothing is trained.
@@ -172,13 +148,13 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         priors = check_priors(self.priors, self.classes_)
         active, outside = self._candidates(X, len(images), priors)
         log_proba = []
-        with self._cache(plan) as cache, ProgressBar(len(images), self.verbose) as bar:
+        with self._cache(plan) as cache, self._progress(images) as bar:
             for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
+                bar.update(n_evaluations)
                 errors = errors * plan.weights  # (n, k, m)
                 log_proba.append(
                     log_posterior(errors, plan.n_elements, priors, self.temperature)
                 )
-                bar.update(n_evaluations)
         return combine_with_prefilter(np.concatenate(log_proba), active, outside)
 
     def denoising_errors(self, X):
@@ -198,21 +174,22 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         images, plan = self._check_images(X), self._fitted_plan()
         priors = check_priors(self.priors, self.classes_)
         active, outside = self._candidates(X, len(images), priors)
-        errors, n_evaluations, log_proba = [], [], []
-        with self._cache(plan) as cache, ProgressBar(len(images), self.verbose) as bar:
-            for group, n_rows in self._iter_errors(plan, images, active, cache):
-                errors.append(group.astype(np.float32))
-                n_evaluations.append(n_rows)
-                group = group * plan.weights  # (n, k, m)
-                log_proba.append(
-                    log_posterior(group, plan.n_elements, priors, self.temperature)
+        groups = []
+        with self._cache(plan) as cache, self._progress(images) as bar:
+            for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
+                bar.update(n_evaluations)
+                log_proba = log_posterior(
+                    errors * plan.weights, plan.n_elements, priors, self.temperature
                 )
-                bar.update(n_rows)
+                groups.append((errors.astype(np.float32), n_evaluations, log_proba))
+        errors, n_evaluations, log_proba = map(
+            np.concatenate, zip(*groups, strict=True)
+        )
         return DenoisingErrors(
-            np.concatenate(errors),
+            errors,
             self.trials_.timesteps,
-            np.concatenate(n_evaluations),
-            combine_with_prefilter(np.concatenate(log_proba), active, outside),
+            n_evaluations,
+            combine_with_prefilter(log_proba, active, outside),
             self.classes_,
         )
 
@@ -389,6 +366,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """The kept errors of a plan, as a context; None without `memory`."""
         return ErrorCache.open(ErrorStore.of(self.memory), plan)
 
+    def _progress(self, images):
+        return ProgressBar(len(images), self.verbose)
+
     def _iter_errors(self, plan, images, active, cache=None):
         """Errors of groups of images, computed here or by joblib's workers."""
         if has_workers(self.n_jobs, len(images)):
@@ -411,31 +391,25 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         X : list, array-like or Tensor of n_images
             Images, as for :meth:`predict`.
         trials : Trials, default=None
-            None: those of `fit`, whose errors `memory` may hold.
+            Other trials, whose errors are not kept in `memory`; None: those of `fit`.
 
         Returns
         -------
         errors : ndarray of shape (n_images, n_classes, n_trials), float64
         """
         images = self._check_images(X)
-        if trials is None:
-            plan, store = self._fitted_plan(pruning=None), ErrorStore.of(self.memory)
-        else:
-            plan, store = (
-                self._make_plan(
-                    self._spec, trials, self._conditions, self.n_classes_, pruning=None
-                ),
-                None,
+        plan, store = self._fitted_plan(pruning=None), ErrorStore.of(self.memory)
+        if trials is not None:
+            spec, conditions = self._spec, self._conditions
+            plan = self._make_plan(
+                spec, trials, conditions, self.n_classes_, pruning=None
             )
-        active = np.ones((len(images), self.n_classes_), bool)
-        with (
-            ErrorCache.open(store, plan) as cache,
-            ProgressBar(len(images), self.verbose) as bar,
-        ):
-            groups = []
+            store = None
+        active, groups = np.ones((len(images), self.n_classes_), bool), []
+        with ErrorCache.open(store, plan) as cache, self._progress(images) as bar:
             for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
-                groups.append(errors)
                 bar.update(n_evaluations)
+                groups.append(errors)
         return np.concatenate(groups)
 
     def _mean_errors(self, spec, trials, images, conditions, active=None, **settings):
@@ -449,10 +423,10 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         if active is None:
             active = np.ones((len(images), len(conditions)), bool)
         means = []
-        with self._cache(plan) as cache, ProgressBar(len(images), self.verbose) as bar:
+        with self._cache(plan) as cache, self._progress(images) as bar:
             for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
-                means.append((errors * plan.weights).mean(axis=2) * plan.n_elements)
                 bar.update(n_evaluations)
+                means.append((errors * plan.weights).mean(axis=2) * plan.n_elements)
         return np.concatenate(means)
 
     @abstractmethod

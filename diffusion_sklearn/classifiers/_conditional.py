@@ -1,5 +1,7 @@
 """Class-conditional models: labels -> class ids."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from sklearn.utils._param_validation import StrOptions
 
@@ -7,6 +9,7 @@ from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
 from diffusion_sklearn.classifiers._labels import resolve_class_ids
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
     r"""Classify images with a class-conditional diffusion model, as it is.
 
@@ -152,62 +155,8 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         "class_ids": [StrOptions({"order"}), "array-like", None],
     }
 
-    def __init__(
-        self,
-        *,
-        model="facebook/DiT-XL-2-256",
-        classes=None,
-        class_names=None,
-        class_ids=None,
-        n_trials=100,
-        pruning=0.99,
-        loss="l2",
-        target="native",
-        timesteps="even",
-        timestep_weights=None,
-        guidance_scale=1.0,
-        null_condition=None,
-        prefilter=None,
-        n_candidates=20,
-        priors=None,
-        temperature=1.0,
-        image_size=None,
-        image_shape=None,
-        batch_size="auto",
-        device="auto",
-        dtype="auto",
-        random_state=0,
-        memory=None,
-        n_jobs=None,
-        verbose=0,
-    ):
-        super().__init__(
-            model=model,
-            classes=classes,
-            class_names=class_names,
-            n_trials=n_trials,
-            pruning=pruning,
-            loss=loss,
-            target=target,
-            timesteps=timesteps,
-            timestep_weights=timestep_weights,
-            guidance_scale=guidance_scale,
-            null_condition=null_condition,
-            prefilter=prefilter,
-            n_candidates=n_candidates,
-            priors=priors,
-            temperature=temperature,
-            image_size=image_size,
-            image_shape=image_shape,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            random_state=random_state,
-            memory=memory,
-            n_jobs=n_jobs,
-            verbose=verbose,
-        )
-        self.class_ids = class_ids
+    model: object = "facebook/DiT-XL-2-256"
+    class_ids: object = None
 
     def _resolve_conditions(self, backbone, labels, names, classes_given):
         ids = resolve_class_ids(self.class_ids, labels, names, backbone, classes_given)

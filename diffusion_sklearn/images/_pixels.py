@@ -181,19 +181,45 @@ def to_pixels(images, size, first=0):
     """
     pixels = np.empty((len(images), 3, size, size), np.float32)
     for index, image in enumerate(images):
-        array = read_image(image, first + index)  # (h, w) or (h, w, 3)
-        if array.dtype == np.uint8:
-            square = np.asarray(fit_square(Image.fromarray(array), size)) / 127.5 - 1
-        else:
-            planes = array[..., None] if array.ndim == 2 else array
-            planes = [
-                fit_square(Image.fromarray(np.ascontiguousarray(plane)), size)
-                for plane in np.moveaxis(planes, -1, 0)
-            ]
-            square = np.clip(np.stack(planes, axis=-1) * 2 - 1, -1, 1)
+        square = read_square(image, size, first + index)  # (s, s) or (s, s, 3)
         square = square[..., None] if square.ndim == 2 else square
-        pixels[index] = np.moveaxis(square, -1, 0)  # gray fills all three
+        scale = 127.5 if square.dtype == np.uint8 else np.float32(0.5)
+        pixels[index] = np.moveaxis(square / scale - 1, -1, 0)  # gray fills all three
     return pixels
+
+
+def read_square(image, size, index):
+    """Decode one image and bring it to the model's size.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image, str, Path, ndarray or Tensor
+        The image.
+    size : int
+        Side of the result in pixels.
+    index : int
+        Position of the image in X, for error messages.
+
+    Returns
+    -------
+    square : ndarray of shape (size, size) or (size, size, 3)
+        uint8, or float32 in [0, 1]. Passed again, it is returned unchanged.
+
+    Raises
+    ------
+    ImageError
+        If the image can't be read.
+    """
+    array = read_image(image, index)  # (h, w) or (h, w, 3)
+    if array.dtype == np.uint8:
+        return np.asarray(fit_square(Image.fromarray(array), size))
+    planes = array[..., None] if array.ndim == 2 else array
+    planes = [
+        fit_square(Image.fromarray(np.ascontiguousarray(plane)), size)
+        for plane in np.moveaxis(planes, -1, 0)
+    ]
+    square = np.clip(np.stack(planes, axis=-1), 0, 1)  # bicubic overshoots
+    return square[..., 0] if array.ndim == 2 else square
 
 
 def fit_square(image, size):

@@ -255,7 +255,7 @@ def pixels_for(model, processor, images, first=0):
     return pixels.to(model.device, model.dtype)
 
 
-def run_in_batches(compute, n, batch_size, verbose=0):
+def run_in_batches(compute, n, batch_size, verbose=0, advice=""):
     """Compute rows batch by batch, with a progress bar.
 
     Parameters
@@ -268,14 +268,19 @@ def run_in_batches(compute, n, batch_size, verbose=0):
         Rows in a batch.
     verbose : int, default=0
         1: a progress bar.
+    advice : str, default=""
+        As in :func:`~diffusion_sklearn.backbones._batches.in_batches`.
 
     Returns
     -------
     outputs : ndarray of shape (n, ...)
     """
-    outputs = []
+    outputs, start = None, 0
     with tqdm(total=n, unit="image", disable=not verbose) as bar:
-        for output in in_batches(compute, n, batch_size):
-            outputs.append(output)
+        for output in in_batches(compute, n, batch_size, advice):
+            if outputs is None:
+                outputs = np.empty((n, *output.shape[1:]), output.dtype)
+            outputs[start : start + len(output)] = output
+            start += len(output)
             bar.update(len(output))
-    return np.concatenate(outputs)
+    return outputs

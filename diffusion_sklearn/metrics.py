@@ -187,16 +187,15 @@ def effective_robustness(
     shifted = _check_proportions("shifted_accuracy", shifted_accuracy)
     baseline = _check_proportions("baseline_accuracy", baseline_accuracy, True)
     baseline_shifted = _check_proportions("baseline_shifted", baseline_shifted, True)
-    if accuracy.shape != shifted.shape:
-        raise ValueError(
-            f"shifted_accuracy has shape {shifted.shape} and accuracy {accuracy.shape};"
-            " pass one for each model."
-        )
-    if baseline.ndim != 1 or baseline.shape != baseline_shifted.shape:
-        raise ValueError(
-            f"baseline_shifted has shape {baseline_shifted.shape} and "
-            f"baseline_accuracy {baseline.shape}; pass one for each baseline."
-        )
+    for name, values, of, reference in (
+        ("shifted_accuracy", shifted, "accuracy", accuracy),
+        ("baseline_shifted", baseline_shifted, "baseline_accuracy", baseline),
+    ):
+        if values.shape != reference.shape:
+            raise ValueError(
+                f"{name} has shape {values.shape} and {of} {reference.shape}; pass one "
+                "for each model."
+            )
     x, y = logit(baseline), logit(baseline_shifted)  # (n_baselines,)
     unique_x = np.unique(x)
     if len(unique_x) < 2:
@@ -212,7 +211,7 @@ def effective_robustness(
                 "needs 5 or more. Pass knot=None for a straight line, or an accuracy."
             )
     elif knot is None:
-        knots = [np.inf]
+        knots = [np.inf]  # a straight line
     else:
         knots = [float(logit(_check_proportions("knot", knot, open_ends=True)))]
         if not unique_x[0] < knots[0] < unique_x[-1]:
@@ -220,31 +219,29 @@ def effective_robustness(
                 f"knot={knot!r} must lie between the baselines' accuracies, "
                 f"{baseline.min()} and {baseline.max()}."
             )
-    fits = []
-    for x_knot in knots:
-        terms = _line_terms(x, x_knot)
-        slopes = np.linalg.lstsq(terms, y, rcond=None)[0]
-        fits.append((((terms @ slopes - y) ** 2).sum(), x_knot, slopes))
-    _, x_knot, slopes = min(fits, key=lambda fit: fit[0])
-    has_knot = np.isfinite(x_knot)
-    predict = partial(_predict_shifted, slopes=slopes, x_knot=x_knot)
+    terms = [_line_terms(x, x_knot) for x_knot in knots]
+    slopes = [np.linalg.lstsq(term, y, rcond=None)[0] for term in terms]
+    squares = [((t @ b - y) ** 2).sum() for t, b in zip(terms, slopes, strict=True)]
+    best = int(np.argmin(squares))
+    predict = partial(_predict_shifted, slopes=slopes[best], x_knot=knots[best])
     predicted = predict(accuracy)
     robustness = shifted - predicted
-    ends = unique_x[[0, -1]]
-    corners = expit(np.insert(ends, 1, x_knot) if has_knot else ends)
+    corners = expit(unique_x[[0, -1]])
+    if knot is not None:
+        knot = float(expit(knots[best]))
+        corners = np.insert(corners, 1, knot)
     return Bunch(
         robustness=robustness if robustness.ndim else float(robustness),
         predicted=predicted if predicted.ndim else float(predicted),
         predict=predict,
         line=np.stack([corners, predict(corners)], axis=1),
-        knot=float(expit(x_knot)) if has_knot else None,
+        knot=knot,
     )
 
 
 def _line_terms(x, x_knot):
-    """Terms of a line with a knot; infinity: a straight line."""
-    bend = [np.maximum(0, x - x_knot)] if np.isfinite(x_knot) else []
-    return np.stack([np.ones_like(x), x, *bend], axis=-1)  # (..., 2 or 3)
+    """Terms of a line with a knot, the last of them 0 for a straight line."""
+    return np.stack([np.ones_like(x), x, np.maximum(0, x - x_knot)], axis=-1)
 
 
 def _predict_shifted(accuracy, slopes, x_knot):

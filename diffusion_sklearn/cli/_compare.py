@@ -1,13 +1,17 @@
 """``evaluate --dataset``: a diffusion classifier and CLIP baselines in one table."""
 
-import json
 import time
 
 from diffusion_sklearn._versions import versions
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 from diffusion_sklearn.cli._arguments import BUDGET
 from diffusion_sklearn.cli._classify import make_classifier
-from diffusion_sklearn.cli._evaluate import evaluate_images, format_score, score
+from diffusion_sklearn.cli._scores import (
+    evaluate_images,
+    format_score,
+    score,
+    write_json,
+)
 from diffusion_sklearn.datasets._load import load_dataset, read_table
 from diffusion_sklearn.datasets._specs import get_dataset_spec
 from diffusion_sklearn.metrics import winoground_scores
@@ -15,7 +19,7 @@ from diffusion_sklearn.metrics import winoground_scores
 SCORE_NAMES = {"acc1": "accuracy", "mean_per_class_recall": "mean per class"}
 
 
-def run_dataset(args):
+def compare(args):
     """Classify a data set of the paper and print a table with the baselines.
 
     Parameters
@@ -45,16 +49,12 @@ def run_dataset(args):
     templates = args.prompt_template or spec.prompt_template
     if "prompt_template" in clf.get_params():
         clf.set_params(prompt_template=templates)
+    options = {"device": args.device, "dtype": args.dtype}
     baselines = [
-        CLIPZeroShotClassifier(
-            model=name,
-            prompt_template=templates,
-            device=args.device,
-            dtype=args.dtype,
-        )
+        CLIPZeroShotClassifier(model=name, prompt_template=templates, **options)
         for name in args.baseline
     ]
-    compare = _compare_captions if spec.metric == "text score" else _compare_classes
+    run = _score_captions if spec.metric == "text score" else _score_classes
     table = {
         "dataset": spec.name,
         "metric": spec.metric,
@@ -65,15 +65,15 @@ def run_dataset(args):
         "loss": clf.loss,
         "command": args.command_line,
         "versions": versions(),
-    } | compare(clf, baselines, data, args)
+    } | run(clf, baselines, data, args)
     if args.json is not None:
-        args.json.write_text(json.dumps(table, indent=1), "utf-8")
+        write_json(args.json, table)
     _print_table(table)
     print(f"{'written to':<22} {args.output}")
     return table["skipped"], table["n_images"] + len(table["skipped"])
 
 
-def _compare_classes(clf, baselines, data, args):
+def _score_classes(clf, baselines, data, args):
     report = evaluate_images(clf, data, args)
     keys = ("model", "scores", "seconds", "evaluations", "prompts")
     results = [{"kind": "diffusion"} | {key: report[key] for key in keys}]
@@ -96,7 +96,7 @@ def _compare_classes(clf, baselines, data, args):
     return {key: report[key] for key in keys} | {"results": results}
 
 
-def _compare_captions(clf, baselines, data, args):
+def _score_captions(clf, baselines, data, args):
     if not hasattr(clf, "score_pairs"):
         raise ValueError(
             f"{data.spec.name} has captions, and --model={clf.model} takes no text; "
@@ -124,8 +124,7 @@ def _compare_captions(clf, baselines, data, args):
     table = {"n_images": 2 * len(data.images), "skipped": {}, "results": results}
     args.output.mkdir(parents=True, exist_ok=True)
     report = table | {"command": args.command_line, "versions": versions()}
-    path = args.output / "evaluation.json"
-    path.write_text(json.dumps(report, indent=1), "utf-8")
+    write_json(args.output / "evaluation.json", report)
     return table
 
 

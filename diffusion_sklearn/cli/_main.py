@@ -19,16 +19,6 @@ EXPECTED = (
 )
 """Errors that are reported without a traceback."""
 
-RUN = {
-    "demo": "_demo:run_demo",
-    "classify": "_classify:run_classify",
-    "evaluate": "_evaluate:run_evaluate",
-    "evaluate --dataset": "_compare:run_dataset",
-    "info": "_info:run_info",
-    "clear-memory": "_info:run_clear_memory",
-}
-"""Function of each command, imported only when it runs."""
-
 
 def main(argv=None):
     """Run the command line.
@@ -50,9 +40,10 @@ def main(argv=None):
     if getattr(args, "verbose", False):
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("diffusion_sklearn").setLevel(logging.INFO)
-    command = args.command + (" --dataset" if getattr(args, "dataset", None) else "")
     try:
-        run = resolve_name(f"diffusion_sklearn.cli.{RUN[command]}")
+        # Each command is a module, imported only when it runs.
+        name = args.command.replace("-", "_")
+        run = resolve_name(f"diffusion_sklearn.cli._{name}:run_{name}")
         skipped, n_images = run(args) or ({}, 0)
     except KeyboardInterrupt:
         _report(f"interrupted. {_how_to_resume(args)}")

@@ -55,19 +55,7 @@ def run_classify(args):
     """
     check_output(args.output)
     paths = find_images(args.paths)
-    for name in args.classes or ():
-        if ("/" in name or "." in name) and Path(name).exists():
-            raise ValueError(
-                f"--classes has {name!r}, which is a path; put paths before --classes."
-            )
-    if args.classes_file is not None:
-        classes = args.classes_file.read_text("utf-8").splitlines()
-    elif len(args.classes) == 1:
-        classes = args.classes[0].split(",")
-    else:
-        classes = args.classes
-    classes = [name.strip() for name in classes if name.strip()]
-    clf = make_classifier(args).fit(classes=classes)
+    clf = make_classifier(args).fit(classes=_read_classes(args))
     skipped = {}
     with row_writer(args.output) as write:
         for row, _ in classify_files(clf, paths, args.quiet):
@@ -75,6 +63,21 @@ def run_classify(args):
             if row["error"]:
                 skipped[row["path"]] = row["error"]
     return skipped, len(paths)
+
+
+def _read_classes(args):
+    """The options ``--classes`` and ``--classes-file`` as a list."""
+    if args.classes is None:
+        classes = args.classes_file.read_text("utf-8").splitlines()
+        return [name.strip() for name in classes if name.strip()]
+    for name in args.classes:
+        if ("/" in name or "." in name) and Path(name).exists():
+            raise ValueError(
+                f"--classes has {name!r}, which is a path; put paths before --classes."
+            )
+    if len(args.classes) > 1:
+        return args.classes
+    return [name.strip() for name in args.classes[0].split(",")]
 
 
 def find_images(patterns):
@@ -96,7 +99,7 @@ def find_images(patterns):
     ValueError
         If a pattern matches no file.
     """
-    paths = {}
+    paths = []
     for pattern in patterns:
         path = Path(pattern).expanduser()
         if path.is_dir():
@@ -112,8 +115,8 @@ def find_images(patterns):
                 f"PATH={pattern!r} {kind}; pass image files, folders or globs such as "
                 "'photos/**/*.jpg'."
             )
-        paths.update(dict.fromkeys(matches))
-    return list(paths)
+        paths += matches
+    return list(dict.fromkeys(paths))
 
 
 def make_classifier(args, **budget):

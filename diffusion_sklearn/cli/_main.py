@@ -15,7 +15,7 @@ EXPECTED = (
     ImportError,
     RuntimeError,
     MemoryError,
-    FloatingPointError,
+    ArithmeticError,
 )
 """Errors that are reported without a traceback."""
 

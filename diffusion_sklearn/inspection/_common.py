@@ -204,17 +204,13 @@ def resolve_timesteps(timesteps, n_timesteps):
         If there are none, or one is outside 0 to T - 1.
     """
     values = np.asarray(timesteps)
-    is_int = values.dtype.kind in "iu"
-    if is_int and values.ndim == 0 and 0 < values <= n_timesteps:
-        return thin(np.arange(n_timesteps), int(values))
-    if not is_int or values.ndim != 1 or values.size == 0:
-        raise ValueError(
-            f"timesteps={timesteps!r} must be a number of timesteps from 1 to "
-            f"{n_timesteps}, or a list of them such as [100, 500]."
-        )
-    if values.min() < 0 or values.max() >= n_timesteps:
-        raise ValueError(
-            f"timesteps={timesteps!r} must lie in 0 to {n_timesteps - 1}, those that "
-            "the model was trained with."
-        )
-    return np.unique(values).astype(np.int64)
+    if values.dtype.kind in "iu" and values.size:
+        if values.ndim == 0 and 0 < values <= n_timesteps:
+            return thin(np.arange(n_timesteps), int(values))
+        if values.ndim == 1 and values.min() >= 0 and values.max() < n_timesteps:
+            return np.unique(values).astype(np.int64)
+    raise ValueError(
+        f"timesteps={timesteps!r} must be a number of timesteps from 1 to "
+        f"{n_timesteps}, or a list of timesteps from 0 to {n_timesteps - 1}, such as "
+        "[100, 500]."
+    )

@@ -135,18 +135,18 @@ class EffectiveRobustnessDisplay:
         ValueError
             If the names or the lengths do not fit.
         """
-        baselines = list(baselines)
-        names = [name for name in y_pred if name not in baselines]
         if set(y_pred) != set(y_pred_shifted):
             raise ValueError(
                 f"y_pred has predictions of {list(y_pred)} and y_pred_shifted of "
                 f"{list(y_pred_shifted)}; pass both for each."
             )
-        unbaseline = [name for name in baselines if name not in y_pred]
-        if unbaseline:
+        baselines = list(baselines)
+        unknown = [name for name in baselines if name not in y_pred]
+        if unknown:
             raise ValueError(
-                f"baselines has {unbaseline}, none of those in y_pred: {list(y_pred)}."
+                f"baselines has {unknown}, none of those in y_pred: {list(y_pred)}."
             )
+        names = [name for name in y_pred if name not in baselines]
 
         def accuracies(names):
             pairs = [(y_true, y_pred), (y_true_shifted, y_pred_shifted)]
@@ -184,19 +184,16 @@ class EffectiveRobustnessDisplay:
         ValueError
             If an accuracy or `knot` is invalid, or there are too few baselines.
         """
-        accuracy = np.asarray(self.accuracy, np.float64)
-        shifted = np.asarray(self.shifted_accuracy, np.float64)
-        baseline = np.asarray(self.baseline_accuracy, np.float64)
-        baseline_shifted = np.asarray(self.baseline_shifted, np.float64)
-        result = effective_robustness(
-            accuracy, shifted, baseline, baseline_shifted, knot=self.knot
-        )
+        models = np.array([self.accuracy, self.shifted_accuracy], np.float64)
+        baselines = np.array([self.baseline_accuracy, self.baseline_shifted])
+        result = effective_robustness(*models, *baselines, knot=self.knot)
         self.effective_robustness_ = result.robustness
         names = self.names
         if names is None:
-            names = [f"model {k}" for k in range(len(accuracy))]
+            names = [f"model {k}" for k in range(models.shape[1])]
 
-        def draw(x, y, **style):
+        def draw(points, **style):
+            x, y = points
             return self.ax_.errorbar(
                 x,
                 y,
@@ -210,26 +207,22 @@ class EffectiveRobustnessDisplay:
         self.figure_, self.ax_ = figure_and_axes(ax)
         for set_scale in (self.ax_.set_xscale, self.ax_.set_yscale):
             set_scale("logit", nonpositive="clip")
-        self.baselines_ = draw(baseline, baseline_shifted, fmt="o", label="baselines")
-        all_x = np.concatenate([accuracy, baseline])
-        x = np.unique(np.concatenate([result.line[:, 0], all_x]))
-        self.line_ = self.ax_.plot(
-            x, result.predict(x), color="C3", label="fit of the baselines"
-        )[0]
-        self.points_ = [
-            draw(
-                accuracy[k : k + 1],
-                shifted[k : k + 1],
-                fmt="*",
-                markersize=12,
-                color=f"C{k + 1 + (k > 1)}",  # C0: the baselines, C3: the line
-                label=f"{name} ({100 * result.robustness[k]:+.1f} points)",
-            )
-            for k, name in enumerate(names)
-        ]
-        all_y = np.concatenate([shifted, baseline_shifted, result.predict(x)])
+        self.baselines_ = draw(baselines, fmt="o", label="baselines")
+        all_x, all_y = np.concatenate([models, baselines], axis=1)
+        x = np.union1d(result.line[:, 0], all_x)
+        y = result.predict(x)
+        self.line_ = self.ax_.plot(x, y, color="C3", label="fit of the baselines")[0]
+        self.points_ = []
+        for k, name in enumerate(names):
+            style = {
+                "fmt": "*",
+                "markersize": 12,
+                "color": f"C{k + 1 + (k > 1)}",  # C0: the baselines, C3: the line
+                "label": f"{name} ({100 * result.robustness[k]:+.1f} points)",
+            }
+            self.points_.append(draw(models[:, k : k + 1], **style))
         _percents(self.ax_.xaxis, self.ax_.set_xlim, all_x)
-        _percents(self.ax_.yaxis, self.ax_.set_ylim, all_y)
+        _percents(self.ax_.yaxis, self.ax_.set_ylim, np.concatenate([all_y, y]))
         self.ax_.set(xlabel="accuracy in distribution", ylabel="accuracy under shift")
         self.ax_.legend()
         return self

@@ -15,7 +15,7 @@ EXPECTED = (
     ImportError,
     RuntimeError,
     MemoryError,
-    ArithmeticError,
+    FloatingPointError,
 )
 """Errors that are reported without a traceback."""
 

@@ -184,9 +184,11 @@ class EffectiveRobustnessDisplay:
         ValueError
             If an accuracy or `knot` is invalid, or there are too few baselines.
         """
-        models = np.array([self.accuracy, self.shifted_accuracy], np.float64)
-        baselines = np.array([self.baseline_accuracy, self.baseline_shifted])
-        result = effective_robustness(*models, *baselines, knot=self.knot)
+        values = (self.accuracy, self.shifted_accuracy)
+        baseline_values = (self.baseline_accuracy, self.baseline_shifted)
+        result = effective_robustness(*values, *baseline_values, knot=self.knot)
+        models = np.array(values, np.float64)  # (2, n_models)
+        baselines = np.array(baseline_values, np.float64)  # (2, n_baselines)
         self.effective_robustness_ = result.robustness
         names = self.names
         if names is None:

@@ -1,62 +1,53 @@
-"""Versions and devices, for bug reports and for the record."""
+"""Versions and devices, for bug reports and for evaluation records."""
 
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-
 PACKAGES = (
-    "diffusion_sklearn",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "torch",
-    "diffusers",
-    "transformers",
-    "huggingface_hub",
-    "pillow",
-    "joblib",
-)
+    "diffusion_sklearn numpy scipy scikit-learn torch diffusers transformers "
+    "huggingface_hub pillow joblib"
+).split()
 
 
 def versions():
-    """Versions of Python and of the packages that an answer depends on.
+    """Versions of Python and of the packages that results depend on.
 
     Returns
     -------
-    found : dict of str to str
+    versions : dict of str to str
     """
-    found = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            result[name] = "not installed"
+    return result
 
 
 def devices():
-    """Where a model can run here.
+    """Devices that a model can run on.
 
     Returns
     -------
-    found : list of str
-        The best one last, which is what ``device="auto"`` takes.
+    devices : list of str
+        The last one is the choice of ``device="auto"``.
     """
-    threads = torch.get_num_threads()
-    found = [f"cpu ({platform.processor() or platform.machine()}, {threads} threads)"]
+    import torch
+
+    cpu, n_threads = platform.processor() or platform.machine(), torch.get_num_threads()
+    names = [f"cpu ({cpu}, {n_threads} threads)"]
     if torch.backends.mps.is_available():
-        found.append("mps")
+        names.append("mps")
     for index in reversed(range(torch.cuda.device_count())):
-        properties = torch.cuda.get_device_properties(index)
-        size = properties.total_memory / 2**30
-        found.append(f"cuda:{index} ({properties.name}, {size:.0f} GiB)")
-    return found
+        gpu = torch.cuda.get_device_properties(index)
+        names.append(f"cuda:{index} ({gpu.name}, {gpu.total_memory / 2**30:.0f} GiB)")
+    return names
 
 
 def show_versions():
-    """Print the versions and devices that a bug report should tell of.
+    """Print the versions and devices that a bug report should include.
 
     Examples
     --------
@@ -64,9 +55,8 @@ def show_versions():
     >>> show_versions()  # doctest: +ELLIPSIS
     python             ...
     """
-    for name, found in versions().items():
-        print(f"{name:<18} {found}")
-    print(f"{'system':<18} {platform.platform()}")
-    print(f"{'executable':<18} {sys.executable}")
-    for device in devices():
-        print(f"{'device':<18} {device}")
+    rows = list(versions().items())
+    rows += [("system", platform.platform()), ("executable", sys.executable)]
+    rows += [("device", device) for device in devices()]
+    for name, value in rows:
+        print(f"{name:<18} {value}")

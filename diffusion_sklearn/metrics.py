@@ -1,11 +1,11 @@
-"""Scores with their uncertainty."""
+"""Accuracy intervals, calibration, effective robustness and Winoground scores."""
 
 from functools import partial
 from numbers import Integral
 
 import numpy as np
 from scipy.special import expit, logit
-from scipy.stats import beta
+from scipy.stats import binomtest
 from sklearn.utils import Bunch
 
 __all__ = [
@@ -24,7 +24,7 @@ def clopper_pearson(n_correct, n, confidence=0.95):
     n_correct : int
         Number of successes.
     n : int
-        Number of independent tries, at least 1.
+        Number of independent trials, at least 1.
     confidence : float, default=0.95
         Coverage, in (0, 1).
 
@@ -56,19 +56,17 @@ def clopper_pearson(n_correct, n, confidence=0.95):
         raise ValueError(f"n_correct={n_correct!r} must be an int from 0 to n={n}.")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence!r} must lie between 0 and 1.")
-    tail = (1 - confidence) / 2
-    low = beta.ppf(tail, n_correct, n - n_correct + 1) if n_correct > 0 else 0.0
-    high = beta.ppf(1 - tail, n_correct + 1, n - n_correct) if n_correct < n else 1.0
-    return float(low), float(high)
+    interval = binomtest(int(n_correct), int(n)).proportion_ci(confidence, "exact")
+    return float(interval.low), float(interval.high)
 
 
 def expected_calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
-    r"""How far the confidence of predictions is from how often they are right.
+    r"""Mean difference between the confidence of predictions and their accuracy.
 
     .. math:: ECE = \sum_b \frac{n_b}{n}
         |\mathrm{accuracy}_b - \mathrm{confidence}_b|
 
-    over bins of equal width of the highest probability (Guo et al., 2017).
+    over bins b of equal width of the highest probability (Guo et al., 2017).
 
     Parameters
     ----------
@@ -99,7 +97,7 @@ def expected_calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
     Examples
     --------
     >>> from diffusion_sklearn.metrics import expected_calibration_error
-    >>> proba = [[0.8, 0.2]] * 5  # sure by 0.8, and right 3 times of 5
+    >>> proba = [[0.8, 0.2]] * 5  # confidence 0.8, accuracy 0.6
     >>> error = expected_calibration_error([0, 0, 0, 1, 1], proba)
     >>> round(error, 3)
     0.2
@@ -113,32 +111,32 @@ def expected_calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
             f"{len(classes)} classes."
         )
     if not np.isin(y_true, classes).all():
-        strangers = sorted(set(y_true.tolist()) - set(classes.tolist()))
-        raise ValueError(f"y_true has {strangers!r}, which are none of classes.")
+        unknown_labels = np.setdiff1d(y_true, classes).tolist()
+        raise ValueError(f"y_true has {unknown_labels!r}, which are not in classes.")
     if not isinstance(n_bins, Integral) or n_bins < 1:
         raise ValueError(f"n_bins={n_bins!r} must be an int of at least 1.")
     confidence = y_proba.max(axis=1)
-    right = classes[y_proba.argmax(axis=1)] == y_true
+    correct = classes[y_proba.argmax(axis=1)] == y_true
     # Bin b holds (b / n_bins, (b + 1) / n_bins].
     bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=n_bins)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=n_bins)
     return float(np.abs(gaps).sum() / len(y_true))
 
 
 def effective_robustness(
     accuracy, shifted_accuracy, baseline_accuracy, baseline_shifted, *, knot="best"
 ):
-    r"""How much better a model does on shifted data than its accuracy foretells.
+    r"""Accuracy on shifted data above what the baselines' accuracies predict.
 
-    What the baselines' accuracies foretell is a continuous line with one bend, least
+    The prediction is a continuous line with one knot, fitted to the baselines by least
     squares in logit space:
 
     .. math:: \mathrm{logit}\, \hat s(a) = b_0 + b_1 \, \mathrm{logit}\, a
         + b_2 \max(0, \mathrm{logit}\, a - \mathrm{logit}\, a_{\mathrm{knot}})
 
     The effective robustness of a model of accuracy a and shifted accuracy s is
-    :math:`s - \hat s(a)` (Taori et al., 2020; Li et al., ICCV 2023, figure 6, where the
-    line bends at the accuracy of the model that ImageNet-A was chosen by).
+    :math:`s - \hat s(a)` (Taori et al., 2020; Li et al., ICCV 2023, figure 6, with the
+    knot at the accuracy of the model that ImageNet-A was selected with).
 
     Parameters
     ----------
@@ -147,18 +145,19 @@ def effective_robustness(
     shifted_accuracy : float or array-like of shape (n_models,)
         Accuracy on the shifted data, in [0, 1].
     baseline_accuracy, baseline_shifted : array-like of shape (n_baselines,)
-        Both accuracies of the models to compare with, in (0, 1).
+        Both accuracies of the baselines, in (0, 1).
     knot : float, "best" or None, default="best"
-        Where the line bends: at an accuracy; at that of the baseline that leaves the
-        least squares, with at least two baselines on either side; None: nowhere.
+        Accuracy at which the slope changes. "best": the accuracy of the baseline that
+        gives the least squared error, with at least two baselines on either side.
+        None: a straight line.
 
     Returns
     -------
     result : :class:`~sklearn.utils.Bunch`
         ``robustness`` and ``predicted``, float or ndarray of shape (n_models,);
-        ``predict``, a function from accuracies to those that the line foretells;
+        ``predict``, a function from accuracies to predicted shifted accuracies;
         ``line``, ndarray of shape (2 or 3, 2): accuracy and shifted accuracy at the
-        ends of the line and at its bend, straight between them on logit axes; ``knot``,
+        ends of the line and at its knot, straight between them on logit axes; ``knot``,
         float or None.
 
     Raises
@@ -169,7 +168,7 @@ def effective_robustness(
 
     Notes
     -----
-    Outside the baselines' accuracies the line is extrapolated.
+    Outside the range of the baselines' accuracies the line is extrapolated.
 
     References
     ----------
@@ -184,81 +183,81 @@ def effective_robustness(
     >>> round(result.predicted, 3), round(result.robustness, 3)
     (0.7, 0.05)
     """
-    accuracy = _proportions_of("accuracy", accuracy, open_ends=True)
-    shifted = _proportions_of("shifted_accuracy", shifted_accuracy)
-    known = _proportions_of("baseline_accuracy", baseline_accuracy, open_ends=True)
-    known_shifted = _proportions_of("baseline_shifted", baseline_shifted, True)
-    if accuracy.shape != shifted.shape:
+    accuracy = _check_proportions("accuracy", accuracy, open_ends=True)
+    shifted = _check_proportions("shifted_accuracy", shifted_accuracy)
+    baseline = _check_proportions("baseline_accuracy", baseline_accuracy, True)
+    baseline_shifted = _check_proportions("baseline_shifted", baseline_shifted, True)
+    for name, values, of, reference in (
+        ("shifted_accuracy", shifted, "accuracy", accuracy),
+        ("baseline_shifted", baseline_shifted, "baseline_accuracy", baseline),
+    ):
+        if values.shape != reference.shape:
+            raise ValueError(
+                f"{name} has shape {values.shape} and {of} {reference.shape}; pass one "
+                "for each model."
+            )
+    x, y = logit(baseline), logit(baseline_shifted)  # (n_baselines,)
+    unique_x = np.unique(x)
+    if len(unique_x) < 2:
         raise ValueError(
-            f"shifted_accuracy has shape {shifted.shape} and accuracy {accuracy.shape};"
-            " pass one for each model."
-        )
-    if known.ndim != 1 or known.shape != known_shifted.shape:
-        raise ValueError(
-            f"baseline_shifted has shape {known_shifted.shape} and baseline_accuracy "
-            f"{known.shape}; pass one for each baseline."
-        )
-    x, y = logit(known), logit(known_shifted)  # (n_baselines,)
-    ordered = np.unique(x)
-    if len(ordered) < 2:
-        raise ValueError(
-            f"baseline_accuracy={known.tolist()!r} has {len(ordered)} different "
+            f"baseline_accuracy={baseline.tolist()!r} has {len(unique_x)} different "
             "values; a line needs two or more."
         )
     if isinstance(knot, str) and knot == "best":
-        knots = ordered[2:-2]
+        knots = unique_x[2:-2]
         if len(knots) == 0:
             raise ValueError(
-                f"baseline_accuracy has {len(ordered)} different values; knot='best' "
-                "needs 5 or more. Pass knot=None for a straight line, or the accuracy "
-                "at which it bends."
+                f"baseline_accuracy has {len(unique_x)} different values; knot='best' "
+                "needs 5 or more. Pass knot=None for a straight line, or an accuracy."
             )
     elif knot is None:
-        knots = [np.inf]
+        knots = [np.inf]  # a straight line
     else:
-        knots = [float(logit(_proportions_of("knot", knot, open_ends=True)))]
-        if not ordered[0] < knots[0] < ordered[-1]:
+        knots = [float(logit(_check_proportions("knot", knot, open_ends=True)))]
+        if not unique_x[0] < knots[0] < unique_x[-1]:
             raise ValueError(
                 f"knot={knot!r} must lie between the baselines' accuracies, "
-                f"{known.min()} and {known.max()}."
+                f"{baseline.min()} and {baseline.max()}."
             )
-    fits = [(*np.linalg.lstsq(_bent(x, at), y, rcond=None)[:1], at) for at in knots]
-    squares = [((_bent(x, at) @ slopes - y) ** 2).sum() for slopes, at in fits]
-    slopes, at = fits[int(np.argmin(squares))]
-    predict = partial(_predict_shifted, slopes=slopes, at=at)
+    terms = [_line_terms(x, x_knot) for x_knot in knots]
+    slopes = [np.linalg.lstsq(term, y, rcond=None)[0] for term in terms]
+    squares = [((t @ b - y) ** 2).sum() for t, b in zip(terms, slopes, strict=True)]
+    best = int(np.argmin(squares))
+    predict = partial(_predict_shifted, slopes=slopes[best], x_knot=knots[best])
     predicted = predict(accuracy)
-    corners = np.unique([ordered[0], *([at] if np.isfinite(at) else []), ordered[-1]])
-    corners = expit(corners)
     robustness = shifted - predicted
+    corners = expit(unique_x[[0, -1]])
+    if knot is not None:
+        knot = float(expit(knots[best]))
+        corners = np.insert(corners, 1, knot)
     return Bunch(
         robustness=robustness if robustness.ndim else float(robustness),
         predicted=predicted if predicted.ndim else float(predicted),
         predict=predict,
         line=np.stack([corners, predict(corners)], axis=1),
-        knot=float(expit(at)) if np.isfinite(at) else None,
+        knot=knot,
     )
 
 
-def _bent(x, at):
-    """Terms of a line that bends at `at`; infinity: nowhere."""
-    bend = [np.maximum(0, x - at)] if np.isfinite(at) else []
-    return np.stack([np.ones_like(x), x, *bend], axis=-1)  # (..., 2 or 3)
+def _line_terms(x, x_knot):
+    """Terms of a line with a knot, the last of them 0 for a straight line."""
+    return np.stack([np.ones_like(x), x, np.maximum(0, x - x_knot)], axis=-1)
 
 
-def _predict_shifted(accuracy, slopes, at):
-    accuracy = _proportions_of("accuracy", accuracy, open_ends=True)
-    return expit(_bent(logit(accuracy), at) @ slopes)
+def _predict_shifted(accuracy, slopes, x_knot):
+    accuracy = _check_proportions("accuracy", accuracy, open_ends=True)
+    return expit(_line_terms(logit(accuracy), x_knot) @ slopes)
 
 
-def _proportions_of(name, values, open_ends=False):
+def _check_proportions(name, values, open_ends=False):
     values = np.asarray(values, np.float64)
     inside = (values > 0) & (values < 1) if open_ends else (values >= 0) & (values <= 1)
     if not inside.all():
-        wrong = values[~inside].tolist()
         ends = "above 0 and below 1" if open_ends else "from 0 to 1"
         raise ValueError(
-            f"{name} has {wrong!r}; pass proportions {ends} (not percent). Leave a "
-            "model that gets none or all right out, or count half an image for it."
+            f"{name} has {values[~inside].tolist()!r}; pass proportions {ends} (not "
+            "percent). Leave a model with none or all correct out, or count half an "
+            "image for it."
         )
     return values
 
@@ -267,16 +266,16 @@ def winoground_scores(score_matrix, tags=None, *, confidence=0.95):
     r"""Text, image and group score of examples of two images and two captions.
 
     With :math:`s(C_j, I_i)` the score of caption j on image i, an example counts for
-    the text score (Li et al., ICCV 2023, equation 9) if the right caption wins on both
-    images,
+    the text score (Li et al., ICCV 2023, equation 9) if the true caption scores higher
+    on both images,
 
     .. math:: s(C_0, I_0) > s(C_1, I_0) \;\wedge\; s(C_1, I_1) > s(C_0, I_1),
 
-    for the image score if the right image wins for both captions,
+    for the image score if the true image scores higher for both captions,
 
     .. math:: s(C_0, I_0) > s(C_0, I_1) \;\wedge\; s(C_1, I_1) > s(C_1, I_0),
 
-    and for the group score if both hold. A tie is no win. Random scores give 1/4, 1/4
+    and for the group score if both hold. Ties do not count. Random scores give 1/4, 1/4
     and 1/6.
 
     Parameters
@@ -310,8 +309,8 @@ def winoground_scores(score_matrix, tags=None, *, confidence=0.95):
     Examples
     --------
     >>> from diffusion_sklearn.metrics import winoground_scores
-    >>> right_captions = [[2, 1], [3, 4]]  # but image 1 wins for either caption
-    >>> scores = winoground_scores([right_captions])
+    >>> example = [[2, 1], [3, 4]]  # image 1 scores higher for both captions
+    >>> scores = winoground_scores([example])
     >>> scores.text, scores.image, scores.group
     (1.0, 0.0, 0.0)
     """
@@ -324,12 +323,12 @@ def winoground_scores(score_matrix, tags=None, *, confidence=0.95):
     if np.isnan(scores).any():
         example = int(np.isnan(scores).any(axis=(1, 2)).argmax())
         raise ValueError(f"score_matrix has NaN, first in example {example}.")
-    right = scores[:, [0, 1], [0, 1]]  # (n, 2), s(C_i, I_i)
+    true = scores[:, [0, 1], [0, 1]]  # (n, 2), s(C_i, I_i)
     other_caption = scores[:, [0, 1], [1, 0]]  # (n, 2), on the same image
     other_image = scores[:, [1, 0], [0, 1]]  # (n, 2), for the same caption
-    text = (right > other_caption).all(axis=1)
-    image = (right > other_image).all(axis=1)
-    won = {"text": text, "image": image, "group": text & image}
+    text = (true > other_caption).all(axis=1)
+    image = (true > other_image).all(axis=1)
+    correct = {"text": text, "image": image, "group": text & image}
     by_tag = {}
     if tags is not None:
         tags = np.asarray(tags)
@@ -339,16 +338,29 @@ def winoground_scores(score_matrix, tags=None, *, confidence=0.95):
                 "examples of score_matrix."
             )
         for tag in np.unique(tags).tolist():
-            part = {name: wins[tags == tag] for name, wins in won.items()}
-            by_tag[tag] = _proportions(part, confidence, {})
-    return _proportions(won, confidence, by_tag)
+            part = {name: values[tags == tag] for name, values in correct.items()}
+            by_tag[tag] = Bunch(**proportions(part, confidence), tags={})
+    return Bunch(**proportions(correct, confidence), tags=by_tag)
 
 
-def _proportions(won, confidence, by_tag):
-    n = len(won["text"])
+def proportions(correct, confidence):
+    """Proportions of several boolean arrays of one length, with exact intervals.
+
+    Parameters
+    ----------
+    correct : dict of str to ndarray of shape (n,), bool
+    confidence : float
+        Coverage of the intervals, in (0, 1).
+
+    Returns
+    -------
+    result : dict
+        ``n`` int; the proportion by name; ``intervals``, a dict of (low, high) by name.
+    """
+    n = len(next(iter(correct.values())))
     intervals = {
-        name: clopper_pearson(int(wins.sum()), n, confidence)
-        for name, wins in won.items()
+        name: clopper_pearson(int(values.sum()), n, confidence)
+        for name, values in correct.items()
     }
-    means = {name: float(wins.mean()) for name, wins in won.items()}
-    return Bunch(n=n, **means, intervals=intervals, tags=by_tag)
+    means = {name: float(values.mean()) for name, values in correct.items()}
+    return {"n": n, **means, "intervals": intervals}

@@ -105,6 +105,38 @@ def test_python_m():
     assert re.match(r"\d+\.\d+", done.stdout)
 
 
+def test_help_imports_no_heavy_library():
+    code = """
+import sys
+from diffusion_sklearn.cli import main
+try:
+    main(["--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+heavy = "torch", "diffusers", "transformers", "sklearn", "scipy", "numpy", "PIL"
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: diffusion-sklearn")
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_each_file_is_decoded_once(photos, tmp_path, monkeypatch, capsys):
+    paths, opened = sorted(photos.rglob("*.png")), []
+    open_image = Image.open
+
+    def counting(path, *args, **kwargs):
+        opened.append(path)
+        return open_image(path, *args, **kwargs)
+
+    monkeypatch.setattr(Image, "open", counting)
+    flags = [*MODEL, "--classes", *CLASSES, "--quiet"]
+    assert main(["classify", str(photos), *flags]) == 0
+    assert opened == paths
+
+
 def test_classify(photos, tmp_path, capsys):
     output = tmp_path / "labels.csv"
     flags = [*MODEL, "--classes", *CLASSES, "--output", str(output)]
@@ -205,16 +237,16 @@ def test_errors_name_the_argument(flags, message, tmp_path, monkeypatch, capsys)
 
 def test_interruption_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
     cls = ConditionalDiffusionClassifier
-    groups, calls = cls._groups, []
+    denoising_errors, calls = cls.denoising_errors, []
 
-    def interrupted(self, images, *args):
+    def interrupted(self, images):
         calls.append(len(images))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return groups(self, images, *args)
+        return denoising_errors(self, images)
 
-    monkeypatch.setattr("diffusion_sklearn.cli._classify.AT_ONCE", 10)
-    monkeypatch.setattr(cls, "_groups", interrupted)
+    monkeypatch.setattr("diffusion_sklearn.cli._classify.GROUP_SIZE", 10)
+    monkeypatch.setattr(cls, "denoising_errors", interrupted)
     output, memory = tmp_path / "labels.parquet", tmp_path / "kept"
     flags = [*MODEL, "--classes", *CLASSES, "--output", str(output)]
     argv = ["classify", str(photos), *flags, "--memory", str(memory)]
@@ -284,7 +316,7 @@ def test_evaluate_with_names_and_five_best(tmp_path, capsys):
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert report["scores"]["acc5"]["value"] >= report["scores"]["acc1"]["value"] > 0.5
     assert main(["evaluate", str(tmp_path / "out"), *flags]) == 1
-    assert "has 0 subfolders" in capsys.readouterr().err
+    assert "has 0 sub-folders" in capsys.readouterr().err
 
 
 def test_info_and_clear_memory(photos, tmp_path, capsys, caplog):

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier, clear_cache
-from diffusion_sklearn.baselines import CLIPZeroShotClassifier, _contrastive
+from diffusion_sklearn.baselines import CLIPZeroShotClassifier, _checkpoints
 
 NAMES = ["ant", "bee", "eel"]
 IMAGES = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -40,13 +40,13 @@ def clf(folder):
 @pytest.fixture
 def loads(monkeypatch):
     """Names of the models that are really read from disk."""
-    load, names = _contrastive.load_pretrained, []
+    load, names = _checkpoints.load_pretrained, []
 
     def counting(name, *args):
         names.append(name)
         return load(name, *args)
 
-    monkeypatch.setattr(_contrastive, "load_pretrained", counting)
+    monkeypatch.setattr(_checkpoints, "load_pretrained", counting)
     clear_cache()
     return names
 

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from diffusion_sklearn import ConditionalDiffusionClassifier, clear_cache
-from diffusion_sklearn.baselines import _pretrained
+from diffusion_sklearn.baselines import _checkpoints, _pretrained
 from diffusion_sklearn.baselines._pretrained import PretrainedImageClassifier
 from diffusion_sklearn.datasets import load_fashion_photos
 
@@ -90,13 +90,13 @@ def clf(folder):
 @pytest.fixture
 def loads(monkeypatch):
     """Names of the models that are really read from disk."""
-    load, names = _pretrained.load_pretrained, []
+    load, names = _checkpoints.load_pretrained, []
 
     def counting(name, *args):
         names.append(name)
         return load(name, *args)
 
-    monkeypatch.setattr(_pretrained, "load_pretrained", counting)
+    monkeypatch.setattr(_checkpoints, "load_pretrained", counting)
     clear_cache()
     return names
 

@@ -26,7 +26,10 @@ TASKS = ("fashion-dit", "fashion-scenes", "fashion-dit, one by one")
 RUN = """
 import json, resource, sys, time
 task, n = sys.argv[1], int(sys.argv[2])
-from diffusion_sklearn import ConditionalDiffusionClassifier, ZeroShotDiffusionClassifier
+from diffusion_sklearn import (
+    ConditionalDiffusionClassifier,
+    ZeroShotDiffusionClassifier,
+)
 from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
 
 if task.startswith("fashion-dit"):

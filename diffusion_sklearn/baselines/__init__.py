@@ -1,15 +1,15 @@
-"""What to compare with: other classifiers with the same manners."""
+"""Baselines with the interface of the diffusion classifiers."""
 
-from diffusion_sklearn.baselines._clip import CLIPZeroShotClassifier
-from diffusion_sklearn.baselines._features import DiffusionFeatures
-from diffusion_sklearn.baselines._pretrained import PretrainedImageClassifier
-from diffusion_sklearn.baselines._resnet_head import ResNetHead
-from diffusion_sklearn.baselines._synthetic import SyntheticDataClassifier
+import lazy_loader
 
-__all__ = [
-    "CLIPZeroShotClassifier",
-    "DiffusionFeatures",
-    "PretrainedImageClassifier",
-    "ResNetHead",
-    "SyntheticDataClassifier",
-]
+# Loaded when first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "_clip": ["CLIPZeroShotClassifier"],
+        "_features": ["DiffusionFeatures"],
+        "_pretrained": ["PretrainedImageClassifier"],
+        "_resnet_head": ["ResNetHead"],
+        "_synthetic": ["SyntheticDataClassifier"],
+    },
+)

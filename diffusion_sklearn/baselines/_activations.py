@@ -1,4 +1,4 @@
-"""What a layer of a network computes, caught on its way through the network."""
+"""The output of one layer of a network, as feature maps."""
 
 import threading
 from difflib import get_close_matches
@@ -13,11 +13,11 @@ PARTS = (
     "transformer_blocks",
     "single_transformer_blocks",
 )
-"""Where U-Nets and transformers of diffusers keep their blocks, in their order."""
+"""Attributes of U-Nets and transformers in diffusers that hold blocks, in order."""
 
 
 def find_layer(network, layer):
-    """Name of the module that a `layer` parameter stands for.
+    """Resolve a `layer` parameter to the name of a module.
 
     Parameters
     ----------
@@ -37,23 +37,23 @@ def find_layer(network, layer):
         If there is no such layer.
     """
     blocks = block_names(network)
-    listed = f"blocks {', '.join(blocks)}" if blocks else "no blocks of a known name"
+    owned = f"blocks {', '.join(blocks)}" if blocks else "no blocks of a known name"
     if isinstance(layer, str) and layer != "auto":
         names = [name for name, _ in network.named_modules() if name]
         if layer not in names:
-            near = get_close_matches(layer, names, n=1)
+            similar = get_close_matches(layer, names, n=1)
             raise ValueError(
                 f"layer={layer!r} is no module of {type(network).__name__}"
-                + (f" (did you mean {near[0]!r}?)" if near else "")
-                + f", which has {listed}; pass the name of a module of "
+                + (f" (did you mean {similar[0]!r}?)" if similar else "")
+                + f", which has {owned}; pass the name of a module of "
                 "backbone_.network.named_modules()."
             )
         return layer
-    # A U-Net has as many blocks on the way down as up: the middle is the mid block.
+    # A U-Net has as many down blocks as up blocks: the middle is the mid block.
     index = (len(blocks) - 1) // 2 if layer == "auto" else layer
     if not -len(blocks) <= index < len(blocks):
         raise ValueError(
-            f"layer={layer!r}, but {type(network).__name__} has {listed}; pass an "
+            f"layer={layer!r}, but {type(network).__name__} has {owned}; pass an "
             "index of these, or the name of a module."
         )
     return blocks[index]
@@ -73,20 +73,20 @@ def block_names(network):
     """
     names = []
     for part in PARTS:
-        found = getattr(network, part, None)
-        if isinstance(found, torch.nn.ModuleList):
-            names += [f"{part}.{index}" for index in range(len(found))]
-        elif found is not None:
+        blocks = getattr(network, part, None)
+        if isinstance(blocks, torch.nn.ModuleList):
+            names += [f"{part}.{index}" for index in range(len(blocks))]
+        elif blocks is not None:
             names.append(part)
     return names
 
 
 class _Reached(Exception):
-    """The layer has been run; the rest of the network is of no interest."""
+    """Stops the forward pass after the layer."""
 
 
 def layer_output(module, run):
-    """Output of one module, caught while its network runs up to there.
+    """Output of one module; the forward pass of its network stops there.
 
     Parameters
     ----------
@@ -100,33 +100,31 @@ def layer_output(module, run):
     output : object
         Of the module; None if it was not run.
     """
-    outputs, thread = [], threading.get_ident()
+    thread = threading.get_ident()
 
-    def catch(module, args, output):
+    def stop(module, args, output):
         # Another thread may be using the same network.
         if threading.get_ident() == thread:
-            outputs.append(output)
-            raise _Reached
+            raise _Reached(output)
 
-    hook = module.register_forward_hook(catch)
+    hook = module.register_forward_hook(stop)
     try:
         run()
-    except _Reached:
-        pass
+    except _Reached as reached:
+        return reached.args[0]
     finally:
         hook.remove()
-    return outputs[0] if outputs else None
 
 
 def as_maps(output, n_rows, layer):
-    """Output of a layer as feature maps.
+    """Convert the output of a layer to feature maps.
 
     Parameters
     ----------
     output : Tensor or tuple
         Maps (b, d, h, w), or tokens (b, n, d) row by row of the image. Of a tuple, the
-        last tensor: blocks that see text and image give the image's tokens last, those
-        of a U-Net give their output before a tuple of residuals.
+        last tensor is used: blocks with text and image tokens return the image tokens
+        last, those of a U-Net their output before a tuple of residuals.
     n_rows : int
         b.
     layer : str
@@ -135,20 +133,20 @@ def as_maps(output, n_rows, layer):
     Returns
     -------
     maps : Tensor of shape (b, d, h, w)
-        Tokens that fill no square are (b, d, n, 1).
+        (b, d, n, 1) for tokens that do not form a square.
 
     Raises
     ------
     ValueError
-        If the output is of another kind.
+        If the output has another shape or type.
     """
     if isinstance(output, tuple):
         output = [part for part in output if isinstance(part, torch.Tensor)][-1]
     shape = tuple(getattr(output, "shape", ()))
     if len(shape) not in (3, 4) or shape[0] != n_rows:
-        found = f"a tensor of shape {shape}" if shape else type(output).__name__
+        kind = f"a tensor of shape {shape}" if shape else type(output).__name__
         raise ValueError(
-            f"layer={layer!r} gives {found} for {n_rows} image(s); pass a layer that "
+            f"layer={layer!r} gives {kind} for {n_rows} image(s); pass a layer that "
             "is run and gives tokens (n, tokens, d) or maps (n, d, height, width)."
         )
     if len(shape) == 4:

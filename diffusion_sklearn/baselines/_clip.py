@@ -1,25 +1,19 @@
-"""CLIP and its kin as zero-shot classifiers."""
-
-from numbers import Integral, Real
+"""CLIP and other contrastive models as zero-shot classifiers."""
 
 import numpy as np
-from scipy.special import log_softmax
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.preprocessing import normalize
 
-from diffusion_sklearn.baselines._checkpoints import describe_checkpoint, run_in_parts
+from diffusion_sklearn.baselines._checkpoints import CheckpointClassifier
 from diffusion_sklearn.baselines._contrastive import (
     BUNDLED,
     HUB_MODEL,
     get_contrastive,
 )
-from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
 from diffusion_sklearn.classifiers._pairs import read_pairs
 from diffusion_sklearn.classifiers._prompts import make_prompts
-from diffusion_sklearn.engine._posterior import check_priors, with_priors
 
 
-class CLIPZeroShotClassifier(BaseImageClassifier):
+class CLIPZeroShotClassifier(CheckpointClassifier):
     r"""Classify images with a contrastive model such as CLIP, with no training.
 
     The posterior is the softmax of the scaled cosine similarities of an image with the
@@ -27,8 +21,8 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
 
     .. math:: p(c_i \mid x) \propto p(c_i) \exp\{s \cos(f(x), g(c_i))\}
 
-    It has the manners of :class:`~diffusion_sklearn.ZeroShotDiffusionClassifier`, as a
-    baseline beside it or as its `prefilter`.
+    The interface is that of :class:`~diffusion_sklearn.ZeroShotDiffusionClassifier`, to
+    use it as a baseline or as a `prefilter`.
 
     Parameters
     ----------
@@ -38,7 +32,7 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
         (``open_clip_config.json``, ``open_clip_model.safetensors``); a pair of
         ``open_clip.list_pretrained()`` as ``"open_clip:ARCHITECTURE/TAG"``, such as
         ``"open_clip:RN50/openai"``, CLIP's ResNet-50; or the bundled
-        ``"fashion-clip"``. What is in open_clip's layout alone needs
+        ``"fashion-clip"``. Models in the layout of open_clip need
         ``pip install "diffusion-sklearn[open-clip]"``.
     classes : array-like of shape (n_classes,), default=None
         The label set; None: ``np.unique(y)`` of `fit`.
@@ -68,15 +62,15 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
     classes_ : ndarray of shape (n_classes,)
         The sorted labels.
     n_classes_ : int
-        How many there are.
+        Number of classes.
     prompts_ : list of list of str
         The prompts of each class.
     text_embeddings_ : ndarray of shape (n_classes, d)
-        A unit vector for each class.
+        Unit vector of each class.
     logit_scale_ : float
-        s, one over the temperature that the model was trained with.
+        s, the inverse of the temperature in training.
     n_features_in_ : int
-        Length of a flat row, if `fit` saw some.
+        Length of a flat row, if `fit` was given some.
 
     See Also
     --------
@@ -84,9 +78,8 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
 
     Notes
     -----
-    SigLIP scores each pair on its own, with a sigmoid; here the softmax over the
-    classes makes a posterior of its scores. A pickle holds the model's name, never its
-    weights.
+    SigLIP scores each pair on its own, with a sigmoid; here its scores go through a
+    softmax over the classes. A pickle holds the model's name, never its weights.
 
     References
     ----------
@@ -105,21 +98,13 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
     """
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
-        "model": "no_validation",
-        "classes": ["array-like", None],
-        "class_names": ["array-like", None],
+        **CheckpointClassifier._parameter_constraints,
         "prompt_template": [str, list, tuple],
-        "priors": ["array-like", None],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "image_shape": ["array-like", None],
-        "batch_size": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "device": "no_validation",
-        "dtype": "no_validation",
-        "verbose": ["verbose"],
     }
+    _bundled = BUNDLED
+    _accepted = "a Hub id, a folder, 'open_clip:ARCHITECTURE/TAG' or a bundled name"
+    _saved_parts = "tokenizer and image processor"
+    _load = staticmethod(get_contrastive)
 
     def __init__(
         self,
@@ -148,73 +133,10 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
         self.dtype = dtype
         self.verbose = verbose
 
-    def fit(self, X=None, y=None, *, classes=None):
-        """Name the classes and encode their prompts. Nothing is trained.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor, default=None
-            Images, not looked at but for their number (and, as flat rows, their
-            width).
-        y : array-like of shape (n_images,), default=None
-            Labels. Where `classes` is not given, they are the label set.
-        classes : array-like of shape (n_classes,), default=None
-            The label set; goes before the parameter of the same name.
-
-        Returns
-        -------
-        self : object
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is not possible, or no label set is given.
-        OSError
-            If the model can't be had.
-        ImportError
-            If it is one of open_clip, which is not installed.
-        """
-        self._validate_params()
-        _, labels, names, listed = self._resolve_labels(X, y, classes)
-        priors = check_priors(self.priors, labels)
-        spec = self._describe_model()
-        encoder = get_contrastive(*spec)
-        prompts, embeddings = self._encode_classes(encoder, names, listed)
-
-        # All has gone well: what was fitted before goes now.
-        self.classes_, self.n_classes_ = labels, len(labels)
-        self.prompts_, self.logit_scale_ = prompts, encoder.scale
-        self.text_embeddings_ = embeddings  # (k, d)
-        self._spec, self._priors = spec, priors
-        return self
-
-    def predict_log_proba(self, X):
-        """Log posterior probability of each class.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor of n_images
-            Images, as for :meth:`predict`.
-
-        Returns
-        -------
-        log_proba : ndarray of shape (n_images, n_classes), float64
-            Columns in the order of `classes_`.
-        """
-        check_is_fitted(self, "classes_")
-        self._validate_params()
-        embeddings = self._embed_images(
-            self._read_images(X), get_contrastive(*self._spec)
-        )
-        logits = self.logit_scale_ * embeddings @ self.text_embeddings_.T  # (n, k)
-        logits = logits.astype(np.float64) / self.temperature
-        return log_softmax(with_priors(logits, self._priors), axis=1)
-
     def score_pairs(self, images, captions):
-        """How well captions describe images, for matching the ones to the others.
+        """Score how well captions describe images.
 
-        The captions are encoded as they are, without a template.
+        The captions are encoded without a template.
 
         Parameters
         ----------
@@ -253,31 +175,22 @@ class CLIPZeroShotClassifier(BaseImageClassifier):
         True
         """
         self._validate_params()
-        spec = getattr(self, "_spec", None) or self._describe_model()
-        encoder = get_contrastive(*spec)
-        images, texts, asked, shape = read_pairs(images, captions, self._read_images)
-        embeddings = self._embed_images(images, encoder).astype(np.float64)
-        similar = embeddings @ encoder.embed_texts(texts).T  # (n, texts)
-        logits = encoder.scale * similar + encoder.bias
-        return np.take_along_axis(logits, asked, axis=1).reshape(shape)
+        checkpoint = getattr(self, "_checkpoint", None) or self._resolve_checkpoint()
+        model = get_contrastive(*checkpoint)
+        images, texts, columns, shape = read_pairs(images, captions, self._read_images)
+        embeddings = self._run(model.embed_images, images).astype(np.float64)  # (n, d)
+        logits = model.scale * embeddings @ model.embed_texts(texts).T + model.bias
+        return np.take_along_axis(logits, columns, axis=1).reshape(shape)
 
-    def _encode_classes(self, encoder, names, listed):
-        """Prompts of each class, and a unit vector for each."""
-        own = encoder.prompt_template
-        prompts = make_prompts(self.prompt_template, names, own, listed)
-        embeddings = encoder.embed_texts([p for one in prompts for p in one])
+    def _fit_classes(self, model, labels, names, classes_given):
+        template = model.prompt_template
+        prompts = make_prompts(self.prompt_template, names, template, classes_given)
+        embeddings = model.embed_texts([p for row in prompts for p in row])
         embeddings = embeddings.reshape(len(names), len(prompts[0]), -1).mean(axis=1)
-        return prompts, embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        self.prompts_, self.logit_scale_ = prompts, model.scale
+        self.text_embeddings_ = normalize(embeddings)  # (k, d)
 
-    def _embed_images(self, images, encoder):
-        embed = encoder.embed_images
-        return run_in_parts(embed, images, self.batch_size, self.verbose)  # (n, d)
-
-    def _describe_model(self):
-        return describe_checkpoint(
-            self,
-            BUNDLED,
-            "a Hub id, a folder, 'open_clip:ARCHITECTURE/TAG' or a bundled name "
-            f"({', '.join(BUNDLED)})",
-            "tokenizer and image processor",
-        )
+    def _class_logits(self, images):
+        embeddings = self._run(get_contrastive(*self._checkpoint).embed_images, images)
+        logits = self.logit_scale_ * embeddings @ self.text_embeddings_.T  # (n, k)
+        return logits.astype(np.float64) / self.temperature

@@ -1,16 +1,17 @@
-"""Where contrastive models come from: transformers or open_clip."""
+"""Contrastive models of transformers, and the loading of any contrastive model."""
 
 import torch
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
 from diffusion_sklearn.backbones._prompts import (
-    check_prompts,
     default_template,
     tokenize,
 )
-from diffusion_sklearn.backbones._sources import get_or_load, load_pretrained, quiet
-from diffusion_sklearn.baselines._checkpoints import pixels_for, read_part
+from diffusion_sklearn.baselines._checkpoints import (
+    load_checkpoint,
+    pixels_for,
+    read_part,
+)
 from diffusion_sklearn.baselines._dual_encoder import HUB_MODEL, ContrastiveModel
 from diffusion_sklearn.baselines._open_clip import (
     find_repository,
@@ -19,11 +20,11 @@ from diffusion_sklearn.baselines._open_clip import (
 )
 
 BUNDLED = {"fashion-clip": "CLIP"}
-"""Models that ship with the package, and what each is."""
+"""Models that ship with the package, and the kind of each."""
 
 
 class TransformersModel(ContrastiveModel):
-    """CLIP, SigLIP and what has the same parts, of transformers.
+    """CLIP, SigLIP and models with the same parts, of transformers.
 
     Parameters
     ----------
@@ -36,8 +37,8 @@ class TransformersModel(ContrastiveModel):
     """
 
     def __init__(self, model, tokenizer, processor):
-        read = model.config.get_text_config().max_position_embeddings
-        length = min(tokenizer.model_max_length, read)
+        n_positions = model.config.get_text_config().max_position_embeddings
+        length = min(tokenizer.model_max_length, n_positions)
         super().__init__(
             model, tokenizer, processor, default_template(tokenizer), length
         )
@@ -57,7 +58,7 @@ class TransformersModel(ContrastiveModel):
 
 
 def get_contrastive(name, revision, device, dtype):
-    """The model of a name, loaded at the first call of the process.
+    """Load a contrastive model at the first call of the process.
 
     Parameters
     ----------
@@ -75,48 +76,41 @@ def get_contrastive(name, revision, device, dtype):
     Raises
     ------
     OSError
-        If the model can't be had.
+        If the model can't be loaded.
     ValueError
         If it is no contrastive model, or open_clip lists no such weights.
     ImportError
-        If it is one of open_clip, which is not installed.
+        If it needs open_clip, which is not installed.
     """
-    device = resolve_device(device)
-    dtype = resolve_dtype(dtype, device)
+    repository = find_repository(name)
+    save_with = "save_pretrained(folder) of model, tokenizer and image processor"
+    if repository:
+        save_with = f"hf download {repository} --local-dir FOLDER"
 
-    def load():
-        save_with = "save_pretrained(folder) of model, tokenizer and image processor"
-        repository = find_repository(name)
-        if repository:
-            save_with = f"hf download {repository} --local-dir FOLDER"
+    def read(source, hub_options, device, dtype):
+        if repository or is_open_clip(source, hub_options):
+            contrastive = read_open_clip(repository or source, hub_options)
+        else:
+            contrastive = _read_transformers(source, hub_options)
+        contrastive.model.to(device, dtype)  # after the scale is read in float32
+        return contrastive
 
-        def read(source, how):
-            with quiet():
-                if repository or is_open_clip(source, how):
-                    found = read_open_clip(repository or source, how)
-                else:
-                    found = _read_transformers(name, source, how)
-            found.model.to(device, dtype)  # only now: the scale was read in float32
-            return found
-
-        return load_pretrained(name, revision, read, BUNDLED, save_with)
-
-    return get_or_load(("contrastive", name, revision, str(device), dtype), load)
+    return load_checkpoint(read, name, revision, device, dtype, BUNDLED, save_with)
 
 
-def _read_transformers(name, source, how):
+def _read_transformers(source, hub_options):
     model = read_part(
-        AutoModel, source, dtype=torch.float32, use_safetensors=True, **how
+        AutoModel, source, dtype=torch.float32, use_safetensors=True, **hub_options
     )
     if not hasattr(model, "logit_scale"):
         raise ValueError(
-            f"model={name!r} is a {type(model).__name__}, no contrastive model; pass "
+            f"model={source!r} is a {type(model).__name__}, no contrastive model; pass "
             "a CLIP, OpenCLIP or SigLIP checkpoint in the layout of transformers, "
             f"such as {HUB_MODEL!r}, or of open_clip, such as 'open_clip:RN50/openai'."
         )
-    tokenizer = read_part(AutoTokenizer, source, **how)
+    tokenizer = read_part(AutoTokenizer, source, **hub_options)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise OSError("there is no tokenizer")  # its stand-in knows no words
-    # Without torchvision, and the same with it.
-    processor = read_part(AutoImageProcessor, source, backend="pil", **how)
+        raise OSError("there is no tokenizer")  # transformers makes an empty one
+    # The PIL backend gives the same pixels with and without torchvision.
+    processor = read_part(AutoImageProcessor, source, backend="pil", **hub_options)
     return TransformersModel(model, tokenizer, processor)

@@ -1,10 +1,10 @@
-"""Images that a diffusion pipeline draws of classes."""
+"""Images of classes, drawn by a diffusion pipeline."""
 
 import copy
 import inspect
 import json
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import diffusers
@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 
 from diffusion_sklearn.backbones._batches import in_batches
 from diffusion_sklearn.backbones._digest import digest, digest_weights
+from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._sources import quiet
-from diffusion_sklearn.images._pixels import to_pixels
+from diffusion_sklearn.baselines._delegating import squares
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Draw:
     seed : int
         Of its noise.
     file : str
-        Where it is kept, relative to the folder.
+        Its path in the image folder.
     """
 
     condition: object
@@ -38,20 +39,19 @@ class Draw:
 
 
 def plan_draws(names, conditions, n_images, seed):
-    """The images to draw of each class.
+    """Choose condition, seed and file of every image.
 
     Parameters
     ----------
     names : list of length n_classes
-        What each class is called, or its class id.
+        Name or class id of each class.
     conditions : list of list
         Prompts of each class, one of which is drawn at random for each image; or its
-        class id alone.
+        class id.
     n_images : int
-        How many of each class.
+        Number of images of each class.
     seed : int
-        Seed, name and index decide an image, whatever other classes there are and
-        however many images.
+        An image depends on this seed, its class and its index only.
 
     Returns
     -------
@@ -60,59 +60,57 @@ def plan_draws(names, conditions, n_images, seed):
     """
     draws = []
     for name, choices in zip(names, conditions, strict=True):
-        # A name may hold what a folder's may not.
+        # A class name may have characters that a folder name may not.
         readable = re.sub(r"\W+", "-", str(name)).strip("-")[:40]
         folder = f"{readable}-{digest(str(name).encode())[:8]}"
         for index in range(n_images):
-            own = int(digest(f"{seed}/{index}/{name}".encode())[:15], 16)
-            choice = choices[np.random.default_rng(own).integers(len(choices))]
-            draws.append(Draw(choice, own, f"{folder}/{index:05d}.png"))
+            image_seed = int(digest(f"{seed}/{index}/{name}".encode())[:15], 16)
+            rng = np.random.default_rng(image_seed)
+            condition = choices[rng.integers(len(choices))]
+            draws.append(Draw(condition, image_seed, f"{folder}/{index:05d}.png"))
     return draws
 
 
 class Sampler:
-    """A pipeline that draws, beside the backbone that it shares its weights with.
+    """A pipeline that draws images with the weights of a backbone.
 
     Parameters
     ----------
     backbone : Backbone
         Of a pipeline that takes prompts or class labels.
     num_inference_steps : int or None
-        None: as many as the pipeline takes by itself.
+        None: the default of the pipeline.
     guidance_scale : float or None
-        None: the pipeline's own.
+        None: the default of the pipeline.
 
     Raises
     ------
     ValueError
-        If the pipeline can't be told what to draw.
+        If the pipeline takes neither prompts nor class labels.
     """
 
     def __init__(self, backbone, num_inference_steps, guidance_scale):
         self.backbone = backbone
         original = backbone.pipeline
         parameters = inspect.signature(type(original).__call__).parameters
-        takes = [name for name in ("prompt", "class_labels") if name in parameters]
-        if not takes or "image" in parameters:
+        names = [name for name in ("prompt", "class_labels") if name in parameters]
+        if not names or "image" in parameters:
             raise ValueError(
                 f"A {type(original).__name__} does not draw an image of a prompt or "
                 "class alone; pass as model a text-to-image pipeline, such as "
                 "StableDiffusionPipeline(**pipeline.components), or a DiTPipeline."
             )
-        self.takes = takes[0]
+        self.condition_name = names[0]
         if num_inference_steps is None:
             num_inference_steps = parameters["num_inference_steps"].default
         if guidance_scale is None:
             guidance_scale = parameters["guidance_scale"].default
         self.num_inference_steps = int(num_inference_steps)
         self.guidance_scale = float(guidance_scale)
-        self._options = {}
-        if "height" in parameters:  # some draw 1,024 pixels whatever their network's
-            side = backbone.image_size
-            self._options.update(height=side, width=side)
-        if "use_resolution_binning" in parameters:  # it knows a few sizes alone
-            self._options["use_resolution_binning"] = False
-        # Drawing changes the state of a scheduler, which others may be using.
+        side = backbone.image_size  # some pipelines draw 1,024 pixels by default
+        options = {"height": side, "width": side, "use_resolution_binning": False}
+        self._options = {k: v for k, v in options.items() if k in parameters}
+        # Drawing changes the state of a scheduler, which may be in use elsewhere.
         scheduler = original.scheduler
         self.pipeline = copy.copy(original)
         self.pipeline.scheduler = type(scheduler).from_config(scheduler.config)
@@ -124,19 +122,23 @@ class Sampler:
         Parameters
         ----------
         draws : list of Draw
-            What to draw.
+            The images to draw.
 
         Returns
         -------
         images : list of PIL.Image.Image
         """
-        # On the CPU the noise of a seed is the same whatever the device.
+        # Generators on the CPU give the same noise for every device.
         generators = [torch.Generator().manual_seed(draw.seed) for draw in draws]
         conditions = [draw.condition for draw in draws]
-        guided_class = self.takes == "class_labels" and self.guidance_scale > 1
-        with quiet(), _own_null_class(self.backbone, guided_class):
+        context = nullcontext()
+        if self.condition_name == "class_labels" and self.guidance_scale > 1:
+            context = _own_null_class(self.backbone)
+        parts = self.pipeline.components.values()
+        modules = [part for part in parts if isinstance(part, torch.nn.Module)]
+        with quiet(), context, evaluation_mode(*modules):
             return self.pipeline(
-                **{self.takes: conditions},
+                **{self.condition_name: conditions},
                 generator=generators,
                 num_inference_steps=self.num_inference_steps,
                 guidance_scale=self.guidance_scale,
@@ -144,14 +146,14 @@ class Sampler:
             ).images
 
     def settings(self, prompt_template, seed):
-        """All that decides what an image looks like, as plain values.
+        """All settings that an image depends on, as plain values.
 
         Parameters
         ----------
         prompt_template : list of str or None
-            The templates that prompts are drawn from.
+            The prompt templates.
         seed : int
-            That of :func:`plan_draws`.
+            As in :func:`plan_draws`.
 
         Returns
         -------
@@ -175,14 +177,11 @@ class Sampler:
 
 
 @contextmanager
-def _own_null_class(backbone, needed):
-    """Where a DiTPipeline is guided, its null class is the model's own.
+def _own_null_class(backbone):
+    """Guide a DiTPipeline with the null class of its model.
 
-    It is 1000 in diffusers, which is right for ImageNet alone.
+    In diffusers the null class is always 1000, that of ImageNet.
     """
-    if not needed:
-        yield
-        return
 
     def replace(module, args, kwargs):
         labels = kwargs["class_labels"].clone()  # (2 b,): classes, then null classes
@@ -197,16 +196,15 @@ def _own_null_class(backbone, needed):
 
 
 def draw_images(sampler, draws, folder, image_size, batch_size, verbose):
-    """Draw what is not in the folder yet.
+    """Draw the images that are not in the folder yet.
 
     Parameters
     ----------
     sampler : Sampler
-        What draws.
     draws : list of Draw
-        What to draw.
+        All images.
     folder : ImageFolder or None
-        Where images are looked for and kept.
+        Images are read from it and written to it.
     image_size : int
         Side of the result in pixels.
     batch_size : BatchSize
@@ -218,49 +216,27 @@ def draw_images(sampler, draws, folder, image_size, batch_size, verbose):
     -------
     images : ndarray of shape (len(draws), image_size, image_size, 3), uint8
     n_drawn : int
-        How many were not there.
+        Number of images that were not in the folder.
     """
     images = np.empty((len(draws), image_size, image_size, 3), np.uint8)
     missing = []
     for index, draw in enumerate(draws):
-        found = None if folder is None else folder.read(draw)
-        if found is None:
+        stored = None if folder is None else folder.read(draw)
+        if stored is None:
             missing.append(index)
         else:
-            images[index] = squares([found], image_size)[0]
+            images[index] = squares([stored], image_size)[0]
 
-    def compute(rows):
-        return sampler.draw([draws[index] for index in missing[rows]])
+    def draw_batch(rows):
+        batch = [draws[index] for index in missing[rows]]
+        return missing[rows], batch, sampler.draw(batch)
 
-    done = 0
-    bar = {"total": len(draws), "initial": len(draws) - len(missing), "unit": "image"}
-    with tqdm(**bar, disable=not verbose) as bar:
-        for batch in in_batches(compute, len(missing), batch_size):
-            indices = missing[done : done + len(batch)]
-            images[indices] = squares(batch, image_size)
-            for index, image in zip(indices, batch, strict=True):
+    with tqdm(total=len(draws), unit="image", disable=not verbose) as bar:
+        bar.update(len(draws) - len(missing))
+        for indices, batch, drawn in in_batches(draw_batch, len(missing), batch_size):
+            images[indices] = squares(drawn, image_size)
+            for draw, image in zip(batch, drawn, strict=True):
                 if folder is not None:
-                    folder.write(draws[index], image)
-            done += len(batch)
+                    folder.write(draw, image)
             bar.update(len(batch))
     return images, len(missing)
-
-
-def squares(images, image_size, first=0):
-    """Bring images to one size.
-
-    Parameters
-    ----------
-    images : sequence
-        Anything that :func:`to_pixels` reads.
-    image_size : int
-        Side of the result in pixels.
-    first : int, default=0
-        Index of the first image, for error messages.
-
-    Returns
-    -------
-    squares : ndarray of shape (len(images), image_size, image_size, 3), uint8
-    """
-    pixels = to_pixels(images, image_size, first)  # (n, 3, s, s)
-    return np.rint((np.moveaxis(pixels, 1, -1) + 1) * 127.5).astype(np.uint8)

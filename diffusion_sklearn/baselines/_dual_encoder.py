@@ -6,14 +6,13 @@ import torch
 from torch.nn import functional as F
 
 HUB_MODEL = "openai/clip-vit-large-patch14"
-MOST_TEXTS_AT_ONCE = 64
+TEXTS_PER_BATCH = 64
 
 
 class ContrastiveModel:
     """A dual encoder with its tokenizer and image processor.
 
-    Each library of such models has a subclass, which tokenizes, prepares pixels and
-    calls the encoders.
+    A subclass for each library tokenizes texts, prepares pixels and calls the encoders.
 
     Parameters
     ----------
@@ -24,17 +23,16 @@ class ContrastiveModel:
     processor : callable
         Of the images.
     prompt_template : str
-        What the model was made for.
+        Template of the prompts that the model was trained on.
     length : int
-        Tokens that the text encoder reads.
+        Number of tokens that the text encoder reads.
 
     Attributes
     ----------
     scale : float
-        What cosine similarities are multiplied with: one over the temperature of
-        training.
+        Factor of the cosine similarities, the inverse of the temperature in training.
     bias : float
-        What is added then; 0 but for SigLIP.
+        Added to the scaled similarities; not 0 only for SigLIP.
     """
 
     def __init__(self, model, tokenizer, processor, prompt_template, length):
@@ -43,7 +41,7 @@ class ContrastiveModel:
         bias = getattr(model, "logit_bias", None)
         self.bias = 0.0 if bias is None else float(bias.detach().float())
         self.prompt_template, self._length = prompt_template, length
-        # Fast tokenizers keep the padding asked for last: one caller at a time.
+        # Fast tokenizers store the padding of the last call: one caller at a time.
         self._lock = threading.Lock()
 
     @torch.inference_mode()
@@ -53,7 +51,7 @@ class ContrastiveModel:
         Parameters
         ----------
         prompts : list of str
-            One that is too long is cut, with a warning.
+            Prompts that are too long are cut, with a warning.
 
         Returns
         -------
@@ -62,11 +60,11 @@ class ContrastiveModel:
         Raises
         ------
         ValueError
-            If a prompt has words that a model of few words never saw.
+            If a prompt has words that a bundled model was not trained on.
         """
         with self._lock:
             ids = self._tokenize(prompts)  # (n, length)
-        parts = ids.to(self.model.logit_scale.device).split(MOST_TEXTS_AT_ONCE)
+        parts = ids.to(self.model.logit_scale.device).split(TEXTS_PER_BATCH)
         return self._unit([self._encode_texts(part) for part in parts])
 
     @torch.inference_mode()

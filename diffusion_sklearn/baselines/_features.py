@@ -10,14 +10,13 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
-from tqdm.auto import tqdm
 
-from diffusion_sklearn.backbones._batches import in_batches, resolve_batch_size
+from diffusion_sklearn.backbones._batches import resolve_batch_size
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.baselines._activations import as_maps, find_layer, layer_output
+from diffusion_sklearn.baselines._checkpoints import MODEL_CONSTRAINTS, run_in_batches
 from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
 from diffusion_sklearn.engine._kernels import FastKernels
-from diffusion_sklearn.engine._trials import make_trials
 from diffusion_sklearn.images._pixels import holds_rows, to_pixels
 
 logger = logging.getLogger(__name__)
@@ -26,13 +25,12 @@ logger = logging.getLogger(__name__)
 class DiffusionFeatures(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseImageEstimator
 ):
-    """Features of images: what a layer of a diffusion model computes about them.
+    """Features of images: the activations of a layer of a diffusion model.
 
-    Each image is noised to one timestep, the network is run on it with nothing asked
-    for (the empty prompt or the null class), and the activations of one layer are the
+    Each image is noised to one timestep, the network is run with the null condition
+    (the empty prompt or the null class), and the activations of one layer are the
     features, for a classifier that is trained on them [1]_. With the defaults they are
-    those of the "SD Features" of [2]_: the mid block of Stable Diffusion's U-Net at
-    t = 100.
+    the "SD Features" of [2]_: the mid block of Stable Diffusion's U-Net at t = 100.
 
     Parameters
     ----------
@@ -42,18 +40,18 @@ class DiffusionFeatures(
         (``"fashion-dit"``, ``"fashion-scenes"``), a loaded pipeline, or a backbone from
         :func:`~diffusion_sklearn.load_backbone`.
     timestep : int, default=100
-        How much noise is added, of the timesteps that the model was trained with.
+        Noise level, one of the timesteps that the model was trained with.
     layer : str or int, default="auto"
         Name of a module of the network, such as ``"mid_block"`` or
-        ``"transformer_blocks.3"``; or the index of a block, counted on the way down, in
-        the middle and on the way up. "auto": the middle block, a U-Net's mid block.
+        ``"transformer_blocks.3"``; or the index of a block, in the order down, mid, up.
+        "auto": the middle block, in a U-Net the mid block.
     output : {"pooled", "flat"}, default="pooled"
-        "pooled": the mean over positions, d features an image. "flat": all of the
-        feature map, as flat rows of shape `feature_shape_`.
+        "pooled": the mean over positions, d features an image. "flat": the whole
+        feature map, as a flat row of shape `feature_shape_`.
     null_condition : str or int, default=None
-        Prompt or class id that stands for nothing asked for; None: the model's own.
+        Prompt or class id of the null condition; None: the model's own.
     image_size : int, default=None
-        Side in pixels that images are brought to; None: the model's own.
+        Side in pixels to which images are resized; None: the model's own.
     image_shape : tuple of int, default=None
         (height, width) or (height, width, channels) of an image given as a flat row,
         as in numpy's reshape. With a -1 in it, values outside [0, 1] are clipped.
@@ -71,14 +69,14 @@ class DiffusionFeatures(
     Attributes
     ----------
     layer_ : str
-        Name of the module whose output is taken.
+        Name of the module whose output is used.
     feature_shape_ : tuple of int
-        (d, height, width) of an image's feature map; what
-        :class:`~diffusion_sklearn.baselines.ResNetHead` takes for flat features.
+        (d, height, width) of a feature map; pass it to
+        :class:`~diffusion_sklearn.baselines.ResNetHead` for flat features.
     backbone_ : Backbone
         The diffusion model; its ``pipeline`` is the diffusers pipeline.
     n_features_in_ : int
-        Length of a flat row, if `fit` saw some.
+        Length of a flat row, if `fit` was given some.
 
     See Also
     --------
@@ -115,21 +113,13 @@ class DiffusionFeatures(
     """
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
-        "model": "no_validation",
+        **MODEL_CONSTRAINTS,
         "timestep": [Interval(Integral, 0, None, closed="left")],
         "layer": [str, Integral],
         "output": [StrOptions({"pooled", "flat"})],
         "null_condition": [str, Integral, None],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
-        "image_shape": ["array-like", None],
-        "batch_size": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "device": "no_validation",
-        "dtype": "no_validation",
         "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -167,7 +157,7 @@ class DiffusionFeatures(
         Parameters
         ----------
         X : list, array-like or Tensor, default=None
-            Images, not looked at (but for the width of flat rows).
+            Images. Only the width of flat rows is used.
         y : object, default=None
             Ignored.
 
@@ -179,13 +169,13 @@ class DiffusionFeatures(
         Raises
         ------
         ValueError
-            If a parameter is not possible.
+            If a parameter is invalid.
         OSError
-            If the model can't be had.
+            If the model can't be loaded.
 
         Notes
         -----
-        The network is run once, on an empty latent, for the shape of its features.
+        The network is run once, on a latent of zeros, to get the shape of its features.
         """
         self._validate_params()
         if X is not None and holds_rows(X):
@@ -199,18 +189,14 @@ class DiffusionFeatures(
             )
         layer = find_layer(backbone.network, self.layer)
         null = backbone.encode_null(self.null_condition)
-        trials = make_trials(
-            [self.timestep],
-            1,
-            backbone.n_timesteps,
-            check_random_state(self.random_state),
-        )
+        noise_seed = check_random_state(self.random_state).randint(2**31)
         shape = backbone.latent_shape(self.image_size or backbone.image_size)
-        empty = torch.zeros(1, *shape, device=backbone.device)
-        maps = _feature_maps(backbone, layer, empty, trials, null)
+        latent = torch.zeros(1, *shape, device=backbone.device)
+        maps = _feature_maps(backbone, layer, latent, self.timestep, noise_seed, null)
 
-        # All has gone well: what was fitted before goes now.
-        self._spec, self._trials, self._null = spec, trials, null
+        # Set fitted attributes only after success.
+        self._spec, self._timestep, self._null = spec, self.timestep, null
+        self._noise_seed = noise_seed
         self.layer_, self.feature_shape_ = layer, tuple(maps.shape[1:])
         return self
 
@@ -246,19 +232,20 @@ class DiffusionFeatures(
         def features_of(rows):
             pixels = torch.from_numpy(to_pixels(images[rows], size, rows.start))
             latents = backbone.encode(pixels)  # (b, c, h, w)
-            maps = _feature_maps(backbone, self.layer_, latents, self._trials, null)
-            if self.output == "pooled":
-                return maps.mean(dim=(2, 3)).float().cpu().numpy()  # (b, d)
-            return maps.flatten(1).float().cpu().numpy()  # (b, d h w)
+            maps = _feature_maps(
+                backbone, self.layer_, latents, self._timestep, self._noise_seed, null
+            )
+            is_pooled = self.output == "pooled"
+            maps = maps.mean(dim=(2, 3)) if is_pooled else maps.flatten(1)
+            return maps.float().cpu().numpy()  # (b, d) or (b, d h w)
 
-        features = np.empty((len(images), self._n_features_out), np.float32)
-        done, advice = 0, "Pass batch_size={} to start with that."
-        bar = tqdm(total=len(images), unit="image", disable=not self.verbose)
-        with bar:
-            for part in in_batches(features_of, len(images), batch_size, advice):
-                features[done : done + len(part)] = part
-                done += len(part)
-                bar.update(len(part))
+        features = run_in_batches(
+            features_of,
+            len(images),
+            batch_size,
+            self.verbose,
+            advice="Pass batch_size={} to start with that.",
+        )
         if not np.isfinite(features).all():
             raise FloatingPointError(
                 f"dtype={backbone.dtype} gave NaN or infinity in layer {self.layer_!r};"
@@ -283,23 +270,24 @@ class DiffusionFeatures(
         return tags
 
 
-def _feature_maps(backbone, layer, latents, trials, null):
+def _feature_maps(backbone, layer, latents, timestep, noise_seed, null):
     """Feature maps of a batch of clean latents, (b, d, h, w), float32 or float64."""
     n, kind = len(latents), {"device": backbone.device, "dtype": backbone.compute_dtype}
-    noise = torch.from_numpy(trials.noise(latents.shape[1:])).to(**kind)  # (1, c, h, w)
-    timesteps = torch.from_numpy(trials.timesteps).to(backbone.device).expand(n)
+    rng = np.random.default_rng([noise_seed, 0])  # as the first trial of a classifier
+    noise = rng.standard_normal(latents.shape[1:], dtype=np.float32)  # (c, h, w)
+    noise = torch.from_numpy(noise)[None].to(**kind)
+    timesteps = torch.full((n,), timestep, device=backbone.device)
     noised = backbone.add_noise(latents.to(**kind), noise, timesteps)  # (b, c, h, w)
     conditions = null.to(backbone.device).expand(n, *null.shape[1:])
 
-    def run():
-        backbone.predict(noised, timesteps, conditions)
-
-    # Hooks are no part of a network that was compiled without them.
-    eager, kernels = nullcontext(), nullcontext()
-    if backbone.is_compiled:
-        eager = torch.compiler.set_stance("force_eager")
+    context = nullcontext()
+    if backbone.is_compiled:  # a compiled network does not call hooks
+        context = torch.compiler.set_stance("force_eager")
     elif backbone.device.type == "cpu":
-        kernels = FastKernels()
-    with torch.inference_mode(), eager, kernels:
-        output = layer_output(backbone.network.get_submodule(layer), run)
+        context = FastKernels()
+    with torch.inference_mode(), context:
+        output = layer_output(
+            backbone.network.get_submodule(layer),
+            lambda: backbone.predict(noised, timesteps, conditions),
+        )
         return as_maps(output, n, layer).to(**kind)

@@ -1,4 +1,4 @@
-"""A folder of drawn images, and of the settings that they were drawn with."""
+"""A folder of drawn images with the settings of the sampler."""
 
 import json
 import os
@@ -7,23 +7,23 @@ from contextlib import contextmanager
 from PIL import Image, PngImagePlugin
 
 SETTINGS = "settings.json"
-FOR_PEOPLE = ("model", "diffusers")  # the weights tell models apart, not their names
+NOT_COMPARED = ("model", "diffusers")  # models are compared by their weights
 
 
 class ImageFolder:
-    """Drawn images as PNG files, with a file that tells the settings of all.
+    """Drawn images as PNG files, with a file of their common settings.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there.
+        Created if it does not exist.
     settings : dict
-        Of plain values, as :meth:`Sampler.settings` returns.
+        Plain values, from :meth:`Sampler.settings`.
 
     Raises
     ------
     ValueError
-        If the folder has images of other settings.
+        If the folder holds images of other settings.
     """
 
     def __init__(self, folder, settings):
@@ -31,35 +31,34 @@ class ImageFolder:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / SETTINGS
         if not path.exists():
-            with _at_once(path) as part:
+            with _atomic(path) as part:
                 part.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
             return
         try:
-            there = dict(json.loads(path.read_text("utf-8")))
+            stored = dict(json.loads(path.read_text("utf-8")))
         except ValueError as error:
             raise ValueError(
                 f"cache={str(folder)!r} has a {SETTINGS} that can't be read ({error}); "
                 "delete the folder or pass another."
             ) from error
-        others = [
-            f"{name}={there.get(name)!r} (now {settings.get(name)!r})"
-            for name in sorted({*there, *settings} - {*FOR_PEOPLE})
-            if there.get(name) != settings.get(name)
+        differences = [
+            f"{name}={stored.get(name)!r} (now {settings.get(name)!r})"
+            for name in sorted({*stored, *settings} - {*NOT_COMPARED})
+            if stored.get(name) != settings.get(name)
         ]
-        if others:
+        if differences:
             raise ValueError(
-                f"cache={str(folder)!r} has images that were drawn with other "
-                f"settings, by model={there.get('model')!r} with {', '.join(others)}; "
+                f"cache={str(folder)!r} has images that were drawn with other settings,"
+                f" by model={stored.get('model')!r} with {', '.join(differences)}; "
                 "pass another folder, delete this one, or go back to its settings."
             )
 
     def read(self, draw):
-        """An image that is there.
+        """Read an image.
 
         Parameters
         ----------
         draw : Draw
-            Which one.
 
         Returns
         -------
@@ -73,27 +72,25 @@ class ImageFolder:
             return None
 
     def write(self, draw, image):
-        """Keep an image; its file says what it is of.
+        """Write an image, with its condition and seed as metadata.
 
         Parameters
         ----------
         draw : Draw
-            Which one.
         image : PIL.Image.Image
-            What was drawn.
         """
         path = self.folder / draw.file
         path.parent.mkdir(exist_ok=True)
         info = PngImagePlugin.PngInfo()
         info.add_itxt("condition", str(draw.condition))
         info.add_text("seed", str(draw.seed))
-        with _at_once(path) as part:
+        with _atomic(path) as part:
             image.save(part, "PNG", pnginfo=info)
 
 
 @contextmanager
-def _at_once(path):
-    """A path to write to, for a file that is there as a whole or not at all."""
+def _atomic(path):
+    """A temporary path; the file is renamed to `path` when complete."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     yield part
     part.replace(path)

@@ -1,7 +1,8 @@
-"""Models of open_clip, among them the ResNets of CLIP, which transformers lacks."""
+"""Models of open_clip, including CLIP's ResNets, which transformers lacks."""
 
 from difflib import get_close_matches
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -15,7 +16,7 @@ from diffusion_sklearn.baselines._dual_encoder import HUB_MODEL, ContrastiveMode
 PREFIX = "open_clip:"
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 FILES = [WEIGHTS, "*.json", "*.txt", "*.model"]
-"""What is read of a repository: weights, configurations, vocabularies."""
+"""Files to download: weights, configurations, vocabularies."""
 
 
 class OpenCLIPModel(ContrastiveModel):
@@ -53,26 +54,24 @@ class OpenCLIPModel(ContrastiveModel):
 
 
 class _UncutTokenizer:
-    """A tokenizer of open_clip, called as one of transformers, that cuts nothing."""
+    """A tokenizer of open_clip, called as one of transformers, without truncation."""
 
     init_kwargs = {}  # noqa: RUF012 (as in transformers)
 
     def __init__(self, tokenizer):
-        self.own = tokenizer
+        self._tokenizer = tokenizer
 
-    def __call__(self, prompt, **how):
-        if hasattr(self.own, "tokenizer"):  # of transformers inside
-            return self.own.tokenizer(self.own.clean_fn(prompt), **how)
-        start, end = self.own.sot_token_id, self.own.eot_token_id
-        return _Tokens([start, *self.own.encode(prompt), end])
+    def __call__(self, prompt, **options):
+        tokenizer = self._tokenizer
+        if hasattr(tokenizer, "tokenizer"):  # wraps one of transformers
+            return tokenizer.tokenizer(tokenizer.clean_fn(prompt), **options)
+        ids = tokenizer.encode(prompt)
+        ids = [tokenizer.sot_token_id, *ids, tokenizer.eot_token_id]
+        return SimpleNamespace(input_ids=ids)
 
     def decode(self, ids):
-        return getattr(self.own, "tokenizer", self.own).decode(ids).strip()
-
-
-class _Tokens:
-    def __init__(self, input_ids):
-        self.input_ids = input_ids
+        tokenizer = getattr(self._tokenizer, "tokenizer", self._tokenizer)
+        return tokenizer.decode(ids).strip()
 
 
 def find_repository(name):
@@ -91,7 +90,7 @@ def find_repository(name):
     Raises
     ------
     ValueError
-        If the list has no such weights; the message says which are near.
+        If the list has no such weights; the message lists similar names.
     ImportError
         If open_clip is not installed.
     """
@@ -103,33 +102,33 @@ def find_repository(name):
         place = open_clip.get_pretrained_cfg(architecture, tag).get("hf_hub", "")
         if place.endswith("/"):  # else a pickle: "org/name/file.bin"
             repositories[f"{architecture}/{tag}"] = place.removesuffix("/")
-    wanted = name.removeprefix(PREFIX)
-    if wanted not in repositories:
-        architecture = wanted.partition("/")[0]
-        near = [one for one in repositories if one.startswith(f"{architecture}/")]
-        near = near or get_close_matches(wanted, repositories, n=5, cutoff=0.0)
+    pair = name.removeprefix(PREFIX)
+    if pair not in repositories:
+        architecture = pair.partition("/")[0]
+        similar = [key for key in repositories if key.startswith(f"{architecture}/")]
+        similar = similar or get_close_matches(pair, repositories, n=5, cutoff=0.0)
         raise ValueError(
             f"model={name!r}: open_clip lists no such weights in safetensors; pass "
-            f"{', '.join(repr(PREFIX + one) for one in near)}, or another pair "
+            f"{', '.join(repr(PREFIX + key) for key in similar)}, or another pair "
             "ARCHITECTURE/TAG of open_clip.list_pretrained()."
         )
-    return repositories[wanted]
+    return repositories[pair]
 
 
-def is_open_clip(source, how):
-    """Tell open_clip's layout from that of transformers.
+def is_open_clip(source, hub_options):
+    """Whether a checkpoint is in the layout of open_clip, not of transformers.
 
     Parameters
     ----------
     source : str
         Folder or Hub id.
-    how : dict
-        How to reach the Hub.
+    hub_options : dict
+        Arguments for the Hub.
 
     Returns
     -------
     is_open_clip : bool
-        False for what has both layouts, and for what can't be read.
+        False for a checkpoint with both layouts, or one that can't be read.
 
     Raises
     ------
@@ -137,32 +136,32 @@ def is_open_clip(source, how):
         If there is only an image encoder of timm.
     """
     try:
-        config, _ = PreTrainedConfig.get_config_dict(source, **how)
+        config, _ = PreTrainedConfig.get_config_dict(source, **hub_options)
     except OSError:
-        config = {}  # if it is not open_clip's either, transformers says what is wrong
+        config = {}  # if it is not open_clip's either, transformers raises the error
     # Beside open_clip's files there may be the image encoder alone, in timm's layout.
     if config.get("model_type", "timm_wrapper") != "timm_wrapper":
         return False
     if Path(source).is_dir():
         return (Path(source) / CONFIG).is_file()
     try:
-        hf_hub_download(source, CONFIG, **how)
+        hf_hub_download(source, CONFIG, **hub_options)
     except (OSError, ValueError):
         if config.get("model_type") == "timm_wrapper":
-            raise  # the cache may have that part alone
+            raise  # the cache may hold that part only
         return False
     return True
 
 
-def read_open_clip(source, how):
+def read_open_clip(source, hub_options):
     """Read a model in the layout of open_clip.
 
     Parameters
     ----------
     source : str
         Folder or Hub id.
-    how : dict
-        How to reach the Hub.
+    hub_options : dict
+        Arguments for the Hub.
 
     Returns
     -------
@@ -172,20 +171,20 @@ def read_open_clip(source, how):
     Raises
     ------
     OSError
-        If it can't be had.
+        If it can't be read.
     ImportError
         If open_clip is not installed.
     """
     open_clip = _import_open_clip()
     folder = Path(source)
     if not folder.is_dir():
-        folder = Path(snapshot_download(source, allow_patterns=FILES, **how))
-    for file in (CONFIG, WEIGHTS):  # open_clip would go on without weights
+        folder = Path(snapshot_download(source, allow_patterns=FILES, **hub_options))
+    for file in (CONFIG, WEIGHTS):  # open_clip does not fail without weights
         if not (folder / file).is_file():
             raise OSError(f"there is no {file}")
     place = f"local-dir:{folder}"
     try:
-        # It draws weights first; the global generator of torch stays where it was.
+        # It draws random weights first: leave torch's global generator unchanged.
         with torch.random.fork_rng(devices=[]):
             model, transform = open_clip.create_model_from_pretrained(place)
         tokenizer = open_clip.get_tokenizer(place)

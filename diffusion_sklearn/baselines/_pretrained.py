@@ -1,26 +1,19 @@
-"""Image classifiers of transformers, restricted to the classes at hand."""
-
-from numbers import Integral, Real
+"""Image classifiers of transformers, restricted to the label set."""
 
 import numpy as np
 import torch
-from scipy.special import log_softmax, logsumexp
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from scipy.special import logsumexp
+from sklearn.utils._param_validation import StrOptions
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from diffusion_sklearn.backbones._class_names import index_names
-from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
-from diffusion_sklearn.backbones._sources import get_or_load, load_pretrained, quiet
 from diffusion_sklearn.baselines._checkpoints import (
-    describe_checkpoint,
+    CheckpointClassifier,
+    load_checkpoint,
     pixels_for,
     read_part,
-    run_in_parts,
 )
-from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
 from diffusion_sklearn.classifiers._labels import resolve_class_ids
-from diffusion_sklearn.engine._posterior import check_priors, with_priors
 
 HUB_MODEL = "microsoft/resnet-50"
 BUNDLED = {
@@ -31,20 +24,19 @@ BUNDLED = {
     "fashion-vit-small": "ViT",
     "fashion-vit-tiny": "ViT",
 }
-"""Models that ship with the package, and what each is."""
+"""Models that ship with the package, and the kind of each."""
 
 
-class PretrainedImageClassifier(BaseImageClassifier):
-    r"""Classify images with a classifier that was trained on many classes.
+class PretrainedImageClassifier(CheckpointClassifier):
+    r"""Classify images with a pretrained classifier, restricted to the label set.
 
-    The logits z of the classes at hand alone make the posterior, as where a classifier
-    of ImageNet's 1,000 classes is tested on 100 of them [1]_:
+    The posterior is the softmax over the logits z of the classes in the label set only,
+    as in tests of an ImageNet classifier on a part of the 1,000 classes [1]_:
 
     .. math:: p(c_i \mid x) \propto p(c_i) \sum_{k \in c_i} \exp z_k(x)
 
-    It has the manners of :class:`~diffusion_sklearn.ConditionalDiffusionClassifier`,
-    as the discriminative baseline beside it (Table 4 of the paper) or as its
-    `prefilter`.
+    The interface is that of :class:`~diffusion_sklearn.ConditionalDiffusionClassifier`,
+    to use it as a discriminative baseline (Table 4 of the paper) or as a `prefilter`.
 
     Parameters
     ----------
@@ -84,11 +76,11 @@ class PretrainedImageClassifier(BaseImageClassifier):
     classes_ : ndarray of shape (n_classes,)
         The sorted labels.
     n_classes_ : int
-        How many there are.
+        Number of classes.
     class_ids_ : list of list of int
         The model's classes of each label.
     n_features_in_ : int
-        Length of a flat row, if `fit` saw some.
+        Length of a flat row, if `fit` was given some.
 
     See Also
     --------
@@ -97,10 +89,10 @@ class PretrainedImageClassifier(BaseImageClassifier):
 
     Notes
     -----
-    A name that several classes have, as "crane" in ImageNet, is an error: tell by
-    `class_ids` which is meant, or pass a list of both. The prior is that of the
-    labels, however many classes of the model each has. A pickle holds the model's
-    name, never its weights.
+    A name shared by several classes, as "crane" in ImageNet, is an error: select one
+    with `class_ids`, or pass a list of both. `priors` are those of the labels, however
+    many classes of the model each has. A pickle holds the model's name, never its
+    weights.
 
     References
     ----------
@@ -120,26 +112,17 @@ class PretrainedImageClassifier(BaseImageClassifier):
     >>> print(*clf.predict(photos.images[:2]))  # an ankle boot and a pullover
     shoe top
 
-    Names of a model's own, here of the Hub: ``model="google/vit-base-patch16-224"``
-    and ``fit(classes=["tabby", "golden retriever", "teapot"])``.
+    By name, with a model of the Hub: ``model="google/vit-base-patch16-224"`` and
+    ``fit(classes=["tabby", "golden retriever", "teapot"])``.
     """
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
-        "model": "no_validation",
-        "classes": ["array-like", None],
-        "class_names": ["array-like", None],
+        **CheckpointClassifier._parameter_constraints,
         "class_ids": ["array-like", StrOptions({"order"}), None],
-        "priors": ["array-like", None],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "image_shape": ["array-like", None],
-        "batch_size": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "device": "no_validation",
-        "dtype": "no_validation",
-        "verbose": ["verbose"],
     }
+    _bundled = BUNDLED
+    _accepted = "a Hub id, a folder or a bundled name"
+    _saved_parts = "image processor"
 
     def __init__(
         self,
@@ -168,90 +151,34 @@ class PretrainedImageClassifier(BaseImageClassifier):
         self.dtype = dtype
         self.verbose = verbose
 
-    def fit(self, X=None, y=None, *, classes=None):
-        """Look the classes up in the model. Nothing is trained.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor, default=None
-            Images, not looked at but for their number (and, as flat rows, their
-            width).
-        y : array-like of shape (n_images,), default=None
-            Labels. Where `classes` is not given, they are the label set.
-        classes : array-like of shape (n_classes,), default=None
-            The label set; goes before the parameter of the same name.
-
-        Returns
-        -------
-        self : object
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is not possible, no label set is given, or the model has
-            no such class.
-        OSError
-            If the model can't be had.
-        """
-        self._validate_params()
-        _, labels, names, listed = self._resolve_labels(X, y, classes)
-        priors = check_priors(self.priors, labels)
-        spec = self._describe_model()
-        network = get_classifier(*spec)
-        class_ids = self._find_ids(network, labels, names, listed)
-
-        # All has gone well: what was fitted before goes now.
-        self.classes_, self.n_classes_ = labels, len(labels)
-        self.class_ids_ = class_ids
-        self._spec, self._priors = spec, priors
-        return self
-
-    def predict_log_proba(self, X):
-        """Log posterior probability of each class.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor of n_images
-            Images, as for :meth:`predict`.
-
-        Returns
-        -------
-        log_proba : ndarray of shape (n_images, n_classes), float64
-            Columns in the order of `classes_`.
-        """
-        check_is_fitted(self, "classes_")
-        self._validate_params()
-        images, network = self._read_images(X), get_classifier(*self._spec)
-        logits = run_in_parts(network.logits, images, self.batch_size, self.verbose)
-        logits = logits / self.temperature  # (n, n_labels)
-        merged = [logsumexp(logits[:, ids], axis=1) for ids in self.class_ids_]
-        logits = np.stack(merged, axis=1)  # (n, k)
-        return log_softmax(with_priors(logits, self._priors), axis=1)
-
-    def _find_ids(self, network, labels, names, listed):
-        """The model's classes of each label, as lists."""
-        given = self.class_ids
-        if given is None or isinstance(given, str):
-            ids = resolve_class_ids(given, labels, names, network, listed)
-            return [[i] for i in ids]
-        groups = [np.ravel(ids).tolist() for ids in given]
+    def _fit_classes(self, model, labels, names, classes_given):
+        """Set the model's classes of each label, as lists."""
+        if self.class_ids is None or isinstance(self.class_ids, str):
+            ids = resolve_class_ids(self.class_ids, labels, names, model, classes_given)
+            self.class_ids_ = [[i] for i in ids]
+            return
+        groups = [np.ravel(ids).tolist() for ids in self.class_ids]
         if len(groups) != len(labels) or not all(groups):
             raise ValueError(
-                f"class_ids={given!r} must have an id, or a list of ids, for each of "
-                f"the {len(labels)} sorted labels {labels.tolist()!r}."
+                f"class_ids={self.class_ids!r} must have an id, or a list of ids, for "
+                f"each of the {len(labels)} sorted labels {labels.tolist()!r}."
             )
-        owners = np.repeat(labels, [len(group) for group in groups])
-        flat = [i for group in groups for i in group]
-        resolve_class_ids(flat, owners, None, network, listed)  # for its errors
-        return groups
+        ids = [i for group in groups for i in group]
+        repeated = np.repeat(labels, [len(group) for group in groups])
+        resolve_class_ids(ids, repeated, None, model, classes_given)  # for its errors
+        self.class_ids_ = groups
 
-    def _describe_model(self):
-        return describe_checkpoint(
-            self,
-            BUNDLED,
-            f"a Hub id, a folder or a bundled name ({', '.join(BUNDLED)})",
-            "image processor",
+    def _class_logits(self, images):
+        logits = self._run(self._load(*self._checkpoint).logits, images)  # (n, labels)
+        logits = logits / self.temperature
+        columns = [logsumexp(logits[:, ids], axis=1) for ids in self.class_ids_]
+        return np.stack(columns, axis=1)  # (n, k)
+
+    @staticmethod
+    def _load(name, revision, device, dtype):
+        save_with = "save_pretrained(folder) of model and image processor"
+        return load_checkpoint(
+            _read_classifier, name, revision, device, dtype, BUNDLED, save_with
         )
 
 
@@ -270,9 +197,9 @@ class PretrainedClassifier:
     labels : dict of str to int
         Names of its classes.
     shared : dict of str to list of int
-        Names that several classes have.
+        Names shared by several classes, with their ids.
     n_labels : int
-        How many classes it has.
+        Number of classes.
     """
 
     def __init__(self, model, processor):
@@ -299,54 +226,21 @@ class PretrainedClassifier:
         return self.model(pixels).logits.cpu().double().numpy()
 
 
-def get_classifier(name, revision, device, dtype):
-    """The classifier of a name, loaded at the first call of the process.
-
-    Parameters
-    ----------
-    name : str
-        Bundled name, folder or Hub id.
-    revision : str or None
-        Branch, tag or commit on the Hub.
-    device, dtype : str, torch.device or torch.dtype
-        The estimator's parameters.
-
-    Returns
-    -------
-    classifier : PretrainedClassifier
-
-    Raises
-    ------
-    OSError
-        If the model can't be had.
-    ValueError
-        If it was not trained to classify.
-    """
-    device = resolve_device(device)
-    dtype = resolve_dtype(dtype, device)
-
-    def read(source, how):
-        with quiet():
-            model, info = read_part(
-                AutoModelForImageClassification,
-                source,
-                dtype=dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-                **how,
-            )
-            if info["missing_keys"]:
-                raise ValueError(
-                    f"model={name!r} lacks weights of a classifier "
-                    f"({', '.join(sorted(info['missing_keys'])[:3])}); pass one that "
-                    f"was trained to classify images, such as {HUB_MODEL!r}."
-                )
-            # Without torchvision, and the same with it.
-            processor = read_part(AutoImageProcessor, source, backend="pil", **how)
-        return PretrainedClassifier(model.to(device), processor)
-
-    def load():
-        save_with = "save_pretrained(folder) of model and image processor"
-        return load_pretrained(name, revision, read, BUNDLED, save_with)
-
-    return get_or_load(("classifier", name, revision, str(device), dtype), load)
+def _read_classifier(source, hub_options, device, dtype):
+    model, info = read_part(
+        AutoModelForImageClassification,
+        source,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        **hub_options,
+    )
+    if info["missing_keys"]:
+        raise ValueError(
+            f"model={source!r} lacks weights of a classifier "
+            f"({', '.join(sorted(info['missing_keys'])[:3])}); pass one that was "
+            f"trained to classify images, such as {HUB_MODEL!r}."
+        )
+    # The PIL backend gives the same pixels with and without torchvision.
+    processor = read_part(AutoImageProcessor, source, backend="pil", **hub_options)
+    return PretrainedClassifier(model.to(device), processor)

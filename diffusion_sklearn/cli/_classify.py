@@ -1,15 +1,16 @@
-"""Photos on disk -> rows with their labels, as the command line writes them."""
+"""The command ``classify``: image files in, a table of labels out."""
 
 import csv
 import glob
 import json
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from joblib import effective_n_jobs
+from sklearn.utils import gen_batches
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
@@ -17,10 +18,10 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
+from diffusion_sklearn.cli._arguments import BUDGET
 from diffusion_sklearn.engine._progress import ProgressBar
-from diffusion_sklearn.engine._scoring import keep_answer
 from diffusion_sklearn.images._files import images_below
-from diffusion_sklearn.images._read import read_image
+from diffusion_sklearn.images._pixels import read_square
 
 COLUMNS = {
     "path": "string",
@@ -31,10 +32,52 @@ COLUMNS = {
     "evaluations": "int64",
     "error": "string",
 }
-"""Columns of a row, and their types in Parquet."""
+"""Columns of the table, and their types in Parquet."""
 
 FORMATS = (".csv", ".jsonl", ".parquet")
-AT_ONCE = 1024  # images that are looked at before they are classified, a worker
+GROUP_SIZE = 64  # images read and classified at a time, for each worker
+
+
+def run_classify(args):
+    """Classify image files and write a row for each.
+
+    Parameters
+    ----------
+    args : Namespace
+        The parsed arguments.
+
+    Returns
+    -------
+    skipped : dict of str to str
+        Error of each file that could not be read, by path.
+    n_images : int
+        Number of files.
+    """
+    check_output(args.output)
+    paths = find_images(args.paths)
+    clf = make_classifier(args).fit(classes=_read_classes(args))
+    skipped = {}
+    with row_writer(args.output) as write:
+        for row, _ in classify_files(clf, paths, args.quiet):
+            write(row)
+            if row["error"]:
+                skipped[row["path"]] = row["error"]
+    return skipped, len(paths)
+
+
+def _read_classes(args):
+    """The options ``--classes`` and ``--classes-file`` as a list."""
+    if args.classes is None:
+        classes = args.classes_file.read_text("utf-8").splitlines()
+        return [name.strip() for name in classes if name.strip()]
+    for name in args.classes:
+        if ("/" in name or "." in name) and Path(name).exists():
+            raise ValueError(
+                f"--classes has {name!r}, which is a path; put paths before --classes."
+            )
+    if len(args.classes) > 1:
+        return args.classes
+    return [name.strip() for name in args.classes[0].split(",")]
 
 
 def find_images(patterns):
@@ -43,20 +86,20 @@ def find_images(patterns):
     Parameters
     ----------
     patterns : list of str
-        A file is taken as it is; of a folder, and those below it, the files with the
-        suffix of an image; a glob such as ``"photos/**/*.jpg"`` gives its matches.
+        Files; folders, which stand for the image files in them and below; and globs
+        such as ``"photos/**/*.jpg"``.
 
     Returns
     -------
     paths : list of Path
-        Each once, those of a folder sorted.
+        Without duplicates; those of a folder sorted.
 
     Raises
     ------
     ValueError
-        If a pattern stands for no file.
+        If a pattern matches no file.
     """
-    found = {}
+    paths = []
     for pattern in patterns:
         path = Path(pattern).expanduser()
         if path.is_dir():
@@ -72,21 +115,19 @@ def find_images(patterns):
                 f"PATH={pattern!r} {kind}; pass image files, folders or globs such as "
                 "'photos/**/*.jpg'."
             )
-        found.update(dict.fromkeys(matches))
-    return list(found)
+        paths += matches
+    return list(dict.fromkeys(paths))
 
 
-def make_classifier(model, prompt_template, **params):
-    """The estimator for a model: zero-shot or class-conditional.
+def make_classifier(args, **budget):
+    """Make the estimator that suits the model: zero-shot or class-conditional.
 
     Parameters
     ----------
-    model : str or None
-        As in the estimators; None: Stable Diffusion 2.
-    prompt_template : list of str or None
-        None: the model's own.
-    **params
-        Of the estimator.
+    args : Namespace
+        The parsed arguments; options that the user set override `budget`.
+    **budget
+        Defaults of `n_trials`, `pruning` and `loss`.
 
     Returns
     -------
@@ -96,26 +137,29 @@ def make_classifier(model, prompt_template, **params):
     Raises
     ------
     ValueError
-        If there is a template and the model takes no text.
+        If there is a prompt template and the model is class-conditional.
     """
-    clf = ZeroShotDiffusionClassifier(**params)
-    if model is not None:
-        clf.set_params(model=model)
-    backbone = load_backbone(clf.model, device=clf.device, dtype=clf.dtype)
+    names = ("timesteps", "batch_size", "device", "dtype", "n_jobs", "memory")
+    params = {name: getattr(args, name) for name in names} | BUDGET | budget
+    params |= {name: value for name, value in vars(args).items() if name in BUDGET}
+    params |= {
+        "model": args.model or ZeroShotDiffusionClassifier().model,
+        "random_state": args.seed,
+    }
+    backbone = load_backbone(params["model"], device=args.device, dtype=args.dtype)
+    if backbone.kind == "class" and args.prompt_template:
+        raise ValueError(
+            f"--prompt-template is for text-to-image models; --model={args.model} is "
+            "conditioned on classes. Drop it."
+        )
     if backbone.kind == "class":
-        if prompt_template:
-            raise ValueError(
-                f"--prompt-template is for text-to-image models; --model={model} is "
-                "conditioned on classes. Drop it."
-            )
-        return ConditionalDiffusionClassifier(model=clf.model, **params)
-    if prompt_template:
-        clf.set_params(prompt_template=prompt_template)
-    return clf
+        return ConditionalDiffusionClassifier(**params)
+    template = args.prompt_template or "auto"
+    return ZeroShotDiffusionClassifier(prompt_template=template, **params)
 
 
 def classify_files(clf, paths, quiet=False):
-    """Classify image files; those that can't be read are told.
+    """Classify image files; rows of unreadable files hold the error.
 
     Parameters
     ----------
@@ -129,51 +173,48 @@ def classify_files(clf, paths, quiet=False):
     Yields
     ------
     row : dict
-        With the keys :data:`COLUMNS`, and ``log_proba`` (n_classes,). Of a file that
-        can't be read: its path and the error.
+        With the keys :data:`COLUMNS`.
+    log_proba : ndarray of shape (n_classes,) or None
+        Log posterior; None if the file can't be read.
     """
-    step = AT_ONCE * effective_n_jobs(clf.n_jobs)
+    size = clf.image_size or clf.backbone_.image_size
+    group_size = GROUP_SIZE * effective_n_jobs(clf.n_jobs)
     with ProgressBar(len(paths), not quiet) as bar:
-        for start in range(0, len(paths), step):
-            group, wrong = paths[start : start + step], {}
-            for path in group:
+        for group in gen_batches(len(paths), group_size):
+            images, errors = [], {}
+            for path in paths[group]:
                 try:
-                    read_image(path, 0)
+                    images.append(read_square(path, size, 0))
                 except ImageError as error:
-                    wrong[path] = str(error).removeprefix(f"X[0] ({path}) ")
-            good = [path for path in group if path not in wrong]
-            answers = _answers(clf, good, bar)
-            for path in group:
-                row = dict.fromkeys(COLUMNS) | {"path": str(path)}
-                if path in wrong:
-                    row["error"] = wrong[path]
-                    bar.update(1, 0)
+                    errors[path] = str(error).removeprefix(f"X[0] ({path}) ")
+            predictions = _predict_rows(clf, images)
+            for path in paths[group]:
+                row, log_proba = dict.fromkeys(COLUMNS) | {"path": str(path)}, None
+                if path in errors:
+                    row["error"] = errors[path]
                 else:
-                    row |= _answer(clf.classes_, *next(answers))
-                yield row
+                    prediction, log_proba = next(predictions)
+                    row |= prediction
+                bar.update([row["evaluations"] or 0])
+                yield row, log_proba
 
 
-def _answers(clf, paths, bar):
-    """Evaluations and log posterior of each image, as soon as its group is done."""
-    if not paths:
+def _predict_rows(clf, images):
+    """Label, probability and cost of each image, with its log posterior."""
+    if not images:
         return
-    for n_images, n_done, (costs, rows) in clf._groups(paths, paths, keep_answer):
-        bar.update(n_images, n_done)
-        yield from zip(costs, rows, strict=True)
-
-
-def _answer(classes, cost, log_proba):
-    order = np.argsort(-log_proba, kind="stable")
-    answer = {
-        "label": classes[order[0]].item(),
-        "probability": float(np.exp(log_proba[order[0]])),
-        "evaluations": int(cost),
-        "log_proba": log_proba,
-    }
-    if len(order) > 1:
-        answer["runner_up"] = classes[order[1]].item()
-        answer["runner_up_probability"] = float(np.exp(log_proba[order[1]]))
-    return answer
+    result = clf.denoising_errors(images)
+    for cost, log_proba in zip(result.n_evaluations, result.log_proba, strict=True):
+        best = np.argsort(-log_proba, kind="stable")[:2]
+        labels, proba = clf.classes_[best].tolist(), np.exp(log_proba[best]).tolist()
+        row = {
+            "label": labels[0],
+            "probability": proba[0],
+            "runner_up": labels[1],
+            "runner_up_probability": proba[1],
+            "evaluations": int(cost),
+        }
+        yield row, log_proba
 
 
 def check_output(path):
@@ -189,7 +230,7 @@ def check_output(path):
     ValueError
         If the suffix is none of :data:`FORMATS`, or there is no such folder.
     ImportError
-        If Parquet is asked for and pyarrow is missing.
+        If pyarrow is needed and missing.
     """
     if path is None:
         return
@@ -206,7 +247,7 @@ def check_output(path):
 
 @contextmanager
 def row_writer(path):
-    """Write rows as they come; Parquet at the end, also after an interruption.
+    """Write rows one by one; Parquet at the end, also after an interruption.
 
     Parameters
     ----------
@@ -222,35 +263,26 @@ def row_writer(path):
         import pyarrow
         from pyarrow import parquet
 
-        rows = []
+        rows, types = [], pyarrow.type_for_alias
+        schema = pyarrow.schema((name, types(kind)) for name, kind in COLUMNS.items())
         try:
-            yield lambda row: rows.append({name: row[name] for name in COLUMNS})
+            yield rows.append
         finally:
-            schema = pyarrow.schema(
-                (name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()
-            )
             parquet.write_table(pyarrow.Table.from_pylist(rows, schema), path)
         return
-    file = sys.stdout if path is None else path.open("w", newline="", encoding="utf-8")
-    try:
-        if path is not None and path.suffix == ".jsonl":
 
-            def write(row):
-                kept = {name: row[name] for name in COLUMNS}
-                file.write(json.dumps(kept, ensure_ascii=False) + "\n")
-                file.flush()
-
+    def write(row):
+        if table is None:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
-            table = csv.DictWriter(
-                file, COLUMNS, extrasaction="ignore", lineterminator="\n"
-            )
+            table.writerow(row)
+        file.flush()
+
+    output, table = nullcontext(sys.stdout), None
+    if path is not None:
+        output = path.open("w", newline="", encoding="utf-8")
+    with output as file:
+        if path is None or path.suffix == ".csv":
+            table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             table.writeheader()
-
-            def write(row):
-                table.writerow(row)
-                file.flush()
-
         yield write
-    finally:
-        if path is not None:
-            file.close()

@@ -1,55 +1,60 @@
-"""One data set, our classifier and CLIPs -> a table."""
+"""``evaluate --dataset``: a diffusion classifier and CLIP baselines in one table."""
 
-import json
 import time
-
-import numpy as np
 
 from diffusion_sklearn._versions import versions
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
-from diffusion_sklearn.cli._evaluate import evaluate_images, score
+from diffusion_sklearn.cli._arguments import BUDGET
+from diffusion_sklearn.cli._classify import make_classifier
+from diffusion_sklearn.cli._scores import (
+    evaluate_images,
+    format_score,
+    score,
+    write_json,
+)
+from diffusion_sklearn.datasets._load import load_dataset, read_table
+from diffusion_sklearn.datasets._specs import get_dataset_spec
 from diffusion_sklearn.metrics import winoground_scores
 
-SHOWN = {"acc1": "accuracy", "mean_per_class_recall": "mean per class"}
+SCORE_NAMES = {"acc1": "accuracy", "mean_per_class_recall": "mean per class"}
 
 
-def compare(clf, data, baselines, templates, output, command, quiet=False):
-    """Score a diffusion classifier and CLIPs on the same images.
+def compare(args):
+    """Classify a data set of the paper and print a table with the baselines.
 
     Parameters
     ----------
-    clf : estimator
-        A diffusion classifier, not fitted.
-    data : Bunch
-        Of :func:`~diffusion_sklearn.datasets.load_dataset`.
-    baselines : list of str
-        CLIPs, by Hub id, folder or bundled name.
-    templates : str or list of str
-        Prompt templates of the CLIPs.
-    output : Path
-        Folder for what :func:`~diffusion_sklearn.cli._evaluate.evaluate_images` writes;
-        for captions, ``evaluation.json`` alone.
-    command : list of str
-        What was typed, for the record.
-    quiet : bool, default=False
-        Without a progress bar.
+    args : Namespace
+        The parsed arguments.
 
     Returns
     -------
-    table : dict
-        ``results`` has a dict for each model: ``model``, ``kind``, ``scores``,
-        ``seconds``, and what it was asked.
+    skipped : dict of str to str
+        Error of each file that could not be read, by path.
+    n_images : int
+        Number of files.
     """
-    spec = data.spec
-    clips = [
-        CLIPZeroShotClassifier(
-            model=name,
-            prompt_template=templates,
-            device=clf.device,
-            dtype=clf.dtype,
-        )
-        for name in baselines
+    spec = get_dataset_spec(args.dataset)
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        args.fail(f"--json={args.json}: there is no such folder")
+    data = load_dataset(
+        args.dataset,
+        folder=args.dataset_folder,
+        split=args.split,
+        data_home=args.data_home,
+        max_images=args.max_images,
+        class_names=None if args.names is None else read_table(args.names),
+    )
+    clf = make_classifier(args, **{name: getattr(spec, name) for name in BUDGET})
+    templates = args.prompt_template or spec.prompt_template
+    if "prompt_template" in clf.get_params():
+        clf.set_params(prompt_template=templates)
+    options = {"device": args.device, "dtype": args.dtype}
+    baselines = [
+        CLIPZeroShotClassifier(model=name, prompt_template=templates, **options)
+        for name in args.baseline
     ]
+    run = _score_captions if spec.metric == "text score" else _score_classes
     table = {
         "dataset": spec.name,
         "metric": spec.metric,
@@ -58,102 +63,73 @@ def compare(clf, data, baselines, templates, output, command, quiet=False):
         "n_trials": clf.n_trials,
         "pruning": clf.pruning,
         "loss": clf.loss,
-        "command": command,
+        "command": args.command_line,
         "versions": versions(),
-    }
-    run = _compare_captions if spec.metric == "text score" else _compare_classes
-    return table | run(clf, clips, data, output, command, quiet)
+    } | run(clf, baselines, data, args)
+    if args.json is not None:
+        write_json(args.json, table)
+    _print_table(table)
+    print(f"{'written to':<22} {args.output}")
+    return table["skipped"], table["n_images"] + len(table["skipped"])
 
 
-def _compare_classes(clf, clips, data, output, command, quiet):
-    classes, names = data.classes, data.class_names
-    report = evaluate_images(
-        clf,
-        data.images,
-        data.target.tolist(),
-        classes.tolist(),
-        names,
-        data.folder,
-        output,
-        command,
-        quiet,
-    )
-    results = [
-        {
-            "model": report["model"],
-            "kind": "diffusion",
-            "scores": report["scores"],
-            "seconds": report["seconds"],
-            "evaluations": report["evaluations"],
-            "prompts": report["prompts"],
-        }
-    ]
-    seen = [k for k, p in enumerate(data.images) if str(p) not in report["skipped"]]
-    truth = np.searchsorted(classes, data.target[seen])
-    for clip in clips if seen else ():
-        began = time.perf_counter()
-        clip.set_params(class_names=names).fit(classes=classes)
-        scores, _ = score(truth, clip.predict_log_proba([data.images[k] for k in seen]))
+def _score_classes(clf, baselines, data, args):
+    report = evaluate_images(clf, data, args)
+    keys = ("model", "scores", "seconds", "evaluations", "prompts")
+    results = [{"kind": "diffusion"} | {key: report[key] for key in keys}]
+    readable = [k for k, p in enumerate(data.images) if str(p) not in report["skipped"]]
+    images = [data.images[k] for k in readable]
+    for clip in baselines if images else ():
+        start = time.perf_counter()
+        clip.set_params(class_names=data.class_names).fit(classes=data.classes)
+        log_proba = clip.predict_log_proba(images)
         results.append(
             {
                 "model": str(clip.model),
                 "kind": "contrastive",
-                "scores": scores,
-                "seconds": time.perf_counter() - began,
+                "scores": score(data.target[readable], log_proba, clip.classes_)[0],
+                "seconds": time.perf_counter() - start,
                 "prompts": clip.prompts_,
             }
         )
-    return {
-        "n_images": report["n_images"],
-        "skipped": report["skipped"],
-        "results": results,
-    }
+    keys = ("n_images", "skipped")
+    return {key: report[key] for key in keys} | {"results": results}
 
 
-def _compare_captions(clf, clips, data, output, command, quiet):
+def _score_captions(clf, baselines, data, args):
     if not hasattr(clf, "score_pairs"):
         raise ValueError(
             f"{data.spec.name} has captions, and --model={clf.model} takes no text; "
             "pass a text-to-image model."
         )
-    clf.set_params(verbose=int(not quiet))
+    clf.set_params(verbose=int(not args.quiet))
     results = []
-    for model in (clf, *clips):
-        began = time.perf_counter()
-        scores = winoground_scores(
-            model.score_pairs(data.images, data.captions), data.tags
-        )
-        parts = {"text score": scores} | {
-            f"text score, {tag}": part for tag, part in scores.tags.items()
-        }
+    for model in (clf, *baselines):
+        start = time.perf_counter()
+        pairs = model.score_pairs(data.images, data.captions)
+        total = winoground_scores(pairs, data.tags)
+        parts = {f"text score, {tag}": part for tag, part in total.tags.items()}
+        scores = {}
+        for name, part in {"text score": total, **parts}.items():
+            low, high = part.intervals["text"]
+            scores[name] = {"value": part.text, "low": low, "high": high}
         results.append(
             {
                 "model": str(model.model),
                 "kind": "diffusion" if model is clf else "contrastive",
-                "scores": {name: _text_score(part) for name, part in parts.items()},
-                "seconds": time.perf_counter() - began,
+                "scores": scores,
+                "seconds": time.perf_counter() - start,
             }
         )
-    found = {"n_images": 2 * len(data.images), "skipped": {}, "results": results}
-    output.mkdir(parents=True, exist_ok=True)
-    report = found | {"command": command, "versions": versions()}
-    (output / "evaluation.json").write_text(json.dumps(report, indent=1), "utf-8")
-    return found
+    table = {"n_images": 2 * len(data.images), "skipped": {}, "results": results}
+    args.output.mkdir(parents=True, exist_ok=True)
+    report = table | {"command": args.command_line, "versions": versions()}
+    write_json(args.output / "evaluation.json", report)
+    return table
 
 
-def _text_score(scores):
-    low, high = scores.intervals["text"]
-    return {"value": scores.text, "low": low, "high": high}
-
-
-def print_table(table):
-    """Print what was found, a line for each model and score.
-
-    Parameters
-    ----------
-    table : dict
-        Of :func:`compare`.
-    """
+def _print_table(table):
+    """Print a line for each model and score."""
     few = ""
     if table["n_classes"] not in (None, table["n_classes_paper"]):
         few = f", {table['n_classes']} classes (the paper: {table['n_classes_paper']})"
@@ -161,10 +137,7 @@ def print_table(table):
     print(f"{'the paper reports':<22} {table['metric']}")
     width = max(len(result["model"]) for result in table["results"])
     for result in table["results"]:
-        for name, found in result["scores"].items():
-            name = SHOWN.get(name, name)
-            print(
-                f"{result['model']:<{width}}  {name:<22} {found['value']:>8.2%}   95 % "
-                f"interval {found['low']:.2%} to {found['high']:.2%}"
-            )
+        for name, value in result["scores"].items():
+            name = SCORE_NAMES.get(name, name)
+            print(f"{result['model']:<{width}}  {name:<22} {format_score(value)}")
     print("Intervals are Clopper and Pearson's; of a mean per class, a normal one.")

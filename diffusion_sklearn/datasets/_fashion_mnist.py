@@ -8,17 +8,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-FASHION_NAMES = (
-    "t-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
+FASHION_NAMES = tuple(
+    "t-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot".split(",")
 )
 """Names of the ten classes; the position is the label in the IDX files."""
 
@@ -79,9 +70,8 @@ def load_fashion_mnist(*, split="train", data_home=None):
     prefixes = {"train": "train", "test": "t10k"}
     if split not in prefixes:
         raise ValueError(f"split={split!r} is unknown; pass 'train' or 'test'.")
-    folder = Path(
-        data_home or os.environ.get("FASHION_MNIST_HOME", "") or DEBIAN_FOLDER
-    )
+    home = data_home or os.environ.get("FASHION_MNIST_HOME")
+    folder = Path(home or DEBIAN_FOLDER)
     images = _read_idx(folder, f"{prefixes[split]}-images-idx3-ubyte")  # (n, 28, 28)
     target = _read_idx(folder, f"{prefixes[split]}-labels-idx1-ubyte")  # (n,)
     return Bunch(
@@ -93,14 +83,13 @@ def load_fashion_mnist(*, split="train", data_home=None):
 
 def _read_idx(folder, name):
     """Read one IDX file of unsigned bytes, gzipped or not."""
-    for path, opener in ((folder / f"{name}.gz", gzip.open), (folder / name, open)):
+    for path, open_file in ((folder / f"{name}.gz", gzip.open), (folder / name, open)):
         if path.is_file():
-            with opener(path, "rb") as file:
+            with open_file(path, "rb") as file:
                 data = file.read()
-            n_dims = data[3]
-            shape = np.frombuffer(data, ">i4", n_dims, offset=4)
-            pixels = np.frombuffer(data, np.uint8, offset=4 + 4 * n_dims)
-            return pixels.reshape(shape)
+            shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
+            values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+            return values.reshape(shape)
     raise FileNotFoundError(
         f"No {name}[.gz] in data_home={str(folder)!r}. Install Debian's package "
         "dataset-fashion-mnist, or pass data_home= (or set FASHION_MNIST_HOME) to a "
@@ -128,12 +117,8 @@ def load_fashion_photos():
     ((1000, 28, 28), 'ankle boot')
     """
     path = files("diffusion_sklearn.datasets") / "data" / "fashion_photos.npz"
-    with path.open("rb") as file, np.load(file) as stored:
-        images, target = stored["images"], stored["target"]
-    target_names = np.array(FASHION_NAMES)
-    return Bunch(
-        images=images,
-        target=target.astype(np.int64),
-        names=target_names[target],
-        target_names=target_names,
-    )
+    with path.open("rb") as file, np.load(file) as arrays:
+        data = Bunch(**arrays, target_names=np.array(FASHION_NAMES))
+    data.target = data.target.astype(np.int64)
+    data.names = data.target_names[data.target]
+    return data

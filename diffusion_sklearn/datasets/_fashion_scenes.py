@@ -22,12 +22,7 @@ SCENE_COLORS = {
     "white": (240, 240, 240),
 }
 RELATIONS = ("left of", "right of", "above", "below")
-MIRRORED = {
-    "left of": "right of",
-    "right of": "left of",
-    "above": "below",
-    "below": "above",
-}
+MIRRORED = dict(zip(RELATIONS, ("right of", "left of", "below", "above"), strict=True))
 SCENE_WORDS = tuple(
     dict.fromkeys(
         word
@@ -42,7 +37,7 @@ SIDE = 32  # pixels
 
 @dataclass(frozen=True)
 class Scene:
-    """What a scene shows: one item, or two in a relation.
+    """Contents of a scene: one item, or two in a relation.
 
     Parameters
     ----------
@@ -51,8 +46,8 @@ class Scene:
     colors : tuple of str
         The colour of each item.
     relation : str or None
-        "left of", "right of", "above" or "below": where the first item is, seen from
-        the second. None for one item.
+        "left of", "right of", "above" or "below": the position of the first item
+        relative to the second. None for one item.
 
     Attributes
     ----------
@@ -61,7 +56,7 @@ class Scene:
     plain_caption : str
         Without colours, such as "a sneaker left of a bag".
     mirrored : Scene
-        The same, told from the second item.
+        The same scene, described from the second item.
 
     Examples
     --------
@@ -78,25 +73,25 @@ class Scene:
     @property
     def caption(self):
         """The scene in words, such as ``"a red sneaker left of a blue bag"``."""
-        return self._in_words([f"{c} {i}" for c, i in self.pairs])
+        return self._join([f"{color} {item}" for color, item in self.pairs])
 
     @property
     def plain_caption(self):
         """The same without colours, such as ``"a sneaker left of a bag"``."""
-        return self._in_words(self.items)
+        return self._join(self.items)
 
     @property
     def pairs(self):
         """(colour, item) of each item."""
         return tuple(zip(self.colors, self.items, strict=True))
 
-    def _in_words(self, things):
-        phrases = [f"an {t}" if t[0] in "aeiou" else f"a {t}" for t in things]
-        return f" {self.relation} ".join(phrases) if self.relation else phrases[0]
+    def _join(self, nouns):
+        phrases = [f"an {n}" if n[0] in "aeiou" else f"a {n}" for n in nouns]
+        return f" {self.relation} ".join(phrases)
 
     @property
     def mirrored(self):
-        """The same scene, told from its second item."""
+        """The same scene, described from its second item."""
         if self.relation is None:
             return self
         return Scene(self.items[::-1], self.colors[::-1], MIRRORED[self.relation])
@@ -116,26 +111,21 @@ def held_out_pairs():
 def held_out_triples():
     """(item, relation, item) triples that occur in no training scene.
 
-    One in nine ordered pairs of different items for each relation, closed under
-    telling the scene from the other item.
+    One in nine ordered pairs of different items for each relation, with the same
+    triples described from the other item.
     """
     triples = set()
-    n = len(FASHION_NAMES)
     for shift, relation in ((3, "left of"), (4, "above")):
-        for k in range(n):
-            first, second = FASHION_NAMES[k], FASHION_NAMES[(k + shift) % n]
-            triples.add((first, relation, second))
-            triples.add((second, MIRRORED[relation], first))
+        for k, first in enumerate(FASHION_NAMES):
+            second = FASHION_NAMES[(k + shift) % len(FASHION_NAMES)]
+            triples |= {(first, relation, second), (second, MIRRORED[relation], first)}
     return frozenset(triples)
 
 
 def is_held_out(scene):
-    """Tell whether a scene contains a held-out pair or triple."""
-    if any(pair in held_out_pairs() for pair in scene.pairs):
-        return True
-    if scene.relation is None:
-        return False
-    return (scene.items[0], scene.relation, scene.items[1]) in held_out_triples()
+    """Whether a scene contains a held-out pair or triple."""
+    triple = (scene.items[0], scene.relation, scene.items[-1])
+    return triple in held_out_triples() or not held_out_pairs().isdisjoint(scene.pairs)
 
 
 def make_fashion_scenes(
@@ -165,15 +155,15 @@ def make_fashion_scenes(
     n_items : {1, 2}, default=None
         Items in a scene. None: one or two, at random.
     scenes : sequence of Scene, default=None
-        What to show, cycled through; `split` then chooses the photos alone. None:
-        drawn at random.
+        Scenes to draw, cycled through; `split` then selects the photos only. None:
+        random scenes.
     data_home : str or Path, default=None
         Folder with the IDX files of Fashion-MNIST, see
         :func:`~diffusion_sklearn.datasets.load_fashion_mnist`. None: the training
         photos from the usual places, and for the other splits the 1,000 test photos
         that ship with the package.
     random_state : int, RandomState or None, default=0
-        Seeds what is shown and where.
+        Seeds contents and positions.
 
     Returns
     -------
@@ -186,7 +176,7 @@ def make_fashion_scenes(
     ValueError
         If `split` or `n_items` is unknown.
     FileNotFoundError
-        If the training photos are asked for and not there.
+        If the training photos are needed and missing.
 
     Examples
     --------
@@ -203,15 +193,16 @@ def make_fashion_scenes(
         scenes = [_draw_scene(rng, n_items, split == "held-out") for _ in range(n)]
     else:
         scenes = [scenes[k % len(scenes)] for k in range(n)]
-    images = np.empty((n, SIDE, SIDE, 3), np.uint8)
-    for image, scene in zip(images, scenes, strict=True):
-        image[:] = render_scene(scene, photos, rng)
-    captions = [scene.caption for scene in scenes]
-    return Bunch(images=images, captions=captions, scenes=scenes)
+    images = [render_scene(scene, photos, rng) for scene in scenes]
+    return Bunch(
+        images=np.array(images, np.uint8).reshape(n, SIDE, SIDE, 3),
+        captions=[scene.caption for scene in scenes],
+        scenes=scenes,
+    )
 
 
 def photos_by_item(split, data_home):
-    """The photos that scenes of a split are made of.
+    """Photos of each item in a split.
 
     Parameters
     ----------
@@ -244,14 +235,14 @@ def photos_by_item(split, data_home):
 
 
 def _draw_scene(rng, n_items, held_out):
-    """Draw until the scene is on the wanted side of the held-out line."""
-    colors = list(SCENE_COLORS)
+    """Draw random scenes until one is held out, or not, as given."""
+    color_names = list(SCENE_COLORS)
     while True:
         size = n_items or rng.randint(1, 3)
         items = tuple(FASHION_NAMES[k] for k in rng.permutation(10)[:size])
-        shown = tuple(colors[k] for k in rng.randint(len(colors), size=size))
+        colors = tuple(color_names[k] for k in rng.randint(len(color_names), size=size))
         relation = RELATIONS[rng.randint(4)] if size == 2 else None
-        scene = Scene(items, shown, relation)
+        scene = Scene(items, colors, relation)
         if is_held_out(scene) == held_out:
             return scene
 
@@ -262,11 +253,10 @@ def render_scene(scene, photos, rng):
     Parameters
     ----------
     scene : Scene
-        What to show.
     photos : dict of str to ndarray of shape (n, 28, 28)
-        The photos to choose from, for each item.
+        Photos of each item.
     rng : RandomState
-        Chooses photos, places, sizes and the background.
+        Draws photos, positions, sizes and the background.
 
     Returns
     -------

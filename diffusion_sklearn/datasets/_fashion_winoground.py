@@ -21,10 +21,9 @@ TAGS = ("object", "attribute", "relation", "both")
 def load_fashion_winoground():
     """Load 400 examples of two scenes and two captions of the same words.
 
-    In the manner of Winoground: a model that sees a caption as a bag of words can't
-    tell which of the two belongs to which scene. They are what
-    :func:`make_fashion_winoground` makes by default: test photos, and combinations that
-    occur in training scenes.
+    Modelled on Winoground: a model that reads captions as bags of words can't match
+    them to the scenes. They are made by :func:`make_fashion_winoground` with its
+    defaults: test photos, and combinations that occur in training scenes.
 
     Returns
     -------
@@ -58,29 +57,28 @@ def load_fashion_winoground():
 def make_fashion_winoground(n=400, *, split="test", data_home=None, random_state=0):
     """Compose examples of two scenes and two captions of the same words.
 
-    Each shows two items of different colours in a relation. What is swapped between
-    the two scenes is its tag, in turn:
+    A scene shows two items of different colours in a relation. The tag of an example
+    is what differs between its scenes, in turn:
 
     - "object": the items, "a red bag above a blue coat" / "a red coat above a blue
       bag";
     - "attribute": the colours, "a red bag above a blue coat" / "a blue bag above a red
       coat";
-    - "relation": the places, told without colours, "a bag above a coat" / "a coat above
-      a bag";
-    - "both": items and colours, and so the places, "a red bag above a blue coat" / "a
-      blue coat above a red bag".
+    - "relation": the positions, in captions without colours, "a bag above a coat" / "a
+      coat above a bag";
+    - "both": the positions, in captions with colours, "a red bag above a blue coat" /
+      "a blue coat above a red bag".
 
     Parameters
     ----------
     n : int, default=400
         Number of examples.
     split : {"train", "test", "held-out"}, default="test"
-        Which photos and combinations, as in :func:`make_fashion_scenes`. Both scenes of
-        an example are on the same side.
+        Photos and combinations, as in :func:`make_fashion_scenes`, of both scenes.
     data_home : str or Path, default=None
         As in :func:`make_fashion_scenes`.
     random_state : int, RandomState or None, default=0
-        Seeds what is shown and where.
+        Seeds contents and positions.
 
     Returns
     -------
@@ -93,7 +91,7 @@ def make_fashion_winoground(n=400, *, split="test", data_home=None, random_state
     ValueError
         If `split` is unknown.
     FileNotFoundError
-        If the training photos are asked for and not there.
+        If the training photos are needed and missing.
 
     Examples
     --------
@@ -119,18 +117,17 @@ def make_fashion_winoground(n=400, *, split="test", data_home=None, random_state
 
 
 def _draw_pair(tag, held_out, rng):
-    """Draw until both scenes are on the wanted side of the held-out line."""
-    colors = list(SCENE_COLORS)
+    """Draw random pairs until both scenes are held out, or not, as given."""
+    color_names = list(SCENE_COLORS)
     while True:
         items = tuple(FASHION_NAMES[k] for k in rng.permutation(10)[:2])
-        shown = tuple(colors[k] for k in rng.permutation(len(colors))[:2])
+        colors = tuple(color_names[k] for k in rng.permutation(len(color_names))[:2])
         relation = RELATIONS[rng.randint(4)]
-        swapped = {
-            "object": (items[::-1], shown),
-            "attribute": (items, shown[::-1]),
-            "relation": (items[::-1], shown[::-1]),
-            "both": (items[::-1], shown[::-1]),
-        }
-        pair = Scene(items, shown, relation), Scene(*swapped[tag], relation)
+        other_items = items if tag == "attribute" else items[::-1]
+        other_colors = colors if tag == "object" else colors[::-1]
+        pair = (
+            Scene(items, colors, relation),
+            Scene(other_items, other_colors, relation),
+        )
         if all(is_held_out(scene) == held_out for scene in pair):
             return pair

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 from diffusion_sklearn.datasets._specs import SPECS, DatasetSpec, list_datasets
-from diffusion_sklearn.images._files import images_below
+from diffusion_sklearn.images._files import read_class_folders
 
 NAMES_FILE = "names.tsv"
 """Beside the sub-folders: lines of sub-folder, tab, name of the class."""
@@ -33,13 +32,13 @@ def load_dataset(
 
     A folder has one sub-folder for each class, and nothing else is needed to read it.
     Without one, a data set of the paper is read from the Hub by the library
-    ``datasets`` and written once to `data_home` as such a folder, with the images'
-    bytes as they are.
+    ``datasets`` and written once to `data_home` as such a folder; the bytes of the
+    images are not changed.
 
     Parameters
     ----------
     name_or_folder : str, Path or DatasetSpec
-        One of :func:`list_datasets`, a description of another, or a folder.
+        One of :func:`list_datasets`, the spec of another data set, or a folder.
     folder : str or Path, default=None
         Where the images of the named data set are on disk; None: the Hub.
     split : str, default=None
@@ -48,16 +47,16 @@ def load_dataset(
         Where data sets of the Hub are written; None: the environment variable
         ``DIFFUSION_SKLEARN_DATA``, else ``~/.cache/diffusion-sklearn``.
     max_images : int, default=None
-        At most so many, drawn at random with a fixed seed; None: all.
+        Size of a random sample, drawn with a fixed seed; None: all images.
     class_names : dict of str to str, default=None
-        What a sub-folder's class is called, where it is not called after it; None:
-        a file ``names.tsv`` in the folder, the paper's names, or the sub-folders'.
+        Name of each class, by sub-folder. None: from a file ``names.tsv`` in the
+        folder, else the paper's names, else the names of the sub-folders.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
         ``images``, list of Path; ``target`` (n,) str; ``classes`` (k,) str, the sorted
-        labels; ``class_names``, list of k str for prompts; ``folder``, where they are;
+        labels; ``class_names``, list of k str for prompts; ``folder``, a Path;
         ``spec``, a :class:`DatasetSpec`. For "winoground": ``images``, n lists of two,
         ``captions`` (n, 2) str, ``tags`` (n,) str and ``spec``.
 
@@ -71,9 +70,9 @@ def load_dataset(
 
     Notes
     -----
-    ImageNet-A and ImageNetV2 come with synset ids and numbers as sub-folders: give
-    `class_names` or a ``names.tsv``. Some sets of the Hub ask for consent there first
-    (ImageNet, ObjectNet, Winoground).
+    The sub-folders of ImageNet-A and ImageNetV2 are synset ids and numbers: pass
+    `class_names` or a ``names.tsv``. ImageNet, ObjectNet and Winoground require
+    accepting their terms on the Hub first.
 
     Examples
     --------
@@ -94,102 +93,75 @@ def load_dataset(
     """
     if max_images is not None and max_images < 1:
         raise ValueError(f"max_images={max_images!r} must be 1 or more.")
-    spec = _spec_of(name_or_folder, folder)
-    named = isinstance(name_or_folder, DatasetSpec) or name_or_folder in SPECS
-    if folder is None and named:
-        if spec.source is None:
-            raise ValueError(
-                f"{spec.name} is read from disk alone; pass folder= with a sub-folder "
-                "for each class."
-            )
-        folder = _from_hub(spec, split or spec.split, data_home)
-    folder = Path(name_or_folder if folder is None else folder).expanduser()
-    if spec.metric == "text score":
-        return _read_pairs(folder, spec, max_images)
-    return _read_folder(folder, spec, max_images, class_names)
-
-
-def _spec_of(name_or_folder, folder):
     if isinstance(name_or_folder, DatasetSpec):
-        return name_or_folder
-    if name_or_folder in SPECS:
-        return SPECS[name_or_folder]
-    if folder is not None or not Path(name_or_folder).expanduser().is_dir():
+        spec = name_or_folder
+    elif name_or_folder in SPECS:
+        spec = SPECS[name_or_folder]
+    elif folder is None and Path(name_or_folder).expanduser().is_dir():
+        folder, spec = name_or_folder, DatasetSpec(name=Path(name_or_folder).name)
+    else:
         raise ValueError(
             f"name_or_folder={str(name_or_folder)!r} is no folder and none of "
             f"{list_datasets()}."
         )
-    return DatasetSpec(name=Path(name_or_folder).name)
+    if folder is None:
+        folder = _from_hub(spec, split or spec.split, data_home)
+    folder = Path(folder).expanduser()
+    if spec.metric == "text score":
+        return _read_pairs(folder, spec, max_images)
 
-
-def _read_folder(folder, spec, max_images, class_names):
-    if not folder.is_dir():
-        raise ValueError(f"folder={str(folder)!r} is no folder.")
-    below = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-    if len(below) < 2:
-        raise ValueError(
-            f"folder={str(folder)!r} has {len(below)} sub-folders; it needs one for "
-            "each class, two or more."
-        )
+    images, subfolders, classes = read_class_folders(folder)
     if class_names is None and (folder / NAMES_FILE).is_file():
         class_names = read_table(folder / NAMES_FILE)
-    labels, names = _name_classes([path.name for path in below], spec, class_names)
-    pairs = [
-        (path, label)
-        for sub, label in zip(below, labels, strict=True)
-        for path in images_below(sub)
-    ]
-    if not pairs:
-        raise ValueError(f"folder={str(folder)!r} holds no images in its sub-folders.")
-    pairs = [pairs[k] for k in _some(len(pairs), max_images)]
-    images, target = zip(*pairs, strict=True)
-    classes = sorted(names)
+    labels, names = _match_classes(classes, spec, class_names)
+    sample = _sample(len(images), max_images)
     return Bunch(
-        images=list(images),
-        target=np.array(target),
-        classes=np.array(classes),
-        class_names=[names[label] for label in classes],
+        images=[images[k] for k in sample],
+        target=np.array([labels[subfolders[k]] for k in sample]),
+        classes=np.array(sorted(names)),
+        class_names=[names[label] for label in sorted(names)],
         folder=folder,
         spec=spec,
     )
 
 
-def _name_classes(found, spec, given):
-    """Label of each sub-folder, and a dict from each label to its name."""
-    if given is not None:
-        missing = [name for name in found if name not in given]
+def _match_classes(subfolders, spec, class_names):
+    """Label of each sub-folder, and name of each label."""
+    names = {sub: sub.replace("_", " ") for sub in subfolders}
+    if class_names is not None:
+        missing = [sub for sub in subfolders if sub not in class_names]
         if missing:
             raise ValueError(
                 f"class_names lacks the sub-folders {missing[:5]!r}; name each class."
             )
-    if spec.labels:
-        names = dict(zip(spec.labels, spec.class_names or spec.labels, strict=True))
-        names = {label: name.replace("_", " ") for label, name in names.items()}
-        known = {_plain(label): label for label in spec.labels}
-        known |= {_plain(name): label for label, name in names.items()}
-        called = found if given is None else [given[name] for name in found]
-        strangers = [name for name in called if _plain(name) not in known]
-        if not strangers:
-            return [known[_plain(name)] for name in called], names
+        names = {sub: class_names[sub] for sub in subfolders}
+    if not spec.labels:
+        are_ids = all(re.fullmatch(r"n\d{8}|\d+", sub) for sub in subfolders)
+        if class_names is None and are_ids:
+            raise ValueError(
+                f"The sub-folders {subfolders[:3]!r}, ... are no names; give "
+                f"class_names, or a file {NAMES_FILE} beside them with lines of "
+                "sub-folder, tab, name."
+            )
+        return {sub: sub for sub in subfolders}, names
+    spec_names = [name.replace("_", " ") for name in spec.class_names or spec.labels]
+    label_of = dict(zip(map(_normalize, spec.labels), spec.labels, strict=True))
+    label_of |= zip(map(_normalize, spec_names), spec.labels, strict=True)
+    unknown = [name for name in names.values() if _normalize(name) not in label_of]
+    if unknown:
         raise ValueError(
-            f"The sub-folders {strangers[:5]!r} are no classes of {spec.name}, which "
+            f"The sub-folders {unknown[:5]!r} are no classes of {spec.name}, which "
             f"has {', '.join(spec.labels[:5])}, ...; rename them or give class_names."
         )
-    if given is not None:
-        return found, {name: given[name] for name in found}
-    if all(re.fullmatch(r"n\d{8}|\d+", name) for name in found):
-        raise ValueError(
-            f"The sub-folders {found[:3]!r}, ... are no names; give class_names, or a "
-            f"file {NAMES_FILE} beside them with lines of sub-folder, tab, name."
-        )
-    return found, {name: name.replace("_", " ") for name in found}
+    labels = {sub: label_of[_normalize(name)] for sub, name in names.items()}
+    return labels, dict(zip(spec.labels, spec_names, strict=True))
 
 
-def _plain(text):
+def _normalize(text):
     return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
 
 
-def _some(n, max_images):
+def _sample(n, max_images):
     if max_images is None or max_images >= n:
         return range(n)
     return np.sort(np.random.RandomState(0).permutation(n)[:max_images])
@@ -211,7 +183,7 @@ def read_table(path):
 
 
 def _read_pairs(folder, spec, max_images):
-    """Read Winoground: ``examples.jsonl`` beside a folder ``images``."""
+    """Read Winoground: ``examples.jsonl`` and a folder ``images``."""
     path = folder / "examples.jsonl"
     if not path.is_file():
         raise ValueError(
@@ -220,24 +192,23 @@ def _read_pairs(folder, spec, max_images):
         )
     lines = path.read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines if line.strip()]
-    rows = [rows[k] for k in _some(len(rows), max_images)]
+    rows = [rows[k] for k in _sample(len(rows), max_images)]
+    files = [[folder / "images" / row[f"image_{i}"] for i in (0, 1)] for row in rows]
     return Bunch(
-        images=[
-            [_picture_at(folder, row[f"image_{i}"]) for i in (0, 1)] for row in rows
-        ],
+        images=[[f if f.suffix else f.with_suffix(".png") for f in p] for p in files],
         captions=np.array([[row["caption_0"], row["caption_1"]] for row in rows]),
         tags=np.array([row["collapsed_tag"] for row in rows]),
         spec=spec,
     )
 
 
-def _picture_at(folder, name):
-    path = folder / "images" / name
-    return path if path.suffix else path.with_suffix(".png")
-
-
 def _from_hub(spec, split, data_home):
     """Folder of a data set of the Hub, written at the first call."""
+    if spec.source is None:
+        raise ValueError(
+            f"{spec.name} is read from disk alone; pass folder= with a sub-folder for "
+            "each class."
+        )
     home = data_home or os.environ.get("DIFFUSION_SKLEARN_DATA")
     home = Path(home or "~/.cache/diffusion-sklearn").expanduser()
     folder = home / spec.name / re.sub(r"\W+", "-", split)
@@ -256,7 +227,7 @@ def _from_hub(spec, split, data_home):
     shutil.rmtree(partial, ignore_errors=True)
     write = _write_pairs if spec.metric == "text score" else _write_folder
     write(rows, spec, partial, datasets.Image(decode=False))
-    partial.rename(folder)  # all of it, or nothing
+    partial.rename(folder)  # only when complete
     return folder
 
 
@@ -272,27 +243,21 @@ def _write_folder(rows, spec, folder, encoded):
         names = spec.labels
     elif names is None:
         names = sorted({str(label) for label in rows[spec.label_column]})
-    # A slash can't be in the name of a folder.
-    subs = {name: name.replace("/", "_") for name in names}
-    for sub in subs.values():
-        (folder / sub).mkdir(parents=True)
-    called = _short_names(names)
-    lines = [f"{subs[name]}\t{called[name]}\n" for name in names]
-    (folder / NAMES_FILE).write_text("".join(lines), "utf-8")
+    subfolders = {name: name.replace("/", "_") for name in names}
+    # The first of the synonyms, "tench" of "tench, Tinca tinca", where that is unique.
+    full = [name.replace("_", " ") for name in names]
+    short = [name.split(",")[0].strip() for name in full]
+    with_names = zip(subfolders.values(), full, short, strict=True)
+    folder.mkdir(parents=True)
+    with (folder / NAMES_FILE).open("w", encoding="utf-8") as file:
+        for sub, long_name, name in with_names:
+            (folder / sub).mkdir()
+            file.write(f"{sub}\t{name if short.count(name) == 1 else long_name}\n")
     for k, row in enumerate(rows):
         label = row[spec.label_column]
         name = names[label] if isinstance(label, int) else str(label)
-        _write_image(row[spec.image_column], folder / subs[name] / f"{k:06d}")
-
-
-def _short_names(names):
-    """The first synonym of each name, "tench" for "tench, Tinca tinca"."""
-    words = {name: name.replace("_", " ") for name in names}
-    first = {name: text.split(",")[0].strip() for name, text in words.items()}
-    times = Counter(first.values())
-    return {
-        name: text if times[text] == 1 else words[name] for name, text in first.items()
-    }
+        path = folder / subfolders[name] / f"{k:06d}"
+        _write_image(row[spec.image_column], path)
 
 
 def _write_pairs(rows, spec, folder, encoded):
@@ -300,20 +265,21 @@ def _write_pairs(rows, spec, folder, encoded):
     rows = rows.cast_column("image_0", encoded).cast_column("image_1", encoded)
     with (folder / "examples.jsonl").open("w", encoding="utf-8") as file:
         for k, row in enumerate(rows):
-            kept = {n: row[n] for n in ("caption_0", "caption_1", "collapsed_tag")}
+            keys = ("caption_0", "caption_1", "collapsed_tag")
+            example = {key: row[key] for key in keys}
             for i in (0, 1):
                 path = folder / "images" / f"ex_{k}_img_{i}"
-                kept[f"image_{i}"] = _write_image(row[f"image_{i}"], path)
-            file.write(json.dumps(kept, ensure_ascii=False) + "\n")
+                example[f"image_{i}"] = _write_image(row[f"image_{i}"], path)
+            file.write(json.dumps(example, ensure_ascii=False) + "\n")
 
 
 def _write_image(record, path):
-    """Write the bytes of an image as they are; returns the name of the file."""
+    """Write the unchanged bytes of an image; returns the name of the file."""
     data = record["bytes"]
     if data is None:
         data = Path(record["path"]).read_bytes()
     with Image.open(io.BytesIO(data)) as image:
-        suffix = ".jpg" if image.format == "JPEG" else f".{image.format.lower()}"
-    path = path.with_name(path.name + suffix)
+        suffix = "jpg" if image.format == "JPEG" else image.format.lower()
+    path = path.with_name(f"{path.name}.{suffix}")
     path.write_bytes(data)
     return path.name

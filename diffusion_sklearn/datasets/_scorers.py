@@ -1,7 +1,6 @@
 """Images -> aesthetic scores and probabilities of being unsafe."""
 
 import re
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,29 +20,29 @@ from diffusion_sklearn.baselines._contrastive import (
 class ClipAestheticScorer:
     """Aesthetic score of images: a linear head on CLIP's unit vectors.
 
-    This is the shape of LAION's aesthetic predictors; their weights are not part of
-    the package.
+    This is the architecture of LAION's aesthetic predictors; their weights are not part
+    of the package.
 
     Parameters
     ----------
     model : str or Path, default="openai/clip-vit-large-patch14"
         A CLIP: a Hub id, a folder or a bundled name.
     head : str, Path, dict or list of tuple
-        A file of safetensors, or a dict, with ``weight`` and ``bias`` of one or more
-        linear layers (``layers.0.weight`` and so on: applied by rising number,
-        without activations, as in LAION's predictor V2); or a list of (weight (out,
-        in), bias (out,)).
+        A safetensors file, or a dict, with ``weight`` and ``bias`` of one or more
+        linear layers (``layers.0.weight`` and so on, applied in the order of their
+        numbers, without activations, as in LAION's predictor V2); or a list of (weight
+        (out, in), bias (out,)).
     device, dtype : str or torch.device, str or torch.dtype, default="auto"
         As in :class:`~diffusion_sklearn.baselines.CLIPZeroShotClassifier`.
 
     Raises
     ------
     ValueError
-        If the layers do not fit each other.
+        If the shapes of the layers do not fit.
 
     See Also
     --------
-    training_filter_report : What it is for.
+    training_filter_report : Report that uses the scores.
 
     References
     ----------
@@ -54,7 +53,7 @@ class ClipAestheticScorer:
     --------
     >>> import numpy as np
     >>> from diffusion_sklearn.datasets import ClipAestheticScorer, load_fashion_photos
-    >>> head = [(np.zeros((1, 128)), [4.5])]  # says 4.5 to everything
+    >>> head = [(np.zeros((1, 128)), [4.5])]  # scores every image 4.5
     >>> scorer = ClipAestheticScorer("fashion-clip", head=head)
     >>> scorer(load_fashion_photos().images[:2]).tolist()
     [4.5, 4.5]
@@ -95,9 +94,9 @@ class ClipAestheticScorer:
 class ClipSafetyScorer(ClipAestheticScorer):
     """Probability that images are unsafe: a small network on CLIP's unit vectors.
 
-    Linear layers with ReLU between them and a sigmoid at the end, the shape of LAION's
-    CLIP-based detector; its weights are not part of the package. Where a head begins
-    with a normalisation of its inputs, fold that into the first layer.
+    Linear layers with ReLU between them and a sigmoid at the end, the architecture of
+    LAION's CLIP-based detector; its weights are not part of the package. Fold a
+    normalisation of the inputs into the first layer.
 
     Parameters
     ----------
@@ -133,10 +132,10 @@ class ClipSafetyScorer(ClipAestheticScorer):
 
 
 class SafetyCheckerScorer:
-    """The safety checker of Stable Diffusion 1 as a scorer: 1 where it objects, else 0.
+    """The safety checker of Stable Diffusion 1 as a scorer: 1 if unsafe, else 0.
 
-    It compares an image with a list of concepts and gives no probability, so that any
-    threshold from 0 to below 1 means the same.
+    It compares an image with a list of concepts and gives no probability: all
+    thresholds from 0 to below 1 are equivalent.
 
     Parameters
     ----------
@@ -192,7 +191,7 @@ class SafetyCheckerScorer:
 
 
 def read_layers(head):
-    """Linear layers of a head, in order.
+    """Read the linear layers of a head.
 
     Parameters
     ----------
@@ -206,26 +205,27 @@ def read_layers(head):
     Raises
     ------
     ValueError
-        If they do not fit each other, or do not end in one number.
+        If their shapes do not fit, or the last layer has several outputs.
     """
     if isinstance(head, str | Path):
         head = load_file(head)
     if isinstance(head, dict):
         stems = [name[: -len("weight")] for name in head if name.endswith("weight")]
         stems.sort(key=lambda stem: [int(k) for k in re.findall(r"\d+", stem)])
-        missing = [f"{stem}bias" for stem in stems if f"{stem}bias" not in head]
-        if missing or not stems:
+        if not stems or not all(f"{stem}bias" in head for stem in stems):
             raise ValueError(
                 f"head has {sorted(head)!r}; each layer needs a weight and a bias."
             )
         head = [(head[f"{stem}weight"], head[f"{stem}bias"]) for stem in stems]
     layers = [(np.asarray(w, np.float64), np.asarray(b, np.float64)) for w, b in head]
-    shapes = [(weight.shape, bias.shape) for weight, bias in layers]
-    whole = layers and all(
-        weight.ndim == 2 and bias.shape == weight.shape[:1] for weight, bias in layers
-    )
-    chain = [*(weight.shape[::-1] for weight, _ in layers if whole), (1,)]
-    if not whole or any(a[-1] != b[0] for a, b in pairwise(chain)):
+    # Each layer has as many outputs as the next one has inputs, the last has one.
+    widths = [weight.shape[1:] for weight, _ in layers[1:]] + [(1,)]
+    fits = [
+        weight.ndim == 2 and weight.shape[:1] == bias.shape == width
+        for (weight, bias), width in zip(layers, widths, strict=False)
+    ]
+    if not layers or not all(fits):
+        shapes = [(weight.shape, bias.shape) for weight, bias in layers]
         raise ValueError(
             f"head has layers of shape {shapes}; pass weights (out, in) and biases "
             "(out,) that fit each other, the last with one output."

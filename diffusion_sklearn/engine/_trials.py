@@ -7,7 +7,7 @@ import numpy as np
 TIMESTEP_PLANS = ("even", "random", "anytime")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trials:
     """The (timestep, noise) pairs shared by all images and all classes.
 

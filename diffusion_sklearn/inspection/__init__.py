@@ -1,17 +1,15 @@
-"""Figures that show how a diffusion classifier decides, in scikit-learn's manner."""
+"""Displays of how a diffusion classifier decides, as in scikit-learn."""
 
-from diffusion_sklearn.inspection._denoising_error import DenoisingErrorDisplay
-from diffusion_sklearn.inspection._effective_robustness import (
-    EffectiveRobustnessDisplay,
+import lazy_loader
+
+# Loaded when first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "_denoising_error": ["DenoisingErrorDisplay"],
+        "_effective_robustness": ["EffectiveRobustnessDisplay"],
+        "_evidence": ["EvidenceDisplay"],
+        "_timestep_accuracy": ["TimestepAccuracyDisplay"],
+        "_trial_scaling": ["TrialScalingDisplay"],
+    },
 )
-from diffusion_sklearn.inspection._evidence import EvidenceDisplay
-from diffusion_sklearn.inspection._timestep_accuracy import TimestepAccuracyDisplay
-from diffusion_sklearn.inspection._trial_scaling import TrialScalingDisplay
-
-__all__ = [
-    "DenoisingErrorDisplay",
-    "EffectiveRobustnessDisplay",
-    "EvidenceDisplay",
-    "TimestepAccuracyDisplay",
-    "TrialScalingDisplay",
-]

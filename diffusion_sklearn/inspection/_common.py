@@ -1,11 +1,8 @@
-"""What the displays share: axes to draw on, and checks of what they are given."""
-
-import copy
+"""Axes, errors and checks for all displays."""
 
 import numpy as np
 from sklearn.utils.validation import (
     check_consistent_length,
-    check_is_fitted,
     column_or_1d,
 )
 
@@ -15,12 +12,12 @@ from diffusion_sklearn.engine._trials import thin
 
 
 def figure_and_axes(ax):
-    """The axes to draw on, and their figure.
+    """Axes and figure to draw on.
 
     Parameters
     ----------
     ax : matplotlib Axes or None
-        As the user passed them; None: new ones.
+        None: a new figure.
 
     Returns
     -------
@@ -45,17 +42,16 @@ def figure_and_axes(ax):
 
 
 def check_classifier(clf):
-    """Raise unless it is a classifier that denoises.
+    """Raise unless an estimator is a diffusion classifier.
 
     Parameters
     ----------
     clf : estimator
-        As the user passed it.
 
     Raises
     ------
     TypeError
-        If it is of another kind.
+        If it is not.
     """
     if not isinstance(clf, BaseDiffusionClassifier):
         raise TypeError(
@@ -63,24 +59,6 @@ def check_classifier(clf):
             "ZeroShotDiffusionClassifier or a ConditionalDiffusionClassifier (of a "
             "pipeline or a search, the one inside)."
         )
-
-
-def unpruned(clf):
-    """A copy of a fitted classifier that gives all classes all trials.
-
-    Parameters
-    ----------
-    clf : estimator
-        Fitted; left as it is.
-
-    Returns
-    -------
-    twin : estimator
-        With the same classes, trials and model.
-    """
-    check_classifier(clf)
-    check_is_fitted(clf, "classes_")
-    return copy.copy(clf).set_params(pruning=None)
 
 
 def check_labels(X, y, classes):
@@ -93,7 +71,7 @@ def check_labels(X, y, classes):
     y : array-like of shape (n_images,)
         Labels.
     classes : ndarray of shape (n_classes,)
-        Those that a classifier knows.
+        Classes of the classifier.
 
     Returns
     -------
@@ -102,28 +80,28 @@ def check_labels(X, y, classes):
     Raises
     ------
     ValueError
-        If the lengths differ, or a label is none of `classes`.
+        If the lengths differ, or a label is not in `classes`.
     """
     y = column_or_1d(y)
     check_consistent_length(X, y)
-    strangers = sorted(set(y.tolist()) - set(classes.tolist()), key=str)
-    if strangers:
+    unknown_labels = sorted(set(y.tolist()) - set(classes.tolist()), key=str)
+    if unknown_labels:
         raise ValueError(
-            f"y has {strangers!r}, none of the classes {classes.tolist()!r}; leave "
-            "those images out, or fit the classifier on all classes."
+            f"y has {unknown_labels!r}, none of the classes {classes.tolist()!r}; "
+            "leave those images out, or fit the classifier on all classes."
         )
     return y
 
 
 def count_correct(clf, errors, y):
-    """How many images are classified rightly, from the errors of some trials.
+    """Number of images that the errors of some trials classify correctly.
 
     Parameters
     ----------
     clf : estimator
-        Fitted; has the priors, the temperature and the size of a latent.
+        Fitted; gives priors, temperature and the size of a latent.
     errors : ndarray of shape (n_images, n_classes, n_trials)
-        Weighted if wanted; NaN for classes that its prefilter rules out.
+        With or without weights.
     y : ndarray of shape (n_images,)
         Labels.
 
@@ -131,14 +109,13 @@ def count_correct(clf, errors, y):
     -------
     n_correct : int
     """
-    priors = check_priors(clf.priors, clf.classes_)
-    n_elements = clf._fitted_plan().n_elements
-    log_proba = log_posterior(errors, n_elements, priors, clf.temperature)  # (n, k)
+    priors, plan = check_priors(clf.priors, clf.classes_), clf._fitted_plan()
+    log_proba = log_posterior(errors, plan.n_elements, priors, clf.temperature)
     return int((clf.classes_[log_proba.argmax(axis=1)] == y).sum())
 
 
 def as_batch(image):
-    """A collection of one image.
+    """Wrap one image as a collection of images.
 
     Parameters
     ----------
@@ -154,13 +131,13 @@ def as_batch(image):
     return [image]
 
 
-def spread_timesteps(timesteps, n_timesteps):
-    """The timesteps that were asked for.
+def resolve_timesteps(timesteps, n_timesteps):
+    """Resolve a number or list of timesteps.
 
     Parameters
     ----------
     timesteps : int or array-like of int
-        How many, evenly spaced, or which.
+        Number of evenly spaced timesteps, or the timesteps.
     n_timesteps : int
         T, the number of timesteps the model was trained with.
 
@@ -172,19 +149,16 @@ def spread_timesteps(timesteps, n_timesteps):
     Raises
     ------
     ValueError
-        If one is none of the model's, or there are none.
+        If there are none, or one is outside 0 to T - 1.
     """
-    listed = np.asarray(timesteps)
-    if listed.ndim == 0 and listed.dtype.kind in "iu" and 0 < listed <= n_timesteps:
-        return thin(np.arange(n_timesteps), int(listed))
-    if listed.ndim != 1 or listed.size == 0 or listed.dtype.kind not in "iu":
-        raise ValueError(
-            f"timesteps={timesteps!r} must be a number of timesteps from 1 to "
-            f"{n_timesteps}, or a list of them such as [100, 500]."
-        )
-    if listed.min() < 0 or listed.max() >= n_timesteps:
-        raise ValueError(
-            f"timesteps={timesteps!r} must lie in 0 to {n_timesteps - 1}, those that "
-            "the model was trained with."
-        )
-    return np.unique(listed).astype(np.int64)
+    values = np.asarray(timesteps)
+    if values.dtype.kind in "iu" and values.size:
+        if values.ndim == 0 and 0 < values <= n_timesteps:
+            return thin(np.arange(n_timesteps), int(values))
+        if values.ndim == 1 and values.min() >= 0 and values.max() < n_timesteps:
+            return np.unique(values).astype(np.int64)
+    raise ValueError(
+        f"timesteps={timesteps!r} must be a number of timesteps from 1 to "
+        f"{n_timesteps}, or a list of timesteps from 0 to {n_timesteps - 1}, such as "
+        "[100, 500]."
+    )

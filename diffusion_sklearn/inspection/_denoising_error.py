@@ -4,25 +4,26 @@ from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn.engine._trials import Trials
 from diffusion_sklearn.inspection._common import (
     as_batch,
+    check_classifier,
     figure_and_axes,
-    spread_timesteps,
-    unpruned,
+    resolve_timesteps,
 )
 
 CENTERS = {"noise": 0, "timestep": (0, 1), None: ()}
-"""Axes of (classes, noises, timesteps) that a mean is taken over."""
+"""Axes of (classes, noises, timesteps) over which the mean is subtracted."""
 
 
 class DenoisingErrorDisplay:
     """Denoising error of one image against the timestep, for each class.
 
-    A thin line is one noise, added to the image in all strengths; a thick line the
-    mean over noises. The errors of two noises differ far more than those of two
-    classes with the same noise, which is why the trials are paired (Figure 2 of [1]_).
+    A thin line is one noise sample at all timesteps, a thick line the mean over noise
+    samples. Errors differ far more between noise samples than between classes with the
+    same noise, which is why the trials are paired (Figure 2 of [1]_).
 
     Parameters
     ----------
@@ -40,13 +41,13 @@ class DenoisingErrorDisplay:
     mean_lines_ : list of matplotlib Line2D
         A line for each class: the mean over noises.
     ax_ : matplotlib Axes
-        Where they are drawn.
+        Axes of the lines.
     figure_ : matplotlib Figure
-        The figure of the axes.
+        Figure of the axes.
 
     See Also
     --------
-    TimestepAccuracyDisplay : At which timesteps the classes are told apart.
+    TimestepAccuracyDisplay : Accuracy of each timestep.
 
     References
     ----------
@@ -89,9 +90,9 @@ class DenoisingErrorDisplay:
         image : PIL.Image.Image, str, Path, ndarray or Tensor
             One image.
         n_noises : int, default=4
-            Number of noises, those of the classifier's first trials.
+            Number of noise samples, those of the classifier's first trials.
         timesteps : int or array-like of int, default=50
-            How many timesteps, evenly spaced, or which.
+            Number of evenly spaced timesteps, or the timesteps.
         center, ax
             As for :meth:`plot`.
 
@@ -103,22 +104,18 @@ class DenoisingErrorDisplay:
         Raises
         ------
         ValueError
-            If `n_noises` or `timesteps` is not possible.
+            If `n_noises` or `timesteps` is invalid.
         """
         if not isinstance(n_noises, Integral) or n_noises < 1:
             raise ValueError(f"n_noises={n_noises!r} must be an int of at least 1.")
-        twin = unpruned(clf).set_params(memory=None)  # it keeps other noise
-        timesteps = spread_timesteps(timesteps, twin.backbone_.n_timesteps)
+        check_classifier(clf)
+        check_is_fitted(clf, "classes_")
+        timesteps = resolve_timesteps(timesteps, clf.backbone_.n_timesteps)
         trial_timesteps = np.repeat(timesteps, n_noises)
-        n = len(trial_timesteps)
-        twin.trials_ = _FewNoises(
-            trial_timesteps, twin.trials_.seed, np.arange(n), n_noises
-        )
-        twin._given_weights, twin.prefilter_ = np.ones(n), None
-        errors = twin.denoising_errors(as_batch(image)).errors[0]  # (k, t * m)
-        errors = errors.reshape(len(errors), len(timesteps), n_noises)
-        display = cls(errors.swapaxes(1, 2), timesteps, classes=twin.classes_)
-        return display.plot(ax, center=center)
+        trials = _RepeatedNoise(trial_timesteps, clf.trials_.seed, n_noises=n_noises)
+        errors = clf._all_errors(as_batch(image), trials)  # (1, k, t * m)
+        errors = errors.reshape(-1, len(timesteps), n_noises).swapaxes(1, 2)
+        return cls(errors, timesteps, classes=clf.classes_).plot(ax, center=center)
 
     def plot(self, ax=None, *, center="noise"):
         """Draw the errors.
@@ -126,12 +123,12 @@ class DenoisingErrorDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None: a new figure.
+            None: a new figure.
         center : {"noise", "timestep"} or None, default="noise"
-            What is taken from the errors. "noise": the mean over classes for each
-            noise and timestep, so that what is left is the difference that a paired
-            trial sees. "timestep": the mean over classes and noises for each timestep,
-            as in the paper. None: nothing.
+            The mean to subtract from the errors. "noise": the mean over classes for
+            each noise and timestep, which leaves the paired differences. "timestep":
+            the mean over classes and noises for each timestep, as in the paper. None:
+            no mean.
 
         Returns
         -------
@@ -141,7 +138,7 @@ class DenoisingErrorDisplay:
         Raises
         ------
         ValueError
-            If `center` or a shape is not possible.
+            If `center` or a shape is invalid.
         """
         if center not in CENTERS:
             raise ValueError(f"center={center!r} must be 'noise', 'timestep' or None.")
@@ -167,19 +164,18 @@ class DenoisingErrorDisplay:
             self.mean_lines_ += self.ax_.plot(
                 self.timesteps, curves.mean(axis=0), color=color, label=str(label)
             )
-        about = "" if center is None else f", from the mean of each {center}"
-        self.ax_.set(xlabel="timestep", ylabel=f"denoising error{about}")
+        suffix = "" if center is None else f", from the mean of each {center}"
+        self.ax_.set(xlabel="timestep", ylabel=f"denoising error{suffix}")
         self.ax_.legend()
         return self
 
 
-@dataclass(frozen=True)
-class _FewNoises(Trials):
-    """Trials that go through the same few noises at every timestep."""
+@dataclass(frozen=True, eq=False)
+class _RepeatedNoise(Trials):
+    """Trials that use the same few noise samples at every timestep."""
 
-    n_noises: int
+    n_noises: int = 1
 
     def noise(self, shape):
-        first = slice(self.n_noises)
-        few = Trials(self.timesteps[first], self.seed, self.order[first]).noise(shape)
-        return np.tile(few, (len(self) // self.n_noises, 1, 1, 1))
+        noise = Trials(self.timesteps[: self.n_noises], self.seed).noise(shape)
+        return np.tile(noise, (len(self) // self.n_noises, 1, 1, 1))

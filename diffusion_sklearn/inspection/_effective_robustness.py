@@ -2,7 +2,7 @@
 
 import numpy as np
 from scipy.special import expit, logit
-from sklearn.utils.validation import check_consistent_length, column_or_1d
+from sklearn.metrics import accuracy_score
 
 from diffusion_sklearn.inspection._common import figure_and_axes
 from diffusion_sklearn.metrics import clopper_pearson, effective_robustness
@@ -11,9 +11,9 @@ from diffusion_sklearn.metrics import clopper_pearson, effective_robustness
 class EffectiveRobustnessDisplay:
     """Accuracy on shifted data against accuracy in distribution, on logit axes.
 
-    Models of a kind tend to lie on a line. One that lies above it does better under
-    the shift than its accuracy foretells: it has effective robustness, which the legend
-    tells in points of accuracy (Figure 6 of [1]_).
+    Models trained alike tend to lie on a line. The distance of a model above the line
+    is its effective robustness, given in the legend in points of accuracy (Figure 6 of
+    [1]_).
 
     Parameters
     ----------
@@ -22,11 +22,11 @@ class EffectiveRobustnessDisplay:
     shifted_accuracy : array-like of shape (n_models,)
         Accuracy on the shifted data, in [0, 1].
     baseline_accuracy, baseline_shifted : array-like of shape (n_baselines,)
-        Both accuracies of the models to compare with, in (0, 1).
+        Both accuracies of the baselines, in (0, 1).
     names : sequence of str, default=None
         Name of each model; None: "model 0", "model 1", ...
     knot : float, "best" or None, default="best"
-        Where the line of the baselines bends, as in
+        Knot of the line of the baselines, as in
         :func:`~diffusion_sklearn.metrics.effective_robustness`.
     n_images : int, default=None
         Number of images in distribution, for intervals; None: no intervals.
@@ -36,21 +36,21 @@ class EffectiveRobustnessDisplay:
     Attributes
     ----------
     effective_robustness_ : ndarray of shape (n_models,)
-        Accuracy on shifted data above what the line foretells.
+        Accuracy on shifted data above the line.
     points_ : list of matplotlib ErrorbarContainer
-        A point for each model, with its intervals if there are any.
+        A point for each model, with its intervals.
     baselines_ : matplotlib ErrorbarContainer
         The baselines.
     line_ : matplotlib Line2D
-        What the baselines foretell; straight on these axes but for its bend.
+        Fit of the baselines.
     ax_ : matplotlib Axes
-        Where they are drawn.
+        Axes of the points.
     figure_ : matplotlib Figure
-        The figure of the axes.
+        Figure of the axes.
 
     See Also
     --------
-    diffusion_sklearn.metrics.effective_robustness : The numbers behind it.
+    diffusion_sklearn.metrics.effective_robustness : The fit and its residuals.
 
     References
     ----------
@@ -106,22 +106,22 @@ class EffectiveRobustnessDisplay:
         confidence=0.995,
         ax=None,
     ):
-        """Count right predictions and draw the accuracies, with intervals.
+        """Compute accuracies from predictions and draw them, with intervals.
 
         Parameters
         ----------
         y_true : array-like of shape (n_images,)
             Labels in distribution.
         y_pred : dict of str to array-like of shape (n_images,)
-            What each model and each baseline predicts for them, by name.
+            Predictions of each model and each baseline, by name.
         y_true_shifted : array-like of shape (n_shifted,)
             Labels of the shifted data.
         y_pred_shifted : dict of str to array-like of shape (n_shifted,)
-            What the same predict for them.
+            Predictions of the same models.
         baselines : sequence of str
-            The names of those that are baselines.
+            Names of the baselines.
         knot : float, "best" or None, default="best"
-            Where the line bends.
+            Knot of the line.
         confidence, ax
             As for :meth:`plot`.
 
@@ -135,25 +135,28 @@ class EffectiveRobustnessDisplay:
         ValueError
             If the names or the lengths do not fit.
         """
-        baselines = list(baselines)
-        names = [name for name in y_pred if name not in baselines]
         if set(y_pred) != set(y_pred_shifted):
             raise ValueError(
                 f"y_pred has predictions of {list(y_pred)} and y_pred_shifted of "
                 f"{list(y_pred_shifted)}; pass both for each."
             )
+        baselines = list(baselines)
         unknown = [name for name in baselines if name not in y_pred]
         if unknown:
             raise ValueError(
                 f"baselines has {unknown}, none of those in y_pred: {list(y_pred)}."
             )
-        found = _accuracies(y_true, y_pred)
-        shifted = _accuracies(y_true_shifted, y_pred_shifted)
+        names = [name for name in y_pred if name not in baselines]
+
+        def accuracies(names):
+            pairs = [(y_true, y_pred), (y_true_shifted, y_pred_shifted)]
+            return np.array(
+                [[accuracy_score(y, by_name[n]) for n in names] for y, by_name in pairs]
+            )
+
         display = cls(
-            np.array([found[name] for name in names]),
-            np.array([shifted[name] for name in names]),
-            np.array([found[name] for name in baselines]),
-            np.array([shifted[name] for name in baselines]),
+            *accuracies(names),
+            *accuracies(baselines),
             names=names,
             knot=knot,
             n_images=len(y_true),
@@ -167,7 +170,7 @@ class EffectiveRobustnessDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None: a new figure.
+            None: a new figure.
         confidence : float, default=0.995
             Coverage of the Clopper-Pearson intervals, that of the paper's figure.
 
@@ -179,21 +182,20 @@ class EffectiveRobustnessDisplay:
         Raises
         ------
         ValueError
-            If an accuracy or `knot` is not possible, or there are too few baselines.
+            If an accuracy or `knot` is invalid, or there are too few baselines.
         """
-        accuracy = np.asarray(self.accuracy, np.float64)
-        shifted = np.asarray(self.shifted_accuracy, np.float64)
-        known = np.asarray(self.baseline_accuracy, np.float64)
-        known_shifted = np.asarray(self.baseline_shifted, np.float64)
-        result = effective_robustness(
-            accuracy, shifted, known, known_shifted, knot=self.knot
-        )
+        values = (self.accuracy, self.shifted_accuracy)
+        baseline_values = (self.baseline_accuracy, self.baseline_shifted)
+        result = effective_robustness(*values, *baseline_values, knot=self.knot)
+        models = np.array(values, np.float64)  # (2, n_models)
+        baselines = np.array(baseline_values, np.float64)  # (2, n_baselines)
         self.effective_robustness_ = result.robustness
         names = self.names
         if names is None:
-            names = [f"model {k}" for k in range(len(accuracy))]
+            names = [f"model {k}" for k in range(models.shape[1])]
 
-        def draw(x, y, **style):
+        def draw(points, **style):
+            x, y = points
             return self.ax_.errorbar(
                 x,
                 y,
@@ -207,43 +209,29 @@ class EffectiveRobustnessDisplay:
         self.figure_, self.ax_ = figure_and_axes(ax)
         for set_scale in (self.ax_.set_xscale, self.ax_.set_yscale):
             set_scale("logit", nonpositive="clip")
-        self.baselines_ = draw(known, known_shifted, fmt="o", label="baselines")
-        all_x = np.concatenate([accuracy, known])
-        x = np.unique(np.concatenate([result.line[:, 0], all_x]))
-        self.line_ = self.ax_.plot(
-            x, result.predict(x), color="C3", label="fit of the baselines"
-        )[0]
-        self.points_ = [
-            draw(
-                accuracy[k : k + 1],
-                shifted[k : k + 1],
-                fmt="*",
-                markersize=12,
-                color=f"C{k + 1 + (k > 1)}",  # C0: the baselines, C3: the line
-                label=f"{name} ({100 * result.robustness[k]:+.1f} points)",
-            )
-            for k, name in enumerate(names)
-        ]
-        all_y = np.concatenate([shifted, known_shifted, result.predict(x)])
+        self.baselines_ = draw(baselines, fmt="o", label="baselines")
+        all_x, all_y = np.concatenate([models, baselines], axis=1)
+        x = np.union1d(result.line[:, 0], all_x)
+        y = result.predict(x)
+        self.line_ = self.ax_.plot(x, y, color="C3", label="fit of the baselines")[0]
+        self.points_ = []
+        for k, name in enumerate(names):
+            style = {
+                "fmt": "*",
+                "markersize": 12,
+                "color": f"C{k + 1 + (k > 1)}",  # C0: the baselines, C3: the line
+                "label": f"{name} ({100 * result.robustness[k]:+.1f} points)",
+            }
+            self.points_.append(draw(models[:, k : k + 1], **style))
         _percents(self.ax_.xaxis, self.ax_.set_xlim, all_x)
-        _percents(self.ax_.yaxis, self.ax_.set_ylim, all_y)
+        _percents(self.ax_.yaxis, self.ax_.set_ylim, np.concatenate([all_y, y]))
         self.ax_.set(xlabel="accuracy in distribution", ylabel="accuracy under shift")
         self.ax_.legend()
         return self
 
 
-def _accuracies(y_true, y_pred):
-    y_true = column_or_1d(y_true)
-    found = {}
-    for name, predicted in y_pred.items():
-        predicted = column_or_1d(predicted)
-        check_consistent_length(y_true, predicted)
-        found[name] = float((predicted == y_true).mean())
-    return found
-
-
 def _interval(accuracy, n, confidence):
-    """How far it reaches below and above each accuracy, (2, n_points)."""
+    """Extent of the interval below and above each accuracy, (2, n_points)."""
     if n is None:
         return None
     bounds = [clopper_pearson(round(a * n), n, confidence) for a in accuracy.tolist()]
@@ -252,7 +240,7 @@ def _interval(accuracy, n, confidence):
 
 
 def _percents(axis, set_limits, values):
-    """Limits with some room around the values on a logit axis, ticks in percent."""
+    """Limits with a margin around the values on a logit axis, ticks in percent."""
     from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
     odds = logit(np.clip(values, 1e-3, 1 - 1e-3))

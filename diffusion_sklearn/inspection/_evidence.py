@@ -1,4 +1,4 @@
-"""Where in an image one class beats another, over the photo."""
+"""Where in an image one class fits better than another, drawn over the image."""
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -14,18 +14,17 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow's mode "L"
 
 
 class EvidenceDisplay:
-    """Where in an image one class explains it better than another, over the photo.
+    """Where in an image one class fits better than another, drawn over the image.
 
-    Red is where the error of class `a` is the smaller one, blue where that of `b` is;
-    the stronger the colour, the larger the difference. The photo lies underneath, in
-    gray.
+    Positions where class `a` has the smaller error are red, those where class `b` has
+    it are blue. The image is drawn below, in gray.
 
     Parameters
     ----------
     evidence : array-like of shape (height, width)
         Error of `b` minus error of `a`, as of one image in ``clf.evidence(X, a, b)``.
     image : array-like of shape (height, width) or (height, width, 3)
-        The photo, in [0, 1].
+        The image, in [0, 1].
     a, b : label
         The two classes.
 
@@ -34,13 +33,13 @@ class EvidenceDisplay:
     im_ : matplotlib AxesImage
         The evidence.
     photo_ : matplotlib AxesImage
-        The photo.
+        The image.
     colorbar_ : matplotlib Colorbar
         Of the evidence.
     ax_ : matplotlib Axes
-        Where they are drawn.
+        Axes of the images.
     figure_ : matplotlib Figure
-        The figure of the axes.
+        Figure of the axes.
 
     Examples
     --------
@@ -88,7 +87,7 @@ class EvidenceDisplay:
         Raises
         ------
         ValueError
-            If `a` or `b` is no class.
+            If `a` or `b` is not a class.
         """
         check_classifier(clf)
         check_is_fitted(clf, "classes_")
@@ -99,14 +98,14 @@ class EvidenceDisplay:
         return cls(evidence, photo, a, b).plot(ax, alpha=alpha)
 
     def plot(self, ax=None, *, alpha=0.6):
-        """Draw the evidence over the photo.
+        """Draw the evidence over the image.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None: a new figure.
+            None: a new figure.
         alpha : float, default=0.6
-            How much the colours hide of the photo, from 0 to 1.
+            Opacity of the colours, from 0 to 1.
 
         Returns
         -------

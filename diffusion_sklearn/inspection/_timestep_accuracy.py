@@ -3,32 +3,33 @@
 from numbers import Integral
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn.inspection._common import (
+    check_classifier,
     check_labels,
     count_correct,
     figure_and_axes,
-    unpruned,
 )
 from diffusion_sklearn.metrics import clopper_pearson
 
 
 class TimestepAccuracyDisplay:
-    """Accuracy of a classifier that uses one timestep alone, against the timestep.
+    """Accuracy of a classifier that uses a single timestep, against the timestep.
 
-    Timesteps of little noise tell the classes apart by texture and those of much noise
-    by layout, or not at all; in between lies what they say best (Figure 3 of [1]_).
+    At small timesteps the errors depend on texture, at large ones on layout; accuracy
+    is highest in between (Figure 3 of [1]_).
 
     Parameters
     ----------
     timesteps : array-like of shape (n_points,)
-        Timestep of each point, or centre of a band of them.
+        Timestep of each point, or centre of a band of timesteps.
     n_correct : array-like of shape (n_points,), of int
-        Number of images classified rightly from those trials alone.
+        Number of images that the trials of each point classify correctly.
     n_images : int
         Number of images.
     n_classes : int, default=None
-        For a line at chance, 1 / n_classes; None: no line.
+        Draws chance level, 1 / n_classes; None: no line.
 
     Attributes
     ----------
@@ -37,16 +38,16 @@ class TimestepAccuracyDisplay:
     interval_ : matplotlib PolyCollection
         Its Clopper-Pearson interval, point by point.
     chance_line_ : matplotlib Line2D or None
-        The accuracy of guesses.
+        Chance level.
     ax_ : matplotlib Axes
-        Where they are drawn.
+        Axes of the lines.
     figure_ : matplotlib Figure
-        The figure of the axes.
+        Figure of the axes.
 
     See Also
     --------
-    DenoisingErrorDisplay : The errors behind it, for one image.
-    TrialScalingDisplay : Which timesteps are worth more trials.
+    DenoisingErrorDisplay : Errors of one image at each timestep.
+    TrialScalingDisplay : Accuracy against the number of trials.
 
     References
     ----------
@@ -78,21 +79,20 @@ class TimestepAccuracyDisplay:
     def from_estimator(cls, clf, X, y, *, n_bands=None, confidence=0.95, ax=None):
         """Score images with all classes and trials, and draw the accuracy.
 
-        All points are read off one table of errors, without pruning: n_images x
-        n_classes x n_trials network evaluations.
+        Takes n_images x n_classes x n_trials network evaluations, without pruning.
 
         Parameters
         ----------
         clf : ZeroShotDiffusionClassifier or ConditionalDiffusionClassifier
-            Fitted. Its trials say which timesteps are drawn and how often each is
-            tried; its `timestep_weights` play no part, as this is to choose them by.
+            Fitted. Its trials are used; its pruning, prefilter and `timestep_weights`
+            are not.
         X : list, array-like or Tensor of n_images
             Images, as for ``clf.predict``.
         y : array-like of shape (n_images,)
             Labels.
         n_bands : int, default=None
-            Number of bands of equal width that the timesteps are put together in; a
-            band without a trial is left out. None: a point for each timestep.
+            Number of bands of equal width into which timesteps are grouped; bands
+            without trials are left out. None: a point for each timestep.
         confidence, ax
             As for :meth:`plot`.
 
@@ -104,30 +104,27 @@ class TimestepAccuracyDisplay:
         Raises
         ------
         ValueError
-            If `n_bands` is not possible, or `y` has a label that is no class.
+            If `n_bands` is invalid, or `y` has an unknown label.
         """
-        twin = unpruned(clf)
-        y = check_labels(X, y, twin.classes_)
-        n_timesteps = twin.backbone_.n_timesteps
-        timesteps = twin.trials_.timesteps
+        check_classifier(clf)
+        check_is_fitted(clf, "classes_")
+        y = check_labels(X, y, clf.classes_)
+        n_timesteps, timesteps = clf.backbone_.n_timesteps, clf.trials_.timesteps
         if n_bands is None:
             points, group = np.unique(timesteps, return_inverse=True)
         elif isinstance(n_bands, Integral) and 1 <= n_bands <= n_timesteps:
-            band, group = np.unique(
-                timesteps * n_bands // n_timesteps, return_inverse=True
-            )
-            points = (band + 0.5) * n_timesteps / n_bands
+            band = timesteps * n_bands // n_timesteps
+            bands, group = np.unique(band, return_inverse=True)
+            points = (bands + 0.5) * n_timesteps / n_bands
         else:
             raise ValueError(
                 f"n_bands={n_bands!r} must be an int from 1 to {n_timesteps}, or None."
             )
-        errors = twin.denoising_errors(X).errors  # (n, k, m)
+        errors = clf._all_errors(X)  # (n, k, m)
         n_correct = [
-            count_correct(twin, errors[:, :, group == g], y) for g in range(len(points))
+            count_correct(clf, errors[:, :, group == g], y) for g in range(len(points))
         ]
-        display = cls(
-            points, np.array(n_correct), len(errors), n_classes=twin.n_classes_
-        )
+        display = cls(points, np.array(n_correct), len(y), n_classes=clf.n_classes_)
         return display.plot(ax, confidence=confidence)
 
     def plot(self, ax=None, *, confidence=0.95):
@@ -136,9 +133,9 @@ class TimestepAccuracyDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None: a new figure.
+            None: a new figure.
         confidence : float, default=0.95
-            Coverage of the interval of each point, in (0, 1), over other images.
+            Coverage of the interval of each point, in (0, 1).
 
         Returns
         -------

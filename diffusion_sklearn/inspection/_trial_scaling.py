@@ -1,11 +1,11 @@
-"""Accuracy against the number of trials, for ways to choose their timesteps."""
-
-from numbers import Integral
+"""Accuracy against the number of trials, for several choices of timesteps."""
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.frozen import FrozenEstimator
+from sklearn.utils import check_random_state
 
+from diffusion_sklearn.engine._trials import check_timesteps, make_trials
+from diffusion_sklearn.engine._weights import trial_weights
 from diffusion_sklearn.inspection._common import (
     check_classifier,
     check_labels,
@@ -15,11 +15,10 @@ from diffusion_sklearn.inspection._common import (
 
 
 class TrialScalingDisplay:
-    """Accuracy against the number of trials, for ways to choose their timesteps.
+    """Accuracy against the number of trials, for several choices of timesteps.
 
-    More trials help whatever their timesteps are, and help most where the timesteps
-    are spread: going through the same few again and again estimates a biased bound
-    (Figure 4 of [1]_).
+    Accuracy increases with the number of trials, most if the timesteps are spread: a
+    few timesteps, repeated, estimate a biased bound (Figure 4 of [1]_).
 
     Parameters
     ----------
@@ -35,13 +34,13 @@ class TrialScalingDisplay:
     lines_ : list of matplotlib Line2D
         A line for each strategy.
     ax_ : matplotlib Axes
-        Where they are drawn.
+        Axes of the lines.
     figure_ : matplotlib Figure
-        The figure of the axes.
+        Figure of the axes.
 
     See Also
     --------
-    TimestepAccuracyDisplay : What a single timestep is worth.
+    TimestepAccuracyDisplay : Accuracy of each timestep.
 
     References
     ----------
@@ -86,16 +85,15 @@ class TrialScalingDisplay:
     ):
         """Score images with each strategy and number of trials, and draw the accuracy.
 
-        The trials of "random", "anytime" and a list nest, so that one table of errors
-        holds all numbers of trials. Those of "even" do not: they are scored anew for
-        each number.
+        The trials of "random", "anytime" and a list are nested: the errors of the
+        largest number of trials contain those of the others. Those of "even" are not:
+        each number of trials is scored anew.
 
         Parameters
         ----------
         clf : ZeroShotDiffusionClassifier or ConditionalDiffusionClassifier
-            Fitted or not; left as it is. Its clones are fitted, with other
-            `timesteps` and `n_trials` and without pruning, on its classes, or, where
-            it is not fitted, on `y`. A fitted prefilter is kept.
+            Fitted, or not: then a clone is fitted on `y`. Its `timesteps`, `n_trials`,
+            pruning and prefilter are not used.
         X : list, array-like or Tensor of n_images
             Images, as for ``clf.predict``.
         y : array-like of shape (n_images,)
@@ -104,7 +102,7 @@ class TrialScalingDisplay:
             What the parameter `timesteps` takes: "even", "random", "anytime" or a list
             of int. A dict names them.
         n_trials : sequence of int, default=None
-            Numbers of trials; None: 1, 2, 4, ... and that of `clf`.
+            Numbers of trials; None: 1, 2, 4, ... and `n_trials` of `clf`.
         ax
             As for :meth:`plot`.
 
@@ -116,19 +114,43 @@ class TrialScalingDisplay:
         Raises
         ------
         ValueError
-            If a number of trials or a strategy is not possible, or `y` has a label
-            that is no class.
+            If a number of trials or a strategy is invalid, or `y` has an unknown label.
         """
         check_classifier(clf)
-        named = strategies
+        if not hasattr(clf, "classes_"):
+            clf = clone(clf).fit(y=y)
+        y = check_labels(X, y, clf.classes_)
         if not isinstance(strategies, dict):
-            named = {_name(plan): plan for plan in strategies}
+            strategies = {_name(timesteps): timesteps for timesteps in strategies}
         if n_trials is None:
-            n_trials = [*2 ** np.arange(20), clf.n_trials]
-            n_trials = [n for n in n_trials if n <= clf.n_trials]
-        budgets = _check_budgets(n_trials)
-        accuracy = [_accuracies(clf, X, y, plan, budgets) for plan in named.values()]
-        display = cls(budgets, np.array(accuracy), strategies=list(named))
+            powers = 2 ** np.arange(int(clf.n_trials).bit_length())
+            n_trials = [*powers, clf.n_trials]
+        budgets = np.asarray(n_trials).ravel()
+        if budgets.dtype.kind not in "iu" or not budgets.size or budgets.min() < 1:
+            raise ValueError(
+                f"n_trials={n_trials!r} must be ints of at least 1, such as [1, 10]."
+            )
+        budgets = np.unique(budgets)
+        accuracy = []
+        for timesteps in strategies.values():
+            check_timesteps(timesteps)
+            # Evenly spaced timesteps are drawn anew for each number of trials.
+            is_nested = not (isinstance(timesteps, str) and timesteps == "even")
+            n_correct = []
+            for nested in [budgets] if is_nested else budgets[:, None]:
+                trials = make_trials(
+                    timesteps,
+                    nested[-1],
+                    clf.backbone_.n_timesteps,
+                    check_random_state(clf.random_state),
+                )
+                errors = clf._all_errors(X, trials)
+                errors *= trial_weights(
+                    clf.timestep_weights, trials, clf.backbone_, clf.target
+                )
+                n_correct += [count_correct(clf, errors[:, :, :n], y) for n in nested]
+            accuracy.append(np.array(n_correct) / len(y))
+        display = cls(budgets, np.array(accuracy), strategies=list(strategies))
         return display.plot(ax)
 
     def plot(self, ax=None):
@@ -137,7 +159,7 @@ class TrialScalingDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None: a new figure.
+            None: a new figure.
 
         Returns
         -------
@@ -155,40 +177,5 @@ class TrialScalingDisplay:
         return self
 
 
-def _name(plan):
-    return plan if isinstance(plan, str) else ", ".join(map(str, plan))
-
-
-def _check_budgets(n_trials):
-    budgets = np.asarray(n_trials).ravel().tolist()
-    wrong = [n for n in budgets if not isinstance(n, Integral) or n < 1]
-    if wrong or not budgets:
-        raise ValueError(
-            f"n_trials={n_trials!r} must be ints of at least 1, such as [1, 10, 100]."
-        )
-    return np.unique(budgets)
-
-
-def _accuracies(clf, X, y, plan, budgets):
-    """Accuracy with each number of trials, from as few evaluations as it takes."""
-    if isinstance(plan, str) and plan == "even":
-        parts = [[n] for n in budgets.tolist()]
-    else:
-        parts = [budgets.tolist()]
-    found = []
-    for nested in parts:
-        twin = _fit(clf, y, timesteps=plan, n_trials=nested[-1], pruning=None)
-        labels = check_labels(X, y, twin.classes_)
-        errors = twin.denoising_errors(X).errors * twin._weights  # (n, k, m)
-        found += [count_correct(twin, errors[:, :, :n], labels) for n in nested]
-    return np.array(found) / len(labels)
-
-
-def _fit(clf, y, **params):
-    """A clone with other parameters and the same classes."""
-    twin = clone(clf).set_params(**params)
-    if not hasattr(clf, "classes_"):
-        return twin.fit(y=y)
-    if clf.prefilter_ is not None:
-        twin.set_params(prefilter=FrozenEstimator(clf.prefilter_))
-    return twin.fit(classes=clf.classes_)
+def _name(timesteps):
+    return timesteps if isinstance(timesteps, str) else ", ".join(map(str, timesteps))

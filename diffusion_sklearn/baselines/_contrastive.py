@@ -4,6 +4,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from diffusion_sklearn.backbones._prompts import (
+    check_prompts,
     default_template,
     tokenize,
 )

@@ -139,7 +139,7 @@ def is_open_clip(source, hub_options):
         config, _ = PreTrainedConfig.get_config_dict(source, **hub_options)
     except OSError:
         config = {}  # if it is not open_clip's either, transformers raises the error
-    # Beside open_clip's files there may be the image encoder alone, in timm's layout.
+    # A repository may also hold the image encoder by itself, in timm's layout.
     if config.get("model_type", "timm_wrapper") != "timm_wrapper":
         return False
     if Path(source).is_dir():

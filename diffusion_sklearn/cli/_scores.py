@@ -1,4 +1,4 @@
-"""Labelled images in, scores and the record of an evaluation out."""
+"""Scores of labelled images, and the record of an evaluation."""
 
 import json
 import time
@@ -36,7 +36,7 @@ def format_score(score):
 
 
 def evaluate_images(clf, data, args):
-    """Classify labelled images; write the scores and what reproduces them.
+    """Classify labelled images; write the scores and the settings.
 
     Parameters
     ----------

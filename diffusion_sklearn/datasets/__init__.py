@@ -2,7 +2,7 @@
 
 import lazy_loader
 
-# Loaded when first used: the command line needs the names of the data sets alone.
+# Loaded when first used: the command line needs only the names of the data sets.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={

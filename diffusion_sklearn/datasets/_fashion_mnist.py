@@ -42,7 +42,7 @@ def load_fashion_mnist(*, split="train", data_home=None):
     ValueError
         If `split` is unknown.
     FileNotFoundError
-        If the files are not there; the message says where it looked.
+        If the files are missing; the message names the folder.
 
     References
     ----------
@@ -100,7 +100,7 @@ def _read_idx(folder, name):
 def load_fashion_photos():
     """Load the 1,000 Fashion-MNIST test photos that ship with the package.
 
-    They are the first 1,000 of the test set, in its order; no bundled model was
+    They are the first 1,000 photos of the test set, in order; no bundled model was
     trained on a test photo.
 
     Returns

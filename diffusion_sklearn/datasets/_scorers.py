@@ -140,14 +140,14 @@ class SafetyCheckerScorer:
     Parameters
     ----------
     checker : StableDiffusionSafetyChecker or str
-        As ``pipeline.safety_checker``, or what its ``from_pretrained`` takes.
+        ``pipeline.safety_checker``, or an argument of its ``from_pretrained``.
     processor : image processor
         As ``pipeline.feature_extractor``.
 
     Examples
     --------
-    A checker of random weights stands for ``pipeline.safety_checker``. It objects to an
-    image that is closer to a concept than the threshold of the concept; here to any.
+    A checker with random weights in place of ``pipeline.safety_checker``. An image is
+    unsafe if its cosine with a concept is above a threshold; here every image is.
 
     >>> from diffusers.pipelines.stable_diffusion.safety_checker import (
     ...     StableDiffusionSafetyChecker,
@@ -184,7 +184,7 @@ class SafetyCheckerScorer:
         flags : ndarray of shape (n,), float64
         """
         pixels = pixels_for(self.checker, self.processor, images)  # (n, 3, h, w)
-        blank = np.zeros((len(pixels), 1, 1, 3))  # what it would have blackened
+        blank = np.zeros((len(pixels), 1, 1, 3))  # images to censor
         with quiet():
             _, flags = self.checker(clip_input=pixels, images=blank)
         return np.array(flags, np.float64)

@@ -15,7 +15,7 @@ class DatasetSpec:
         Short name.
     source : str, default=None
         Id on the Hub, or a folder, that the library ``datasets`` reads; None: images
-        come from a folder alone.
+        come from a folder only.
     config : str, default=None
         Configuration of `source`.
     split : str, default="test"
@@ -31,7 +31,7 @@ class DatasetSpec:
     prompt_template : str, default="a photo of a {}."
         Those of CLIP's authors, as in the paper.
     metric : {"accuracy", "mean per class", "text score"}, default="accuracy"
-        What the paper reports.
+        The metric that the paper reports.
     n_trials : int, default=None
         (t, eps) pairs for a class that is never pruned; None: not specified.
     pruning : tuple, default=None

@@ -1,4 +1,4 @@
-"""Accuracy from one timestep alone, against the timestep."""
+"""Accuracy with a single timestep, against the timestep."""
 
 from numbers import Integral
 

@@ -99,8 +99,8 @@ class TrialScalingDisplay:
         y : array-like of shape (n_images,)
             Labels.
         strategies : sequence or dict of str to strategy
-            What the parameter `timesteps` takes: "even", "random", "anytime" or a list
-            of int. A dict names them.
+            Values of the parameter `timesteps`: "even", "random", "anytime" or a list
+            of int. The keys of a dict name them.
         n_trials : sequence of int, default=None
             Numbers of trials; None: 1, 2, 4, ... and `n_trials` of `clf`.
         ax

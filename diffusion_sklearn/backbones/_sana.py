@@ -6,7 +6,6 @@ from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._text import embed_with_mask
 
 HUB_MODEL = "Efficient-Large-Model/Sana_600M_512px_diffusers"
-MOST_TOKENS = 300
 
 
 class SanaBackbone(Backbone):
@@ -19,6 +18,7 @@ class SanaBackbone(Backbone):
     """
 
     pipelines = ("SanaPipeline",)
+    max_sequence_length = 300
 
     def condition(self, names):
         """Token embeddings of prompts, with their mask as a last channel.
@@ -43,7 +43,7 @@ class SanaBackbone(Backbone):
         return embed_with_mask(
             self,
             names,
-            MOST_TOKENS,
+            self.max_sequence_length,
             HUB_MODEL,
             complex_human_instruction=instruction,
         )

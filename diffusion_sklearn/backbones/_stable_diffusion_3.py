@@ -22,6 +22,7 @@ class StableDiffusion3Backbone(Backbone):
     """
 
     pipelines = ("StableDiffusion3Pipeline",)
+    max_sequence_length = 256
 
     def condition(self, names):
         """Pooled embedding and token embeddings of prompts, side by side.
@@ -40,15 +41,16 @@ class StableDiffusion3Backbone(Backbone):
         if pipeline.text_encoder_3 is None:
             check_prompts(names, clip, clip.model_max_length, HUB_MODEL)
         else:
-            check_prompts(names, t5, 256, HUB_MODEL)
+            check_prompts(names, t5, self.max_sequence_length, HUB_MODEL)
 
-        def embed(some):
+        def embed(prompts):
             tokens, _, pooled, _ = pipeline.encode_prompt(
-                some,
+                prompts,
                 prompt_2=None,
                 prompt_3=None,
                 device=self.device,
                 do_classifier_free_guidance=False,
+                max_sequence_length=self.max_sequence_length,
             )
             return join_pooled(pooled, tokens)
 

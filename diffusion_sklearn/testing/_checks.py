@@ -55,11 +55,12 @@ def check_backbone(backbone):
     -----
     The checks, in this order:
 
+    - ``check_attributes``: ``kind``, and of a class-conditional model its ``labels``.
     - ``check_shapes``: shapes and dtypes of latents, conditions and predictions.
-    - ``check_errors``: the errors of the estimators equal a double loop in float64, one
-      image, trial and condition at a time.
     - ``check_batches``: permuted rows give permuted predictions, and a row alone gives
       the same as in a batch.
+    - ``check_errors``: the errors of the estimators equal a double loop in float64, one
+      image, trial and condition at a time.
     - ``check_conditions``: another condition gives another prediction.
     - ``check_null_condition``: the null condition works or raises ValueError.
     - ``check_modes``: modules run in evaluation mode and get their mode back.
@@ -106,9 +107,25 @@ def check_backbone(backbone):
             check(backbone)
         except AssertionError as error:
             raise AssertionError(f"{check.__name__}: {error}") from error
+        except Exception as error:
+            error.add_note(f"Raised in {check.__name__}.")
+            raise
 
 
 # The checks ---------------------------------------------------------------------------
+
+
+def check_attributes(backbone):
+    """It says what it is conditioned on, and a class-conditional one its classes."""
+    assert backbone.kind in ("text", "class"), (
+        f"kind is {backbone.kind!r}, not 'text' or 'class'."
+    )
+    if backbone.kind == "class":
+        for name, cls in {"labels": dict, "shared": dict, "n_labels": int}.items():
+            assert isinstance(getattr(backbone, name, None), cls), (
+                f"a class-conditional Backbone has an attribute {name}, which is of "
+                f"type {cls.__name__}; see the notes of Backbone."
+            )
 
 
 @torch.no_grad()
@@ -122,10 +139,11 @@ def check_shapes(backbone):
         f"latent_shape({size}) says {shape[1:]}; see latent_channels, vae_factor and "
         "_latent_side."
     )
-    assert noised.dtype == dtype, (
-        f"encode and add_noise return {noised.dtype} where float32 or better, {dtype}, "
-        "is needed."
-    )
+    latents = backbone.encode(to_tensor(make_images(backbone, 1)))
+    for name, tensor in {"encode": latents, "add_noise": noised}.items():
+        assert tensor.dtype == dtype, (
+            f"{name} returns {tensor.dtype} where {dtype} is needed."
+        )
     n_rows = len(backbone.condition(two_names(backbone)))
     assert n_rows == 2, f"condition returns {n_rows} rows for two names."
     outputs = {"predict": [backbone.predict(noised, timesteps, conditions)]}
@@ -139,6 +157,37 @@ def check_shapes(backbone):
                 f"{shape} and {dtype} are needed; see what forward returns."
             )
             assert tensor.isfinite().all(), f"{name} returns NaN or infinity."
+
+
+@torch.no_grad()
+def check_batches(backbone):
+    """Rows of a batch do not depend on each other, nor on their order."""
+    inputs = make_inputs(backbone)
+    batch, order = backbone.predict(*inputs), [2, 0, 1]
+    permuted = backbone.predict(*(x[order] for x in inputs))
+    assert_close(
+        permuted,
+        batch[order],
+        1e-4,
+        "permuted rows give other predictions; see forward",
+    )
+    alone = [backbone.predict(*(x[i : i + 1] for x in inputs)) for i in range(3)]
+    assert_close(
+        torch.cat(alone),
+        batch,
+        1e-4,
+        "a row alone gives another prediction than in a batch; see forward for what is "
+        "computed across rows",
+    )
+    names = two_names(backbone)
+    alone = torch.cat([backbone.condition([name]) for name in names])
+    assert_close(
+        alone,
+        backbone.condition(names),
+        1e-4,
+        "condition gives other rows for a name alone; see whether it pads to the "
+        "longest",
+    )
 
 
 @torch.no_grad()
@@ -179,37 +228,6 @@ def check_errors(backbone):
 
 
 @torch.no_grad()
-def check_batches(backbone):
-    """Rows of a batch do not depend on each other, nor on their order."""
-    inputs = make_inputs(backbone)
-    batch, order = backbone.predict(*inputs), [2, 0, 1]
-    permuted = backbone.predict(*(x[order] for x in inputs))
-    assert_close(
-        permuted,
-        batch[order],
-        1e-4,
-        "permuted rows give other predictions; see forward",
-    )
-    alone = [backbone.predict(*(x[i : i + 1] for x in inputs)) for i in range(3)]
-    assert_close(
-        torch.cat(alone),
-        batch,
-        1e-4,
-        "a row alone gives another prediction than in a batch; see forward for what is "
-        "computed across rows",
-    )
-    names = two_names(backbone)
-    alone = torch.cat([backbone.condition([name]) for name in names])
-    assert_close(
-        alone,
-        backbone.condition(names),
-        1e-4,
-        "condition gives other rows for a name alone; see whether it pads to the "
-        "longest",
-    )
-
-
-@torch.no_grad()
 def check_conditions(backbone):
     """Another condition gives another prediction."""
     noised, timesteps, _ = make_inputs(backbone)
@@ -232,6 +250,11 @@ def check_null_condition(backbone):
         null = backbone.null_condition()
     except ValueError:
         return
+    except Exception as error:
+        raise AssertionError(
+            f"null_condition raises {type(error).__name__}; implement it, and raise "
+            "ValueError if the model has none."
+        ) from error
     expected = (1, *conditions.shape[1:]), conditions.dtype
     assert (null.shape, null.dtype) == expected, (
         f"null_condition returns shape {tuple(null.shape)} and {null.dtype} where "
@@ -316,9 +339,10 @@ def check_half_precision(backbone):
 
 
 CHECKS = (
+    check_attributes,
     check_shapes,
-    check_errors,
     check_batches,
+    check_errors,
     check_conditions,
     check_null_condition,
     check_modes,

@@ -130,7 +130,8 @@ def run_one_step(backbone, timestep):
     options = {k: v for k, v in options.items() if k in parameters and v is not None}
     pipeline.set_progress_bar_config(disable=True)
     try:
-        pipeline(**options)
+        with torch.random.fork_rng():  # some pipelines draw from the global generator
+            pipeline(**options)
     except _Stop:
         pass
     except Exception as error:

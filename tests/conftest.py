@@ -21,14 +21,23 @@ from diffusion_sklearn.backbones import _loading
 from diffusion_sklearn.datasets import load_fashion_photos
 from diffusion_sklearn.testing import tiny_pipelines
 from diffusion_sklearn.testing._pipelines import clip_tokenizer as tiny_tokenizer
+from diffusion_sklearn.testing._pipelines import stable_diffusion
 
 PIPELINES = tiny_pipelines()
-tiny_dit = PIPELINES["DiT"]
+
+
+def with_odd_scale(pipeline):
+    """Scale and shift of no published model: they must be read from the config."""
+    pipeline.vae.register_to_config(scaling_factor=0.7, shift_factor=0.1)
+    return pipeline
+
+
+def tiny_dit():
+    return with_odd_scale(PIPELINES["DiT"]())
 
 
 def tiny_sd(prediction_type):
-    named = {"epsilon": " 1.x, 2.x", "v_prediction": ", velocity"}
-    return PIPELINES["Stable Diffusion" + named[prediction_type]]()
+    return with_odd_scale(stable_diffusion(prediction_type))
 
 
 def tiny_clip(kind):

@@ -190,9 +190,15 @@ def half_prediction(self, noised, timesteps, conditions):
     return self.right.predict(self, noised, timesteps, conditions).to(self.dtype)
 
 
-def rounded_time(self, noised, timesteps, conditions):
-    times = timesteps.to(self.dtype) if self.dtype == torch.bfloat16 else timesteps
-    return self.right.forward(self, noised, times, conditions)
+def overflow(self, noised, timesteps, conditions):
+    output = self.right.forward(self, noised, timesteps, conditions)
+    return output * torch.inf if self.dtype == torch.bfloat16 else output
+
+
+def coarse_time(self, noised, timesteps, conditions):
+    if self.dtype == torch.bfloat16:
+        timesteps = timesteps // 256 * 256
+    return self.right.forward(self, noised, timesteps, conditions)
 
 
 def another_class(self, names):
@@ -227,6 +233,8 @@ WRONG = [
     ("check_modes", "DiT", {"predict": left_in_evaluation_mode}),
     ("check_modes", SD, {"condition": left_in_train_mode}),
     ("check_half_precision", SD, {"predict": half_prediction}),
+    ("check_half_precision", SD, {"forward": overflow}),
+    ("check_half_precision", "DiT", {"forward": coarse_time}),
     *[
         ("check_denoising_step", name, {"forward": forward})
         for name in (SD, VELOCITY, XL, SD_3, "Flux", "DiT")

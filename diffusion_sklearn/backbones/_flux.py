@@ -39,7 +39,7 @@ class FluxBackbone(Backbone):
         self.max_sequence_length = 512 if is_dev else 256
 
     def condition(self, names):
-        """Pooled embedding (CLIP) and token embeddings (T5) of prompts, side by side.
+        """Pooled embedding (CLIP) and token embeddings (T5) of prompts, concatenated.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""PixArt-alpha and -Sigma: a DiT that attends to the tokens of T5."""
+"""PixArt-alpha and -Sigma: a DiT conditioned on the tokens of T5."""
 
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._text import embed_with_mask
@@ -28,7 +28,7 @@ class PixArtBackbone(Backbone):
         self.max_sequence_length = 300 if is_sigma else 120
 
     def condition(self, names):
-        """Token embeddings of prompts, with their mask as a last channel.
+        """Token embeddings of prompts, with the attention mask as a last channel.
 
         Parameters
         ----------

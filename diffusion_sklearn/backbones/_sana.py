@@ -1,4 +1,4 @@
-"""Sana: a flow-matching transformer of linear attention, on strongly packed latents."""
+"""Sana: a flow-matching transformer with linear attention on small latents."""
 
 import inspect
 
@@ -9,7 +9,7 @@ HUB_MODEL = "Efficient-Large-Model/Sana_600M_512px_diffusers"
 
 
 class SanaBackbone(Backbone):
-    """A ``SanaPipeline``; prompts follow the instruction that its pipeline gives Gemma.
+    """A ``SanaPipeline``; its instruction to Gemma goes before every prompt.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class SanaBackbone(Backbone):
     max_sequence_length = 300
 
     def condition(self, names):
-        """Token embeddings of prompts, with their mask as a last channel.
+        """Token embeddings of prompts, with the attention mask as a last channel.
 
         Parameters
         ----------

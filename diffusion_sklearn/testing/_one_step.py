@@ -129,8 +129,10 @@ def run_one_step(backbone, timestep):
     }
     options = {k: v for k, v in options.items() if k in parameters and v is not None}
     pipeline.set_progress_bar_config(disable=True)
+    devices = [backbone.device] if backbone.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng():  # some pipelines draw from the global generator
+        # Some pipelines draw from the global generator.
+        with torch.random.fork_rng(devices):
             pipeline(**options)
     except _Stop:
         pass

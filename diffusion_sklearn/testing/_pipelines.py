@@ -70,7 +70,8 @@ def _same_weights(make):
 def _varied(module):
     """Random weights everywhere: networks that end in zeros ignore their input."""
     for p in module.parameters():
-        torch.nn.init.normal_(p, std=0.3)
+        if p.ndim > 1:  # all but biases and norms
+            torch.nn.init.normal_(p, std=0.3)
     return module.eval()
 
 
@@ -133,8 +134,8 @@ def stable_diffusion(prediction_type="epsilon", image_to_image=False):
     tokenizer, text_encoder = _clip()
     unet = diffusers.UNet2DConditionModel(
         block_out_channels=(4, 8), layers_per_block=1, sample_size=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=8,
         attention_head_dim=2, norm_num_groups=2,
     )  # fmt: skip
     scheduler = diffusers.DDIMScheduler(

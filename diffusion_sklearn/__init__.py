@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "datasets",
         "inspection",
         "metrics",
+        "testing",
     ],
     submod_attrs={
         "backbones": ["Backbone", "clear_cache", "load_backbone"],

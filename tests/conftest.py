@@ -1,4 +1,4 @@
-"""Tiny pipelines with random weights, and photos, shared by all tests."""
+"""Tiny models with random weights, and photos, shared by all tests."""
 
 import os
 
@@ -7,21 +7,10 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # numbers are those of a CPU
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DiTPipeline,
-    DiTTransformer2DModel,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTokenizer,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
@@ -30,108 +19,25 @@ from transformers import (
 from diffusion_sklearn import clear_cache
 from diffusion_sklearn.backbones import _loading
 from diffusion_sklearn.datasets import load_fashion_photos
+from diffusion_sklearn.testing import tiny_pipelines
+from diffusion_sklearn.testing._pipelines import clip_tokenizer as tiny_tokenizer
+from diffusion_sklearn.testing._pipelines import stable_diffusion
+
+PIPELINES = tiny_pipelines()
 
 
-def tiny_vae(seed):
-    torch.manual_seed(seed)
-    return AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        block_out_channels=[4, 8],
-        norm_num_groups=2,
-        latent_channels=4,
-        sample_size=8,
-        scaling_factor=0.7,
-        shift_factor=0.1,
-    )
-
-
-def tiny_dit():
-    vae = tiny_vae(0)
-    torch.manual_seed(1)
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=4,
-        out_channels=8,
-        num_layers=1,
-        sample_size=4,
-        patch_size=2,
-        num_embeds_ada_norm=5,
-        norm_num_groups=2,
-    )
-    # DiT starts as zeros at its end; give the classes something to differ by.
-    for p in transformer.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    names = {
-        k: name for k, name in enumerate(["ant", "bee", "cat", "dog, hound", "eel"])
-    }
-    pipeline = DiTPipeline(
-        transformer, vae, DDIMScheduler(clip_sample=False), id2label=names
-    )
-    pipeline.register_to_config(id2label=names)
+def with_odd_scale(pipeline):
+    """Scale and shift of no published model: they must be read from the config."""
+    pipeline.vae.register_to_config(scaling_factor=0.7, shift_factor=0.1)
     return pipeline
 
 
-def tiny_tokenizer():
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.-,"
-    words = [*letters, *(f"{c}</w>" for c in letters)]
-    vocab = {word: k for k, word in enumerate(words)}
-    for special in ("<|startoftext|>", "<|endoftext|>"):
-        vocab[special] = len(vocab)
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=40)
+def tiny_dit():
+    return with_odd_scale(PIPELINES["DiT"]())
 
 
-def tiny_sd(prediction_type, attention_first=False):
-    vae = tiny_vae(2)
-    tokenizer = tiny_tokenizer()
-    torch.manual_seed(3)
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=8,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=40,
-            projection_dim=8,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
-        )
-    )
-    down = ["DownBlock2D", "CrossAttnDownBlock2D"]
-    unet = UNet2DConditionModel(
-        block_out_channels=(4, 8),
-        layers_per_block=1,
-        sample_size=4,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=down[::-1] if attention_first else down,
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=8,
-        encoder_hid_dim_type="text_proj" if attention_first else None,
-        encoder_hid_dim=8 if attention_first else None,
-        attention_head_dim=2,
-        norm_num_groups=2,
-    )
-    for p in unet.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DDIMScheduler(
-            beta_schedule="scaled_linear",
-            prediction_type=prediction_type,
-            steps_offset=1,
-            clip_sample=False,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+def tiny_sd(prediction_type):
+    return with_odd_scale(stable_diffusion(prediction_type))
 
 
 def tiny_clip(kind):

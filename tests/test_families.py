@@ -1,13 +1,12 @@
 """Every family against a double loop in float64, written from its own training loss."""
 
 import inspect
-import sys
-from pathlib import Path
 
 import numpy as np
 import peft
 import pytest
 import torch
+from conftest import PIPELINES
 from diffusers import AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 
 from diffusion_sklearn import (
@@ -16,10 +15,7 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-from _families import (  # (from the folder of the line above)
-    FAMILIES,
+from diffusion_sklearn.testing._pipelines import (
     flux,
     pixart_alpha,
     pixels,
@@ -30,21 +26,22 @@ from _families import (  # (from the folder of the line above)
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 PROMPTS = ["a photo of a bee.", "a photo of a cat."]
-VARIANTS = {
-    **FAMILIES,
-    "without T5": lambda: stable_diffusion_3(with_t5=False),
-    "Flux schnell": lambda: flux(guidance_embeds=False),
-}
+VARIANTS = (
+    "Stable Diffusion, velocity",
+    "Stable Diffusion, image to image",
+    "Stable Diffusion 3 without T5",
+    "Flux schnell",
+)
+FAMILIES = {name: PIPELINES[name] for name in PIPELINES if name not in VARIANTS}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A tiny pipeline of each family, saved in diffusers layout."""
-    root, found = tmp_path_factory.mktemp("families"), {}
-    for name, make in VARIANTS.items():
-        found[name] = str(root / str(len(found)))
-        make().save_pretrained(found[name], safe_serialization=True)
-    return found
+    paths = {name: str(tmp_path_factory.mktemp("family")) for name in PIPELINES}
+    for name, path in paths.items():
+        PIPELINES[name]().save_pretrained(path, safe_serialization=True)
+    return paths
 
 
 def classifier(model, **params):
@@ -62,7 +59,7 @@ def classifier(model, **params):
 
 def of_clip(tokenizer, encoder, prompt):
     ids = tokenizer(
-        [prompt], padding="max_length", max_length=24, return_tensors="pt"
+        [prompt], padding="max_length", max_length=40, return_tensors="pt"
     ).input_ids
     return encoder(ids, output_hidden_states=True)
 
@@ -116,8 +113,8 @@ def call_flux(p, xt, t, prompt):
         [prompt], padding="max_length", max_length=length, return_tensors="pt"
     ).input_ids
     states = p.text_encoder_2(ids)[0]
-    places = [(i, j) for i in range(2) for j in range(2)]
-    corners = [xt[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] for i, j in places]
+    positions = [(i, j) for i in range(2) for j in range(2)]
+    corners = [xt[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] for i, j in positions]
     packed = torch.stack([corner.flatten(1) for corner in corners], dim=1)
     output = p.transformer(
         packed,
@@ -126,13 +123,13 @@ def call_flux(p, xt, t, prompt):
         pooled_projections=pooled,
         encoder_hidden_states=states,
         txt_ids=torch.zeros(length, 3).double(),
-        img_ids=torch.tensor([[0.0, i, j] for i, j in places]).double(),
+        img_ids=torch.tensor([[0.0, i, j] for i, j in positions]).double(),
     ).sample
-    found = torch.zeros_like(xt)
-    for k, (i, j) in enumerate(places):
+    unpacked = torch.zeros_like(xt)
+    for k, (i, j) in enumerate(positions):
         corner = output[:, k].view(1, 4, 2, 2)
-        found[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = corner
-    return found
+        unpacked[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = corner
+    return unpacked
 
 
 def call_pixart(p, xt, t, prompt):
@@ -155,22 +152,22 @@ def call_pixart(p, xt, t, prompt):
 
 def call_sana(p, xt, t, prompt):
     call = inspect.signature(p.__call__).parameters["complex_human_instruction"]
-    told = "\n".join(call.default)
-    length = len(p.tokenizer(told).input_ids) + 300 - 2
+    instruction = "\n".join(call.default)
+    length = len(p.tokenizer(instruction).input_ids) + 300 - 2
     p.tokenizer.padding_side = "right"
     tokens = p.tokenizer(
-        [told + prompt.lower()],
+        [instruction + prompt.lower()],
         padding="max_length",
         max_length=length,
         return_tensors="pt",
     )
     mask = tokens.attention_mask
     states = p.text_encoder(tokens.input_ids, attention_mask=mask)[0]
-    seen = [0, *range(length - 299, length)]
+    kept = [0, *range(length - 299, length)]
     return p.transformer(
         xt,
-        encoder_hidden_states=states[:, seen],
-        encoder_attention_mask=mask[:, seen].double(),
+        encoder_hidden_states=states[:, kept],
+        encoder_attention_mask=mask[:, kept].double(),
         timestep=1000 * sigma(t),
     ).sample
 
@@ -185,9 +182,11 @@ def call_pixels(p, xt, t, label):
 
 CALLS = {
     "Stable Diffusion 1.x, 2.x": call_sd,
+    "Stable Diffusion, velocity": call_sd,
+    "Stable Diffusion, image to image": call_sd,
     "Stable Diffusion XL": call_sdxl,
     "Stable Diffusion 3, 3.5": call_sd3,
-    "without T5": call_sd3,
+    "Stable Diffusion 3 without T5": call_sd3,
     "Flux": call_flux,
     "Flux schnell": call_flux,
     "PixArt-alpha": call_pixart,
@@ -196,7 +195,13 @@ CALLS = {
     "DiT": call_dit,
     "U-Net on pixels": call_pixels,
 }
-FLOWS = "Stable Diffusion 3, 3.5", "without T5", "Flux", "Flux schnell", "Sana"
+FLOWS = (
+    "Stable Diffusion 3, 3.5",
+    "Stable Diffusion 3 without T5",
+    "Flux",
+    "Flux schnell",
+    "Sana",
+)
 
 
 def sigma(t):
@@ -213,6 +218,7 @@ def in_float64(pipeline):
 def reference(name, pipeline, trials, conditions):
     """Training loss of each image, class and trial, in float64."""
     pipeline, call = in_float64(pipeline), CALLS[name]
+    is_velocity = name == "Stable Diffusion, velocity"
     if name not in FLOWS:  # the schedule from its config
         config = pipeline.scheduler.config
         betas = np.linspace(config.beta_start, config.beta_end, 1000)
@@ -222,7 +228,7 @@ def reference(name, pipeline, trials, conditions):
             steps = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
             betas = np.minimum(1 - steps[1:] / steps[:-1], 0.999)
         abar = np.cumprod(1 - betas)
-    found = np.zeros((len(IMAGES), len(conditions), len(trials)))
+    errors = np.zeros((len(IMAGES), len(conditions), len(trials)))
     for i, image in enumerate(IMAGES):
         x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
         if name != "U-Net on pixels":
@@ -236,21 +242,22 @@ def reference(name, pipeline, trials, conditions):
             if name in FLOWS:
                 xt, truth = (1 - sigma(t)) * x + sigma(t) * eps, eps - x
             else:
-                xt = abar[step] ** 0.5 * x + (1 - abar[step]) ** 0.5 * eps
-                truth = eps
+                alpha, sigma_t = abar[step] ** 0.5, (1 - abar[step]) ** 0.5
+                xt = alpha * x + sigma_t * eps
+                truth = alpha * eps - sigma_t * x if is_velocity else eps
             for k, condition in enumerate(conditions):
                 output = call(pipeline, xt, t, condition)[:, : x.shape[1]]
-                found[i, k, j] = (output - truth).square().mean()
-    return found
+                errors[i, k, j] = (output - truth).square().mean()
+    return errors
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", PIPELINES)
 def test_against_double_loop(name, folders):
     clf = classifier(folders[name], batch_size=7)
     result = clf.denoising_errors(IMAGES)
     conditions = [1, 2] if clf.backbone_.kind == "class" else PROMPTS
     with torch.no_grad():
-        expected = reference(name, VARIANTS[name](), clf.trials_, conditions)
+        expected = reference(name, PIPELINES[name](), clf.trials_, conditions)
     # The schedule of diffusers is float32; relative to errors of about 1.
     scale = np.abs(expected).mean()
     assert np.isfinite(scale)
@@ -262,13 +269,11 @@ def test_against_double_loop(name, folders):
     np.testing.assert_allclose(again, result.errors[order], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", VARIANTS)
-def test_half_precision_is_finite_and_near(name, dtype, folders):
-    half = classifier(folders[name], dtype=dtype).denoising_errors(IMAGES).errors
+@pytest.mark.parametrize("name", PIPELINES)
+def test_float16_is_finite_and_near(name, folders):
+    half = classifier(folders[name], dtype="float16").denoising_errors(IMAGES).errors
     full = classifier(folders[name]).denoising_errors(IMAGES).errors
     assert np.isfinite(half).all()
-    # Networks of random weights magnify what bfloat16 rounds.
     np.testing.assert_allclose(half.mean(), full.mean(), rtol=0.15)
 
 
@@ -285,12 +290,12 @@ def test_the_autoencoder_of_sdxl_runs_in_float32_where_weights_are_float16(folde
 
 @pytest.mark.parametrize("make", [stable_diffusion_xl, pixart_alpha, flux])
 def test_half_precision_leaves_time_and_size_as_they_are(make, monkeypatch):
-    """At 1024 pixels and odd timesteps, as a network of real size is asked."""
+    """At 1024 pixels and odd timesteps, as for a network of real size."""
     backbone = load_backbone(make().to(dtype=torch.bfloat16))
-    told = {}
+    inputs = {}
 
     def spy(*args, **kwargs):
-        told.update(kwargs, args=args)
+        inputs.update(kwargs, args=args)
         raise StopIteration
 
     conditions = backbone.condition(["a cat"])
@@ -300,18 +305,18 @@ def test_half_precision_leaves_time_and_size_as_they_are(make, monkeypatch):
     with pytest.raises(StopIteration):
         backbone.predict(noised, torch.tensor([997]), conditions)
     if make is flux:
-        assert told["timestep"].dtype == torch.float32
-        np.testing.assert_allclose(told["timestep"], 0.998, rtol=1e-6)
-        assert told["img_ids"][-1].tolist() == [0, side // 2 - 1, side // 2 - 1]
+        assert inputs["timestep"].dtype == torch.float32
+        np.testing.assert_allclose(inputs["timestep"], 0.998, rtol=1e-6)
+        assert inputs["img_ids"][-1].tolist() == [0, side // 2 - 1, side // 2 - 1]
         return
-    added = told["added_cond_kwargs"]
+    added = inputs["added_cond_kwargs"]
     if make is stable_diffusion_xl:
-        assert told["args"][1].tolist() == [997]
+        assert inputs["args"][1].tolist() == [997]
         assert added["time_ids"].tolist() == [[1024, 1024, 0, 0, 1024, 1024]]
     else:
-        assert told["timestep"].tolist() == [997]
+        assert inputs["timestep"].tolist() == [997]
         assert added["resolution"].tolist() == [[1024, 1024]]
-        mask = told["encoder_attention_mask"]
+        mask = inputs["encoder_attention_mask"]
         n_tokens = len(backbone.pipeline.tokenizer("a cat").input_ids)
         assert mask.tolist() == [[1.0] * n_tokens + [0.0] * (120 - n_tokens)]
 
@@ -323,7 +328,7 @@ def test_a_text_encoder_that_overflows_is_an_error():
         load_backbone(pipeline).condition(["a cat"])
 
 
-def test_nothing_asked_for_is_zeros_in_sdxl():
+def test_the_null_condition_of_sdxl_is_zeros():
     pipeline = stable_diffusion_xl()
     assert not load_backbone(pipeline).null_condition().any()
     pipeline.register_to_config(force_zeros_for_empty_prompt=False)
@@ -332,7 +337,7 @@ def test_nothing_asked_for_is_zeros_in_sdxl():
 
 
 @pytest.mark.parametrize(
-    "make, length", [(stable_diffusion_xl, 24), (stable_diffusion_3, 256), (flux, 512)]
+    "make, length", [(stable_diffusion_xl, 40), (stable_diffusion_3, 256), (flux, 512)]
 )
 def test_a_long_prompt_is_named(make, length):
     with pytest.warns(UserWarning, match=f"the model reads {length}: .* was cut"):
@@ -343,18 +348,18 @@ def test_evenly_spaced_timesteps_are_evenly_spaced_sigmas():
     """Whatever the shift of the sampler's schedule."""
     backbone = load_backbone(stable_diffusion_3())
     clf = classifier(backbone, n_trials=10)
-    spread = backbone.noise_schedule.sigma_t[clf.trials_.timesteps]
-    np.testing.assert_allclose(spread, np.arange(0.051, 1, 0.1), atol=1e-6)
+    sigmas = backbone.noise_schedule.sigma_t[clf.trials_.timesteps]
+    np.testing.assert_allclose(sigmas, np.arange(0.051, 1, 0.1), atol=1e-6)
 
 
 @pytest.mark.parametrize("target", ["epsilon", "sample", "velocity"])
 def test_targets_of_a_flow_are_weightings_of_each_other(target):
     clf = classifier(stable_diffusion_3(), dtype="float64")
     native = clf.denoising_errors(IMAGES).errors
-    spread = (clf.trials_.timesteps + 1) / 1000
-    weight = {"epsilon": (1 - spread) ** 2, "sample": spread**2, "velocity": 1.0}
-    found = clf.set_params(target=target).denoising_errors(IMAGES).errors
-    np.testing.assert_allclose(found, native * weight[target], rtol=1e-4)
+    sigmas = (clf.trials_.timesteps + 1) / 1000
+    weight = {"epsilon": (1 - sigmas) ** 2, "sample": sigmas**2, "velocity": 1.0}
+    errors = clf.set_params(target=target).denoising_errors(IMAGES).errors
+    np.testing.assert_allclose(errors, native * weight[target], rtol=1e-4)
 
 
 # What users put into a pipeline before they pass it on.
@@ -417,25 +422,25 @@ def test_a_textual_inversion_of_two_vectors():
     vectors = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     pipeline.load_textual_inversion({"<bee>": vectors})
     backbone = load_backbone(pipeline)
-    found = backbone.condition(["a <bee>", "a <bee> <bee>_1"])
+    conditions = backbone.condition(["a <bee>", "a <bee> <bee>_1"])
     # One word of the prompt is two tokens.
     names = pipeline.maybe_convert_prompt(["a <bee>"], pipeline.tokenizer)
     assert names == ["a <bee> <bee>_1"]
     ids = pipeline.tokenizer(names, padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         expected = pipeline.text_encoder(ids)[0]
-    torch.testing.assert_close(found[:1], expected)
+    torch.testing.assert_close(conditions[:1], expected)
 
 
-def test_latents_with_a_mean_and_spread_of_their_own():
+def test_latents_with_their_own_mean_and_standard_deviation():
     """As in SDXL's fine-tuned cousins: (z - mean) / std times the scale."""
     pipeline = stable_diffusion()
     x = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2) / 127.5 - 1).float()
     plain = load_backbone(pipeline).encode(x)
     mean, std = [1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 4.0, 4.0]
     pipeline.vae.register_to_config(latents_mean=mean, latents_std=std)
-    shift, spread = (torch.tensor(v).view(1, 4, 1, 1) for v in (mean, std))
-    expected = (plain / 0.18215 - shift) / spread * 0.18215
+    shift, width = (torch.tensor(v).view(1, 4, 1, 1) for v in (mean, std))
+    expected = (plain / 0.18215 - shift) / width * 0.18215
     torch.testing.assert_close(load_backbone(pipeline).encode(x), expected)
 
 
@@ -449,8 +454,8 @@ def test_an_unknown_family_names_the_known_ones_and_the_way_out():
         load_backbone(OddPipeline(pixels().unet))
 
 
-def test_a_family_of_ones_own():
-    """A subclass of Backbone is found by the name of its pipeline class."""
+def test_a_backbone_of_ones_own():
+    """A subclass of Backbone is used for the pipeline classes that it names."""
 
     class OwnPipeline(type(pixels())):
         pass
@@ -473,6 +478,6 @@ def test_a_family_of_ones_own():
 
     assert isinstance(load_backbone(own), OwnBackbone)
     clf = ConditionalDiffusionClassifier(model=own, n_trials=4, pruning=None)
-    found = clf.fit(classes=["bee", "cat"]).denoising_errors(IMAGES).errors
+    errors = clf.fit(classes=["bee", "cat"]).denoising_errors(IMAGES).errors
     expected = classifier(made).denoising_errors(IMAGES).errors
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(errors, expected, rtol=1e-5)

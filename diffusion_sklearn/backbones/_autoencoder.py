@@ -1,4 +1,4 @@
-"""Pixels -> latents, with whichever autoencoder a pipeline has."""
+"""Pixels -> latents, with the autoencoder of a pipeline."""
 
 import torch
 
@@ -6,7 +6,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def pixels_per_latent(vae):
-    """Side, in pixels, of what an element of the latent stands for.
+    """Downsampling factor of an autoencoder: pixels a side for each latent position.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def encode_pixels(vae, pixels):
     Parameters
     ----------
     vae : AutoencoderKL, AutoencoderTiny or AutoencoderDC
-        Of diffusers. Of a distribution the mean is taken.
+        Of diffusers. If it returns a distribution, its mean is taken.
     pixels : Tensor of shape (n, 3, size, size)
         In [-1, 1].
 
@@ -36,26 +36,27 @@ def encode_pixels(vae, pixels):
     latents : Tensor of shape (n, c, h, w), float32 or float64
     """
     config = vae.config
-    found = vae.encode(pixels.to(vae.device, vae.dtype))[0]
-    if not isinstance(found, torch.Tensor):  # a distribution
-        found = found.mean
-    found = found.to(torch.promote_types(found.dtype, torch.float32))  # (n, c, h, w)
+    latents = vae.encode(pixels.to(vae.device, vae.dtype))[0]
+    if not isinstance(latents, torch.Tensor):  # a distribution
+        latents = latents.mean
+    dtype = torch.promote_types(latents.dtype, torch.float32)
+    latents = latents.to(dtype)  # (n, c, h, w)
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean and std:
-        mean, std = (found.new_tensor(v).view(1, -1, 1, 1) for v in (mean, std))
-        return (found - mean) / std * config.scaling_factor
-    return (found - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+        mean, std = (latents.new_tensor(v).view(1, -1, 1, 1) for v in (mean, std))
+        return (latents - mean) / std * config.scaling_factor
+    return (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
 
 
 def as_channels(pixels, n_channels):
-    """Pixels in as many channels as a network without an autoencoder takes.
+    """Pixels with the number of channels of a network without an autoencoder.
 
     Parameters
     ----------
     pixels : Tensor of shape (n, 3, size, size)
         In [-1, 1].
     n_channels : int
-        With 1, the luminance.
+        1: the luminance.
 
     Returns
     -------

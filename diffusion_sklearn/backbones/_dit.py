@@ -7,7 +7,7 @@ from diffusion_sklearn.backbones._class_names import class_names_of
 
 
 class DiTBackbone(Backbone):
-    """A ``DiTPipeline``; a learned sigma is left out of the prediction.
+    """A ``DiTPipeline``.
 
     Parameters
     ----------
@@ -17,9 +17,9 @@ class DiTBackbone(Backbone):
     Attributes
     ----------
     labels : dict of str to int
-        The pipeline's own names of its classes.
+        Names of the classes in the pipeline's config, and their ids.
     shared : dict of str to list of int
-        Names that several classes have, as "crane" does in ImageNet.
+        Names that several classes have, such as "crane" in ImageNet.
     n_labels : int
         Number of classes the model was trained on.
     """

@@ -12,25 +12,34 @@ from diffusion_sklearn.backbones._text import (
 )
 
 HUB_MODEL = "black-forest-labs/FLUX.1-dev"
-MOST_TOKENS = {True: 512, False: 256}  # of dev, which is told of guidance; schnell
 NO_GUIDANCE = 1.0
 
 
 class FluxBackbone(Backbone):
     """A ``FluxPipeline``, schnell or dev.
 
-    A network that was distilled from guidance (dev) is told that there was none.
+    A network with a guidance scale as an input (dev) gets 1, which is no guidance.
 
     Parameters
     ----------
     pipeline : diffusers.FluxPipeline
         Of Black Forest Labs.
+
+    Attributes
+    ----------
+    max_sequence_length : int
+        Tokens of T5 that the network was trained with: 512 (dev) or 256 (schnell).
     """
 
     pipelines = ("FluxPipeline",)
 
+    def __init__(self, pipeline):
+        super().__init__(pipeline)
+        is_dev = self.network.config.guidance_embeds
+        self.max_sequence_length = 512 if is_dev else 256
+
     def condition(self, names):
-        """Pooled embedding (CLIP) and token embeddings (T5) of prompts, side by side.
+        """Pooled embedding (CLIP) and token embeddings (T5) of prompts, concatenated.
 
         Parameters
         ----------
@@ -42,15 +51,14 @@ class FluxBackbone(Backbone):
         conditions : Tensor of shape (len(names), p + n_tokens * d)
         """
         pipeline, names = self.pipeline, list(names)
-        length = MOST_TOKENS[bool(self.network.config.guidance_embeds)]
-        check_prompts(names, pipeline.tokenizer_2, length, HUB_MODEL)
+        check_prompts(names, pipeline.tokenizer_2, self.max_sequence_length, HUB_MODEL)
 
-        def embed(some):
+        def embed(prompts):
             tokens, pooled, _ = pipeline.encode_prompt(
-                some,
+                prompts,
                 prompt_2=None,
                 device=self.device,
-                max_sequence_length=length,
+                max_sequence_length=self.max_sequence_length,
             )
             return join_pooled(pooled, tokens)
 
@@ -68,7 +76,7 @@ class FluxBackbone(Backbone):
             torch.arange(w // 2, device=noised.device),
             indexing="ij",
         )
-        places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1)
+        positions = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1)
         guidance = None
         if config.guidance_embeds:
             guidance = noised.new_full((len(noised),), NO_GUIDANCE)
@@ -79,7 +87,7 @@ class FluxBackbone(Backbone):
             pooled_projections=pooled,
             encoder_hidden_states=tokens,
             txt_ids=noised.new_zeros(tokens.shape[1], 3),
-            img_ids=places.view(-1, 3).to(noised),
+            img_ids=positions.view(-1, 3).to(noised),
         ).sample
         output = output.transpose(1, 2).unflatten(2, (h // 2, w // 2))
         return F.pixel_shuffle(output, 2)

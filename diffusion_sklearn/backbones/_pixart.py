@@ -1,4 +1,4 @@
-"""PixArt-alpha and -Sigma: a DiT that attends to the tokens of T5."""
+"""PixArt-alpha and -Sigma: a DiT conditioned on the tokens of T5."""
 
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._text import embed_with_mask
@@ -13,6 +13,11 @@ class PixArtBackbone(Backbone):
     ----------
     pipeline : diffusers.PixArtAlphaPipeline or diffusers.PixArtSigmaPipeline
         Chen et al. (2023, 2024).
+
+    Attributes
+    ----------
+    max_sequence_length : int
+        Tokens of T5 that the network was trained with: 120 (alpha) or 300 (Sigma).
     """
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
@@ -20,10 +25,10 @@ class PixArtBackbone(Backbone):
     def __init__(self, pipeline):
         super().__init__(pipeline)
         is_sigma = "Sigma" in type(pipeline).__name__
-        self.most_tokens = 300 if is_sigma else 120
+        self.max_sequence_length = 300 if is_sigma else 120
 
     def condition(self, names):
-        """Token embeddings of prompts, with their mask as a last channel.
+        """Token embeddings of prompts, with the attention mask as a last channel.
 
         Parameters
         ----------
@@ -34,7 +39,7 @@ class PixArtBackbone(Backbone):
         -------
         conditions : Tensor of shape (len(names), n_tokens, d + 1)
         """
-        return embed_with_mask(self, names, self.most_tokens, HUB_MODEL)
+        return embed_with_mask(self, names, self.max_sequence_length, HUB_MODEL)
 
     def forward(self, noised, timesteps, conditions):
         added = {"resolution": None, "aspect_ratio": None}

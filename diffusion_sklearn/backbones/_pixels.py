@@ -18,7 +18,7 @@ class PixelBackbone(Backbone):
     Attributes
     ----------
     labels : dict of str to int
-        Names of its classes.
+        Names of the classes, and their ids.
     shared : dict of str to list of int
         Names that several classes have.
     n_labels : int
@@ -34,8 +34,8 @@ class PixelBackbone(Backbone):
         self.n_labels = self.network.config.num_class_embeds
         if not self.n_labels:
             raise ValueError(
-                "The U-Net has no num_class_embeds: it is not conditioned on a class, "
-                "and can't tell classes apart; pass a class-conditional model."
+                "The U-Net has no num_class_embeds: it is not conditioned on a class; "
+                "pass a class-conditional model."
             )
 
     def condition(self, names):
@@ -54,8 +54,8 @@ class PixelBackbone(Backbone):
 
     def null_condition(self):
         raise ValueError(
-            "This model has no null class; pass null_condition=k if class k of the "
-            "model stands for none."
+            "This model has no null class; pass null_condition=k if the model was "
+            "trained with class k as one."
         )
 
     def forward(self, noised, timesteps, conditions):

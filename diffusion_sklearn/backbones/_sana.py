@@ -1,4 +1,4 @@
-"""Sana: a flow-matching transformer of linear attention, on strongly packed latents."""
+"""Sana: a flow-matching transformer with linear attention on small latents."""
 
 import inspect
 
@@ -6,11 +6,10 @@ from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._text import embed_with_mask
 
 HUB_MODEL = "Efficient-Large-Model/Sana_600M_512px_diffusers"
-MOST_TOKENS = 300
 
 
 class SanaBackbone(Backbone):
-    """A ``SanaPipeline``; prompts follow the instruction that its pipeline gives Gemma.
+    """A ``SanaPipeline``; its instruction to Gemma goes before every prompt.
 
     Parameters
     ----------
@@ -19,9 +18,10 @@ class SanaBackbone(Backbone):
     """
 
     pipelines = ("SanaPipeline",)
+    max_sequence_length = 300
 
     def condition(self, names):
-        """Token embeddings of prompts, with their mask as a last channel.
+        """Token embeddings of prompts, with the attention mask as a last channel.
 
         Parameters
         ----------
@@ -43,7 +43,7 @@ class SanaBackbone(Backbone):
         return embed_with_mask(
             self,
             names,
-            MOST_TOKENS,
+            self.max_sequence_length,
             HUB_MODEL,
             complex_human_instruction=instruction,
         )

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: a U-Net that attends to the tokens of a prompt."""
+"""Stable Diffusion 1.x and 2.x: a U-Net conditioned on the tokens of a prompt."""
 
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._prompts import check_prompts, tokenize
@@ -24,8 +24,8 @@ class StableDiffusionBackbone(Backbone):
         if self.network.config.in_channels != channels:
             raise ValueError(
                 f"The U-Net takes {self.network.config.in_channels} channels and the "
-                f"latent has {channels}: inpainting and depth models can't classify; "
-                "pass a text-to-image model."
+                f"latent has {channels}: inpainting and depth models are not "
+                "supported; pass a text-to-image model."
             )
 
     def _latent_step(self):
@@ -37,8 +37,7 @@ class StableDiffusionBackbone(Backbone):
         Parameters
         ----------
         names : list of str
-            Prompts. One that is longer than the text encoder reads is cut, with a
-            warning that says what was lost.
+            Prompts. A prompt with too many tokens is truncated, with a warning.
 
         Returns
         -------
@@ -47,17 +46,17 @@ class StableDiffusionBackbone(Backbone):
         Raises
         ------
         ValueError
-            If a prompt has words that a model of few words never saw.
+            If a prompt has words that the model was not trained on.
         """
         tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
-        # A textual inversion of several vectors is several tokens.
+        # A textual inversion may have several vectors, each with a token of its own.
         names = self.pipeline.maybe_convert_prompt(list(names), tokenizer)
         length = tokenizer.model_max_length
         check_prompts(names, tokenizer, length, HUB_MODEL)
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
 
-        def embed(some):
-            tokens = tokenize(tokenizer, some, length).to(encoder.device)
+        def embed(prompts):
+            tokens = tokenize(tokenizer, prompts, length).to(encoder.device)
             mask = tokens["attention_mask"] if uses_mask else None
             return encoder(tokens["input_ids"], attention_mask=mask)[0]
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: a flow-matching transformer, three text encoders."""
+"""Stable Diffusion 3 and 3.5: a flow-matching transformer with three text encoders."""
 
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._prompts import check_prompts
@@ -12,24 +12,25 @@ HUB_MODEL = "stabilityai/stable-diffusion-3.5-medium"
 
 
 class StableDiffusion3Backbone(Backbone):
-    """A ``StableDiffusion3Pipeline``; without its T5 it reads the prompt by CLIP alone.
+    """A ``StableDiffusion3Pipeline``, with or without T5.
 
     Parameters
     ----------
     pipeline : diffusers.StableDiffusion3Pipeline
-        Esser et al. (2024). Parts that its ``from_pretrained`` left out
-        (``text_encoder_3=None``) stay out.
+        Esser et al. (2024). With ``text_encoder_3=None``, prompts are encoded by CLIP
+        alone.
     """
 
     pipelines = ("StableDiffusion3Pipeline",)
+    max_sequence_length = 256
 
     def condition(self, names):
-        """Pooled embedding and token embeddings of prompts, side by side.
+        """Pooled embedding and token embeddings of prompts, concatenated.
 
         Parameters
         ----------
         names : list of str
-            Prompts. CLIP reads the first 77 tokens of one, T5 256.
+            Prompts. CLIP takes the first 77 tokens of a prompt, T5 256.
 
         Returns
         -------
@@ -40,15 +41,16 @@ class StableDiffusion3Backbone(Backbone):
         if pipeline.text_encoder_3 is None:
             check_prompts(names, clip, clip.model_max_length, HUB_MODEL)
         else:
-            check_prompts(names, t5, 256, HUB_MODEL)
+            check_prompts(names, t5, self.max_sequence_length, HUB_MODEL)
 
-        def embed(some):
+        def embed(prompts):
             tokens, _, pooled, _ = pipeline.encode_prompt(
-                some,
+                prompts,
                 prompt_2=None,
                 prompt_3=None,
                 device=self.device,
                 do_classifier_free_guidance=False,
+                max_sequence_length=self.max_sequence_length,
             )
             return join_pooled(pooled, tokens)
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: a U-Net that knows tokens, a pooled prompt and a size."""
+"""Stable Diffusion XL: a U-Net conditioned on tokens, a pooled embedding and sizes."""
 
 import torch
 
@@ -17,7 +17,8 @@ from diffusion_sklearn.backbones._text import (
 class StableDiffusionXLBackbone(StableDiffusionBackbone):
     """A ``StableDiffusionXLPipeline``, SDXL-turbo and other distilled ones included.
 
-    Images are said to be of the size that they are brought to, uncropped.
+    The original and target sizes are the size that images are resized to; the crop is
+    zero.
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
     pipelines = ("StableDiffusionXLPipeline",)
 
     def condition(self, names):
-        """Pooled embedding and token embeddings of prompts, side by side.
+        """Pooled embedding and token embeddings of prompts, concatenated.
 
         Parameters
         ----------
@@ -43,16 +44,16 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
         tokenizer = pipeline.tokenizer_2
         check_prompts(names, tokenizer, tokenizer.model_max_length, HUB_MODEL)
 
-        def embed(some):
+        def embed(prompts):
             tokens, _, pooled, _ = pipeline.encode_prompt(
-                some, device=self.device, do_classifier_free_guidance=False
+                prompts, device=self.device, do_classifier_free_guidance=False
             )
             return join_pooled(pooled, tokens)
 
         return embed_in_batches(self, names, embed)
 
     def null_condition(self):
-        """The empty prompt, which is all zeros where the pipeline says so."""
+        """The empty prompt, or zeros with ``force_zeros_for_empty_prompt``."""
         empty = self.condition([""])
         zeros = self.pipeline.config.get("force_zeros_for_empty_prompt")
         return torch.zeros_like(empty) if zeros else empty

@@ -1,4 +1,4 @@
-"""Prompts -> embeddings, a few at a time."""
+"""Prompts -> embeddings, in batches."""
 
 import torch
 
@@ -10,7 +10,7 @@ BATCH_SIZE = 64  # prompts
 
 
 def join_pooled(pooled, tokens):
-    """Pooled embeddings and token embeddings as rows.
+    """Concatenate pooled embeddings and token embeddings.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def split_pooled(conditions, n_pooled, width):
 
 
 def embed_with_mask(backbone, prompts, length, instead, **options):
-    """Token embeddings of a pipeline with their mask as a last channel.
+    """Token embeddings of prompts, with the attention mask as a last channel.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def embed_with_mask(backbone, prompts, length, instead, **options):
     prompts : list of str
         The prompts.
     length : int
-        Tokens that the network reads.
+        Number of tokens that the network takes.
     instead : str
         As in :func:`~diffusion_sklearn.backbones._prompts.check_prompts`.
     **options : object
@@ -65,9 +65,9 @@ def embed_with_mask(backbone, prompts, length, instead, **options):
     pipeline, prompts = backbone.pipeline, list(prompts)
     check_prompts(prompts, pipeline.tokenizer, length, instead)
 
-    def embed(some):
+    def embed(prompts):
         tokens, mask, _, _ = pipeline.encode_prompt(
-            some,
+            prompts,
             do_classifier_free_guidance=False,
             device=backbone.device,
             max_sequence_length=length,
@@ -79,16 +79,16 @@ def embed_with_mask(backbone, prompts, length, instead, **options):
 
 
 def embed_in_batches(backbone, prompts, embed):
-    """Embed many prompts, with the text encoders in evaluation mode.
+    """Embed prompts in batches, with the text encoders in evaluation mode.
 
     Parameters
     ----------
     backbone : Backbone
-        With the pipeline that has the text encoders.
+        Its pipeline has the text encoders.
     prompts : list of str
         The prompts.
     embed : callable
-        Takes some of the prompts; returns a Tensor of shape (n_some, ...).
+        Takes a batch of prompts, returns a Tensor of shape (n_batch, ...).
 
     Returns
     -------
@@ -98,7 +98,7 @@ def embed_in_batches(backbone, prompts, embed):
     Raises
     ------
     FloatingPointError
-        If a text encoder overflowed, as one in float16 may.
+        If a text encoder overflowed, as in float16.
     """
     encoders = [
         part

@@ -1,0 +1,320 @@
+"""A tiny pipeline with random weights of every family."""
+
+from functools import partial, wraps
+
+import torch
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.-,"
+CLASS_NAMES = ["ant", "bee", "cat", "dog, hound", "eel"]
+
+
+def tiny_pipelines():
+    """Tiny pipelines with random weights, one of every supported family.
+
+    For tests: a pipeline has some thousands of weights, is made in a fraction of a
+    second and needs no download. Tokenizers, text encoders, autoencoder and scheduler
+    are of the classes that the published models have; every letter is a token.
+
+    Returns
+    -------
+    pipelines : dict of str to callable
+        By the name of the family. A call makes a new pipeline, always with the same
+        weights.
+
+    See Also
+    --------
+    check_backbone : Check a Backbone, for instance of one of these pipelines.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn import ZeroShotDiffusionClassifier
+    >>> from diffusion_sklearn.testing import tiny_pipelines
+    >>> pipeline = tiny_pipelines()["Flux"]()
+    >>> sum(p.numel() for p in pipeline.transformer.parameters())
+    24304
+    >>> clf = ZeroShotDiffusionClassifier(model=pipeline, n_trials=4)
+    >>> clf.fit(classes=["bag", "shoe"]).backbone_.image_size
+    8
+    """
+    sd, sd3 = stable_diffusion, stable_diffusion_3
+    makers = {
+        "Stable Diffusion 1.x, 2.x": sd,
+        "Stable Diffusion, velocity": partial(sd, "v_prediction"),
+        "Stable Diffusion, image to image": partial(sd, image_to_image=True),
+        "Stable Diffusion XL": stable_diffusion_xl,
+        "Stable Diffusion 3, 3.5": sd3,
+        "Stable Diffusion 3 without T5": partial(sd3, with_t5=False),
+        "Flux": flux,
+        "Flux schnell": partial(flux, guidance_embeds=False),
+        "PixArt-alpha": pixart_alpha,
+        "PixArt-Sigma": pixart_sigma,
+        "Sana": sana,
+        "DiT": dit,
+        "U-Net on pixels": pixels,
+    }
+    return makers
+
+
+def _same_weights(make):
+    """Draw the same weights at every call, and leave the global generator alone."""
+
+    @wraps(make)
+    def seeded(*args, **kwargs):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return make(*args, **kwargs)
+
+    return seeded
+
+
+def _varied(module):
+    """Random weights everywhere: networks that end in zeros ignore their input."""
+    for p in module.parameters():
+        if p.ndim > 1:  # all but biases and norms
+            torch.nn.init.normal_(p, std=0.3)
+    return module.eval()
+
+
+def _vae(**config):
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[4, 8], norm_num_groups=2, latent_channels=4,
+        sample_size=8, **config,
+    ).eval()  # fmt: skip
+
+
+def clip_tokenizer():
+    """A tokenizer of CLIP for which every letter is a token."""
+    from transformers import CLIPTokenizer
+
+    words = [*LETTERS, *(f"{c}</w>" for c in LETTERS)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocab = {word: k for k, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=40)
+
+
+def _clip(n_pooled=None):
+    """A tokenizer and a text encoder of CLIP, projected if `n_pooled`."""
+    import transformers
+
+    tokenizer = clip_tokenizer()
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16,
+        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=40,
+        projection_dim=n_pooled or 8, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    projected = "WithProjection" if n_pooled else ""
+    cls = getattr(transformers, "CLIPTextModel" + projected)
+    return tokenizer, _varied(cls(config))
+
+
+def _t5():
+    """A tokenizer and a text encoder of T5."""
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)]
+    pieces += [(letter, -2.0) for letter in LETTERS]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=16, num_layers=1,
+        num_heads=2,
+    )  # fmt: skip
+    return tokenizer, _varied(T5EncoderModel(config))
+
+
+@_same_weights
+def stable_diffusion(prediction_type="epsilon", image_to_image=False):
+    """Stable Diffusion 1.x or 2.x."""
+    import diffusers
+
+    tokenizer, text_encoder = _clip()
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(4, 8), layers_per_block=1, sample_size=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=8,
+        attention_head_dim=2, norm_num_groups=2,
+    )  # fmt: skip
+    scheduler = diffusers.DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+        steps_offset=1, clip_sample=False, prediction_type=prediction_type,
+    )  # fmt: skip
+    kind = "Img2Img" if image_to_image else ""
+    return getattr(diffusers, f"StableDiffusion{kind}Pipeline")(
+        vae=_vae(scaling_factor=0.18215), text_encoder=text_encoder,
+        tokenizer=tokenizer, unet=_varied(unet), scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+@_same_weights
+def stable_diffusion_xl():
+    """Stable Diffusion XL."""
+    import diffusers
+
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(4, 8), layers_per_block=1, sample_size=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16,
+        attention_head_dim=2, norm_num_groups=2, addition_embed_type="text_time",
+        addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 6,
+    )  # fmt: skip
+    scheduler = diffusers.EulerDiscreteScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+        steps_offset=1, timestep_spacing="leading",
+    )  # fmt: skip
+    return diffusers.StableDiffusionXLPipeline(
+        _vae(scaling_factor=0.13025, force_upcast=True),
+        **_text_parts(_clip(), _clip(n_pooled=6)),
+        unet=_varied(unet),
+        scheduler=scheduler,
+    )
+
+
+def _text_parts(*pairs):
+    """Tokenizers and text encoders by the names that pipelines give them."""
+    parts = {}
+    for number, (tokenizer, encoder) in enumerate(pairs, start=1):
+        end = "" if number == 1 else f"_{number}"
+        parts |= {"tokenizer" + end: tokenizer, "text_encoder" + end: encoder}
+    return parts
+
+
+@_same_weights
+def stable_diffusion_3(with_t5=True):
+    """Stable Diffusion 3 or 3.5."""
+    import diffusers
+
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=4, patch_size=2, in_channels=4, out_channels=4, num_layers=1,
+        attention_head_dim=4, num_attention_heads=2, joint_attention_dim=16,
+        caption_projection_dim=8, pooled_projection_dim=12, pos_embed_max_size=8,
+    )  # fmt: skip
+    t5 = _t5() if with_t5 else (None, None)
+    return diffusers.StableDiffusion3Pipeline(
+        transformer=_varied(transformer),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(scaling_factor=1.5305, shift_factor=0.0609),
+        **_text_parts(_clip(n_pooled=6), _clip(n_pooled=6), t5),
+    )
+
+
+@_same_weights
+def flux(guidance_embeds=True):
+    """Flux.1 dev, or schnell without an embedding of the guidance scale."""
+    import diffusers
+
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=8,
+        guidance_embeds=guidance_embeds, axes_dims_rope=(2, 2, 4),
+    )  # fmt: skip
+    pipeline = diffusers.FluxPipeline(
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        _vae(scaling_factor=0.3611, shift_factor=0.1159),
+        **_text_parts(_clip(), _t5()),
+        transformer=_varied(transformer),
+    )
+    pipeline.default_sample_size = 4  # it is in no config
+    return pipeline
+
+
+def _pixart(cls, sample_size):
+    import diffusers
+
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=sample_size, num_attention_heads=2, attention_head_dim=6,
+        in_channels=4, out_channels=8, num_layers=1, patch_size=2,
+        cross_attention_dim=12, caption_channels=16, norm_num_groups=2,
+    )  # fmt: skip
+    return getattr(diffusers, cls)(
+        *_t5(),
+        _vae(scaling_factor=0.18215),
+        _varied(transformer),
+        diffusers.DPMSolverMultistepScheduler(beta_end=0.02, solver_order=2),
+    )
+
+
+@_same_weights
+def pixart_alpha():
+    """PixArt-alpha, with the image's size as an input, as at 1024 pixels."""
+    return _pixart("PixArtAlphaPipeline", 128)
+
+
+@_same_weights
+def pixart_sigma():
+    """PixArt-Sigma."""
+    return _pixart("PixArtSigmaPipeline", 4)
+
+
+@_same_weights
+def sana():
+    """Sana."""
+    import diffusers
+    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+
+    transformer = diffusers.SanaTransformer2DModel(
+        sample_size=16, in_channels=4, out_channels=4, num_layers=1, patch_size=1,
+        num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2,
+        cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
+    )  # fmt: skip
+    autoencoder = diffusers.AutoencoderDC(
+        latent_channels=4, attention_head_dim=2,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
+        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
+        downsample_block_type="conv", scaling_factor=0.41407,
+    )  # fmt: skip
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *LETTERS, "▁"]
+    tokenizer = GemmaTokenizer({w: k for k, w in enumerate(words)}, merges=[])
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, head_dim=4,
+        num_attention_heads=2, num_hidden_layers=1, num_key_value_heads=2,
+        pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    )
+    parts = _varied(Gemma2Model(config)), autoencoder.eval(), _varied(transformer)
+    return diffusers.SanaPipeline(tokenizer, *parts, scheduler)
+
+
+@_same_weights
+def dit():
+    """DiT, with five classes."""
+    import diffusers
+
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=8,
+        num_layers=1, sample_size=4, patch_size=2, num_embeds_ada_norm=5,
+        norm_num_groups=2,
+    )  # fmt: skip
+    id2label = dict(enumerate(CLASS_NAMES))
+    pipeline = diffusers.DiTPipeline(
+        _varied(transformer),
+        _vae(scaling_factor=0.18215),
+        diffusers.DDIMScheduler(clip_sample=False),
+        id2label,
+    )
+    pipeline.register_to_config(id2label=id2label)
+    return pipeline
+
+
+@_same_weights
+def pixels():
+    """A class-conditional U-Net on pixels, with five classes."""
+    import diffusers
+
+    unet = diffusers.UNet2DModel(
+        sample_size=8, num_class_embeds=5, block_out_channels=(4, 8),
+        layers_per_block=1, norm_num_groups=2, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    return diffusers.DDPMPipeline(_varied(unet), scheduler)

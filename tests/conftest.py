@@ -1,12 +1,21 @@
 """Tiny models with random weights, and photos, shared by all tests."""
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # numbers are those of a CPU
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker of pytest has a core
+# One folder of models for all workers of pytest, which inherit the environment.
+os.environ.setdefault(
+    "DIFFUSION_SKLEARN_TESTS", f"{tempfile.gettempdir()}/tiny-models-{os.getpid()}"
+)
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -81,44 +90,58 @@ def save_tiny_clip(folder, kind):
         part.save_pretrained(folder)
 
 
+def saved(name, save):
+    """Folder of a tiny model, saved once for all workers of a test run.
+
+    `parametrize` needs it before any fixture runs, and its path is part of the names
+    of tests, which must be the same in all workers.
+    """
+    folder = Path(os.environ["DIFFUSION_SKLEARN_TESTS"]) / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            save(folder)
+    return str(folder)
+
+
+def save_pipeline(make, *args):
+    return lambda folder: make(*args).save_pretrained(folder, safe_serialization=True)
+
+
+def pytest_sessionfinish(session):
+    folder = os.environ["DIFFUSION_SKLEARN_TESTS"]
+    if folder.endswith(f"-{os.getpid()}"):  # made by this process
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
-def dit_folder(tmp_path_factory):
+def dit_folder():
     """A tiny DiT saved in diffusers layout."""
-    folder = tmp_path_factory.mktemp("tiny-dit")
-    tiny_dit().save_pretrained(folder, safe_serialization=True)
-    return str(folder)
+    return saved("dit", save_pipeline(tiny_dit))
 
 
 @pytest.fixture(scope="session")
-def sd_folder(tmp_path_factory):
+def sd_folder():
     """A tiny Stable Diffusion (epsilon prediction) saved in diffusers layout."""
-    folder = tmp_path_factory.mktemp("tiny-sd")
-    tiny_sd("epsilon").save_pretrained(folder, safe_serialization=True)
-    return str(folder)
+    return saved("sd", save_pipeline(tiny_sd, "epsilon"))
 
 
 @pytest.fixture(scope="session")
-def sd_v_folder(tmp_path_factory):
+def sd_v_folder():
     """A tiny Stable Diffusion with v prediction saved in diffusers layout."""
-    folder = tmp_path_factory.mktemp("tiny-sd-v")
-    tiny_sd("v_prediction").save_pretrained(folder, safe_serialization=True)
-    return str(folder)
+    return saved("sd-v", save_pipeline(tiny_sd, "v_prediction"))
 
 
 @pytest.fixture(scope="session")
-def clip_folder(tmp_path_factory):
+def clip_folder():
     """A tiny CLIP saved in transformers layout."""
-    folder = tmp_path_factory.mktemp("tiny-clip")
-    save_tiny_clip(folder, "clip")
-    return str(folder)
+    return saved("clip", lambda folder: save_tiny_clip(folder, "clip"))
 
 
 @pytest.fixture(scope="session")
-def siglip_folder(tmp_path_factory):
+def siglip_folder():
     """A tiny SigLIP saved in transformers layout."""
-    folder = tmp_path_factory.mktemp("tiny-siglip")
-    save_tiny_clip(folder, "siglip")
-    return str(folder)
+    return saved("siglip", lambda folder: save_tiny_clip(folder, "siglip"))
 
 
 @pytest.fixture(scope="session")

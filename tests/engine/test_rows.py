@@ -3,7 +3,6 @@
 import joblib
 import numpy as np
 import pytest
-from conftest import tiny_dit, tiny_sd
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from sklearn.dummy import DummyClassifier
@@ -15,6 +14,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.engine._trials import Trials
+from tests.conftest import tiny_dit, tiny_sd
 
 IMAGES = np.random.RandomState(1).randint(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 NAMES = ["ant", "bee", "cat", "eel"]

@@ -3,13 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_dit, tiny_sd
 from scipy.special import log_softmax
 from sklearn.dummy import DummyClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss, roc_auc_score
-from test_errors import IMAGES, alphas_cumprod
-from test_families import classifier, stable_diffusion_3
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
@@ -18,6 +15,9 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.metrics import expected_calibration_error
+from tests.backbones.test_families import classifier, stable_diffusion_3
+from tests.conftest import tiny_dit, tiny_sd
+from tests.engine.test_errors import IMAGES, alphas_cumprod
 
 MAKERS = {
     "epsilon": lambda: tiny_sd("epsilon"),

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_dit, tiny_sd
 from sklearn.base import clone
 
 from diffusion_sklearn import (
@@ -17,6 +16,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.backbones import _loading
+from tests.conftest import tiny_dit, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 

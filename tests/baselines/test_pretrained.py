@@ -3,7 +3,6 @@
 import pickle
 import re
 import shutil
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from unittest import SkipTest
@@ -12,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import save_tiny_clip
 from PIL import Image
 from scipy.special import softmax
 from sklearn.base import clone
@@ -31,6 +29,7 @@ from diffusion_sklearn import ConditionalDiffusionClassifier, clear_cache
 from diffusion_sklearn.baselines import _checkpoints, _pretrained
 from diffusion_sklearn.baselines._pretrained import PretrainedImageClassifier
 from diffusion_sklearn.datasets import load_fashion_photos
+from tests.conftest import save_tiny_clip, saved
 
 LABELS = ["ant", "bee", "crane", "dog, hound", "crane, bird", "eel"]
 NAMES = ["ant", "eel", "hound"]
@@ -72,14 +71,15 @@ def save_tiny_classifier(folder, kind):
     processor.save_pretrained(folder)
 
 
-FOLDER = tempfile.TemporaryDirectory()  # parametrize runs before any fixture
-for kind in KINDS:
-    save_tiny_classifier(Path(FOLDER.name) / kind, kind)
+FOLDERS = {
+    kind: saved(kind, lambda folder, kind=kind: save_tiny_classifier(folder, kind))
+    for kind in KINDS
+}
 
 
 @pytest.fixture(params=KINDS)
 def folder(request):
-    return str(Path(FOLDER.name) / request.param)
+    return FOLDERS[request.param]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def plain_logits(folder, images):
 @parametrize_with_checks(
     [
         PretrainedImageClassifier(
-            model=str(Path(FOLDER.name) / kind),
+            model=FOLDERS[kind],
             class_ids="order",
             dtype="float64",
             image_shape=(1, -1),

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_clip
 from diffusers.pipelines.stable_diffusion.safety_checker import (
     StableDiffusionSafetyChecker,
 )
@@ -20,6 +19,7 @@ from diffusion_sklearn.datasets._scorers import (
     SafetyCheckerScorer,
 )
 from diffusion_sklearn.metrics import clopper_pearson
+from tests.conftest import tiny_clip
 
 RANDOM = np.random.RandomState(0)
 IMAGES = RANDOM.randint(0, 256, (5, 9, 12, 3), dtype=np.uint8)

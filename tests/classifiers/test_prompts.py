@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import save_tiny_clip, tiny_sd
 from transformers import AutoTokenizer
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier, load_backbone
 from diffusion_sklearn.backbones._prompts import default_template
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 from diffusion_sklearn.classifiers._prompts import make_prompts
+from tests.conftest import save_tiny_clip, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 OWN = {"known_words": ["a", "red", "bag", "t", "-", "shirt"], "prompt_template": "a {}"}

@@ -6,7 +6,6 @@ import numpy as np
 import peft
 import pytest
 import torch
-from conftest import PIPELINES
 from diffusers import AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 
 from diffusion_sklearn import (
@@ -23,6 +22,7 @@ from diffusion_sklearn.testing._pipelines import (
     stable_diffusion_3,
     stable_diffusion_xl,
 )
+from tests.conftest import PIPELINES
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 PROMPTS = ["a photo of a bee.", "a photo of a cat."]

@@ -3,14 +3,12 @@
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from unittest import SkipTest
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import save_tiny_clip, tiny_dit, tiny_sd
 from PIL import Image
 from sklearn import config_context
 from sklearn.base import clone
@@ -37,6 +35,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
+from tests.conftest import save_pipeline, save_tiny_clip, saved, tiny_dit, tiny_sd
 
 NAMES = ["ant", "bee", "eel"]
 ARRAY = np.random.RandomState(0).randint(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -59,11 +58,9 @@ def clf(request, dit_folder, sd_folder):
 
 # scikit-learn's checks ---------------------------------------------------------------
 
-FOLDER = tempfile.TemporaryDirectory()  # parametrize runs before any fixture
-DIT, SD, CLIP = (str(Path(FOLDER.name) / name) for name in ("dit", "sd", "clip"))
-tiny_dit().save_pretrained(DIT, safe_serialization=True)
-tiny_sd("epsilon").save_pretrained(SD, safe_serialization=True)
-save_tiny_clip(CLIP, "clip")
+DIT = saved("dit", save_pipeline(tiny_dit))
+SD = saved("sd", save_pipeline(tiny_sd, "epsilon"))
+CLIP = saved("clip", lambda folder: save_tiny_clip(folder, "clip"))
 # The checks make rows of any length, and compare results to 1e-7.
 CHECKED = {"dtype": "float64", "image_shape": (1, -1)}
 
@@ -93,10 +90,10 @@ def test_estimator_checks(estimator, check):
 
 
 def test_the_check_that_needs_the_array_api():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, __file__, "-k", "test_estimator_checks and array_api"],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, "SCIPY_ARRAY_API": "1"},
         capture_output=True,
         text=True,

@@ -9,7 +9,6 @@ import sys
 import joblib
 import numpy as np
 import pytest
-from conftest import tiny_dit
 from diffusers import DiTPipeline
 from sklearn.base import clone
 
@@ -20,6 +19,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.engine import _workers
+from tests.conftest import tiny_dit
 
 NAMES = ["ant", "bee", "eel"]
 IMAGES = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 3), dtype=np.uint8)

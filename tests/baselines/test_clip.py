@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_clip, tiny_sd
 from PIL import Image
 from scipy.special import softmax
 from sklearn.base import clone
@@ -21,6 +20,7 @@ from transformers import (
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier, clear_cache
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier, _checkpoints
+from tests.conftest import tiny_clip, tiny_sd
 
 NAMES = ["ant", "bee", "eel"]
 IMAGES = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 3), dtype=np.uint8)

@@ -9,7 +9,6 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
 from PIL import Image
 from safetensors.torch import save_file
 from scipy.special import softmax
@@ -18,6 +17,7 @@ from sklearn.model_selection import cross_val_score
 
 from diffusion_sklearn import clear_cache
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
+from tests.conftest import tiny_tokenizer
 
 NEEDED = 'needs open_clip: pip install "diffusion-sklearn[open-clip]"'
 NAMES = ["ant", "bee", "eel"]

@@ -10,7 +10,7 @@ import pytest
 
 from docs._ext.results import RESULTS, format_cell, pivot, table, write_pages
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GUIDE = sorted(ROOT.glob("docs/guide/*.rst"))
 TEMPLATES = sorted(ROOT.glob("docs/results/*.jinja"))
 PAGES = [

@@ -2,16 +2,12 @@
 
 import json
 import pickle
-import sys
-import tempfile
 from inspect import signature
-from pathlib import Path
 from unittest import SkipTest
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_dit, tiny_sd
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -24,19 +20,16 @@ from diffusion_sklearn import clear_cache, load_backbone
 from diffusion_sklearn.baselines._delegating import squares
 from diffusion_sklearn.baselines._drawing import Sampler, plan_draws
 from diffusion_sklearn.baselines._synthetic import SyntheticDataClassifier
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-import _families  # (from the folder of the line above)
+from diffusion_sklearn.testing import tiny_pipelines
+from tests.conftest import save_pipeline, saved, tiny_dit, tiny_sd
 
 NAMES = ["ant", "bee", "eel"]
 IDS = [0, 1, 4]
 IMAGES = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 3), dtype=np.uint8)
 FEW = {"n_images_per_class": 2, "num_inference_steps": 2, "dtype": "float64"}
 
-FOLDER = tempfile.TemporaryDirectory()  # parametrize runs before any fixture
-DIT, SD = (str(Path(FOLDER.name) / name) for name in ("dit", "sd"))
-tiny_dit().save_pretrained(DIT, safe_serialization=True)
-tiny_sd("epsilon").save_pretrained(SD, safe_serialization=True)
+DIT = saved("dit", save_pipeline(tiny_dit))
+SD = saved("sd", save_pipeline(tiny_sd, "epsilon"))
 # The checks make rows of any length, and compare results to 1e-7.
 CHECKED = {**FEW, "image_shape": (1, -1)}
 
@@ -169,13 +162,16 @@ def test_guidance_of_a_dit_leads_away_from_its_own_null_class():
 
 @pytest.mark.parametrize(
     "name",
-    ["stable_diffusion_xl", "stable_diffusion_3", "flux", "pixart_sigma"],
+    ["Stable Diffusion XL", "Stable Diffusion 3, 3.5", "Flux", "PixArt-Sigma"],
 )
 # Of some samplers in diffusers.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_other_families(name):
-    pipeline = getattr(_families, name)()
+    pipeline = tiny_pipelines()[name]()
     pipeline.set_progress_bar_config(disable=True)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
     clf = SyntheticDataClassifier(
         model=pipeline,
         estimator=Remember(),

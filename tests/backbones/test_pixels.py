@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_families import IMAGES, classifier, pixels
 
 from diffusion_sklearn import load_backbone
+from tests.backbones.test_families import IMAGES, classifier, pixels
 
 
 def test_a_gray_model_of_pixels_reads_luminance():

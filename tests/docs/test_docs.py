@@ -12,7 +12,7 @@ from PIL import Image
 
 import diffusion_sklearn
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 API = README.parent / "docs" / "reference" / "api.rst"
 PUBLIC = ("", ".backbones", ".baselines", ".datasets", ".inspection", ".metrics")
 BLOCK = re.compile(r"(<!-- needs a download -->\n)?```(\w+)\n(.*?)```", re.DOTALL)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_dit
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
@@ -20,6 +19,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.engine._cache import RECORD, ErrorCache
+from tests.conftest import tiny_dit
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 

@@ -1,37 +1,41 @@
 """Features inside a diffusion model, and the residual network trained on them."""
 
 import pickle
-import tempfile
 import threading
-from pathlib import Path
 from unittest import SkipTest
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_dit, tiny_sd
 from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from test_families import CALLS, FAMILIES, FLOWS, IMAGES, in_float64, pixels, sigma
 
 from diffusion_sklearn import ImageError, load_backbone
 from diffusion_sklearn.baselines import DiffusionFeatures, ResNetHead, _features
 from diffusion_sklearn.baselines._activations import find_layer, layer_output
 from diffusion_sklearn.baselines._resnet import compute_logits, hold_out
+from tests.backbones.test_families import (
+    CALLS,
+    FAMILIES,
+    FLOWS,
+    IMAGES,
+    in_float64,
+    pixels,
+    sigma,
+)
+from tests.conftest import save_pipeline, saved, tiny_dit, tiny_sd
 
 PHOTOS = np.random.RandomState(1).randint(0, 256, (7, 8, 8, 3), dtype=np.uint8)
 
 
 # scikit-learn's checks ---------------------------------------------------------------
 
-FOLDER = tempfile.TemporaryDirectory()  # parametrize runs before any fixture
-DIT, SD = (str(Path(FOLDER.name) / name) for name in ("dit", "sd"))
-tiny_dit().save_pretrained(DIT, safe_serialization=True)
-tiny_sd("epsilon").save_pretrained(SD, safe_serialization=True)
+DIT = saved("dit", save_pipeline(tiny_dit))
+SD = saved("sd", save_pipeline(tiny_sd, "epsilon"))
 # The checks make rows of any length, and compare results to 1e-7.
 CHECKED = {"dtype": "float64", "image_shape": (1, -1)}
 QUICK = {"width": 8, "n_blocks": 1, "learning_rate": 0.03, "batch_size": 64}

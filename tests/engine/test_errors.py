@@ -5,7 +5,6 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_dit, tiny_sd
 from sklearn.dummy import DummyClassifier
 from sklearn.frozen import FrozenEstimator
 from torch.nn import functional as F
@@ -16,6 +15,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.engine._pruning import pruning_rounds, stage_ends
+from tests.conftest import tiny_dit, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 DISTANCES = {

@@ -25,7 +25,7 @@ from diffusion_sklearn.inspection import (
     TrialScalingDisplay,
 )
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 LABELS = ["ant", "bee", "cat"]
 
 

@@ -99,10 +99,18 @@ def write(file, args, rows, **settings):
     path.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
 
 
-def run_in_process(file, *arguments):
-    """Run a benchmark in a process of its own and parse the JSON that it prints."""
-    command = [sys.executable, "-m", module_of(file), *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT)
+def run_in_process(file, *arguments, environment=None):
+    """Run a benchmark in a process of its own and parse the JSON that it prints.
+
+    `environment` has variables to set there, a dict of str.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module_of(file), *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+    )
     return json.loads(done.stdout)
 
 
@@ -124,11 +132,11 @@ def make_task(task, n, first=0, **params):
         if first + n > len(photos.images):
             raise ValueError(
                 f"{n} photos from {first} on are more than the {len(photos.images)} of "
-                "the test set; ask for fewer."
+                "the test set; choose fewer."
             )
-        chosen = slice(first, first + n)
-        truth = names[photos.target[chosen]]
-        return clf.fit(classes=names), photos.images[chosen], truth
+        subset = slice(first, first + n)
+        truth = names[photos.target[subset]]
+        return clf.fit(classes=names), photos.images[subset], truth
     clf = ZeroShotDiffusionClassifier(model=model, **{"target": "epsilon", **params})
     question, seed = "items", first
     if task == "fashion-scenes":

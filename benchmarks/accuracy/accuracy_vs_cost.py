@@ -21,11 +21,9 @@ import numpy as np
 import torch
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
-from diffusion_sklearn.engine._errors import mean_errors
+from diffusion_sklearn.engine._errors import iter_errors
 from diffusion_sklearn.engine._pruning import pruning_rounds, stage_ends
-from diffusion_sklearn.engine._scoring import encode
-from diffusion_sklearn.engine._trials import _spread_order, thin
-from diffusion_sklearn.images._pixels import to_pixels
+from diffusion_sklearn.engine._trials import Trials, thin
 from diffusion_sklearn.metrics import clopper_pearson
 
 TASKS = ["fashion-dit", "fashion-scenes", "fashion-scenes, items"]
@@ -57,52 +55,55 @@ FAMILIES = {
 assert len({len(grid) for grid in FAMILIES.values()}) == 1
 
 
+class PairedTrials(Trials):
+    """Trials of which every other has the noise of the one before, negated."""
+
+    def noise(self, shape):
+        """Noise of every trial, (n_trials, *shape)."""
+        noise = super().noise(shape)
+        noise[1::2] = -noise[::2]
+        return noise
+
+
 def table(model, first, n, seed, antithetic=False):
     """Errors (n, 10 + 1, n_trials) with the null class last, truth, and the trials."""
     clf, images, truth = make_task(
         model, n, first=first, n_trials=N_TRIALS, pruning=None, random_state=seed
     )
-    backbone = clf.backbone_
-    null = [""] if backbone.kind == "text" else [backbone.n_labels]
-    conditions = torch.cat([clf._conditions, backbone.condition(null)])
-    plan, size = clf._scoring(None).make_plan(conditions, len(conditions))
-    if antithetic:  # every other trial has its forerunner's timestep and noise, negated
-        noise, timesteps = plan.noise.clone(), plan.timesteps.clone()
-        noise[1::2], timesteps[1::2] = -noise[::2], timesteps[::2]
-        plan = replace(plan, noise=noise, timesteps=timesteps)
-    triples = np.indices((n, N_TRIALS, 11)).reshape(3, -1).T
-    latents = encode(to_pixels(images, size), plan)
-    errors = mean_errors(latents, np.ascontiguousarray(triples), plan)
-    truth = np.searchsorted(clf.classes_, truth)
-    return errors.reshape(n, N_TRIALS, 11).swapaxes(1, 2), truth, clf.trials_
+    plan, trials = clf._fitted_plan(), clf.trials_
+    conditions = torch.cat([plan.conditions, plan.backbone.encode_null()])
+    if antithetic:  # both trials of a pair have the same timestep
+        trials = PairedTrials(trials.timesteps[::2].repeat(2), trials.seed)
+    plan = replace(plan, conditions=conditions, n_classes=11, trials=trials)
+    errors = np.concatenate([errors for errors, _ in iter_errors(plan, images)])
+    return errors, np.searchsorted(clf.classes_, truth), clf.trials_
 
 
 def replay(setting, errors, trials, preferred=None):
     """Choice and evaluations of each image, from the table of all errors.
 
-    A number of trials is spread evenly, or takes the first of the `preferred` trials.
+    A number of trials is evenly spaced, or takes the first of the `preferred` trials.
     """
     errors, n = errors[:, :10], len(errors)
     if isinstance(setting, int):
         grid = thin(np.arange(N_TRIALS), setting)
-        shown = grid if preferred is None else preferred[:setting]
-        mean = errors[:, :, shown].mean(axis=2)
+        subset = grid if preferred is None else preferred[:setting]
+        mean = errors[:, :, subset].mean(axis=2)
         return mean.argmin(axis=1), np.full(n, 10 * setting)
-    # In the order that the estimator would have them for these stages.
-    order = _spread_order(N_TRIALS, stage_ends(setting))
-    alive, done = np.ones((n, 10), bool), 0
+    order = trials.order(stage_ends(setting))
+    active, done = np.ones((n, 10), bool), 0
     choice, cost = np.zeros(n, int), np.zeros(n, int)
     for end, rules in pruning_rounds(setting, N_TRIALS):
-        running = alive.any(axis=1)
-        cost += alive.sum(axis=1) * (end - done)
+        undecided = active.any(axis=1)
+        cost += active.sum(axis=1) * (end - done)
         done = end
-        seen = np.where(alive[:, :, None], errors[:, :, order[:end]], np.nan)
+        so_far = np.where(active[:, :, None], errors[:, :, order[:end]], np.nan)
         for rule in rules:
-            alive = rule(seen, alive, trials.timesteps[order[:end]])
-        left = np.where(alive, seen.mean(axis=2), np.inf).argmin(axis=1)
-        choice[running] = left[running]
+            active = rule(so_far, active, trials.timesteps[order[:end]])
+        best = np.where(active, so_far.mean(axis=2), np.inf).argmin(axis=1)
+        choice[undecided] = best[undecided]
         if rules:
-            alive = alive & (alive.sum(axis=1, keepdims=True) > 1)
+            active = active & (active.sum(axis=1, keepdims=True) > 1)
     return choice, cost
 
 
@@ -145,24 +146,24 @@ def score(choice, cost, tables):
 def score_grid(grid, tables, preferred=None):
     """Settings with their scores, cheapest first."""
     errors, _, trials = tables[0]
-    found = [
+    scores = [
         {"setting": s, **score(*replay(s, errors, trials, preferred), tables)}
         for s in grid
     ]
-    return sorted(found, key=lambda one: one["evaluations"])
+    return sorted(scores, key=lambda one: one["evaluations"])
 
 
 def choose(grid, tables):
     """The cheapest setting that keeps accuracy and agreement."""
     full = score(chosen(tables[0][0]), np.array([10 * N_TRIALS]), tables)
     for one in score_grid(grid, tables):
-        kept = one["accuracy"] >= full["accuracy"] - 0.005
-        if kept and one["agreement"] >= full["agreement"] - 0.005:
+        accurate = one["accuracy"] >= full["accuracy"] - 0.005
+        if accurate and one["agreement"] >= full["agreement"] - 0.005:
             return one["setting"]
     return None
 
 
-def tricks_of(tables, tune, paired):
+def variance_reductions(tables, tune, paired):
     """Curves of variance reductions with fewer trials of every class."""
     errors = tables[0][0]
     gaps = tune[0][:, :10] - tune[0][:, :10].mean(axis=1, keepdims=True)
@@ -180,8 +181,9 @@ def tricks_of(tables, tune, paired):
         add("inverse variance", m, (some * weights[grid]).mean(axis=2))
         # The slope of an image's class on the null class, from the trials that ran;
         # the mean of the null class takes all trials.
-        seen = null[:, grid] - null[:, grid].mean(axis=1, keepdims=True)
-        slope = (some * seen[:, None]).mean(axis=2) / (seen**2).mean(axis=1)[:, None]
+        centred = null[:, grid] - null[:, grid].mean(axis=1, keepdims=True)
+        slope = (some * centred[:, None]).mean(axis=2)
+        slope = slope / (centred**2).mean(axis=1)[:, None]
         off = (null[:, grid].mean(axis=1) - pooled)[:, None]
         add("control variate", m, some.mean(axis=2) - slope * off, N_TRIALS)
         half = thin(np.arange(N_TRIALS // 2), m // 2)
@@ -213,11 +215,11 @@ def variance_ratios(errors, paired, truth):
 def study(task, n, n_tune, folder):
     """Rows of the table, curves of the figure, and relative variances."""
 
-    def kept(name, first, count, seed, antithetic=False):
+    def load_or_make(name, first, count, seed, antithetic=False):
         path = folder / f"{task}-{name}-{count}.npz" if folder else None
         if path and path.exists():
-            with np.load(path) as found:
-                errors, truth = found["errors"], found["truth"]
+            with np.load(path) as arrays:
+                errors, truth = arrays["errors"], arrays["truth"]
             clf = make_task(task, 1, n_trials=N_TRIALS, random_state=seed)[0]
             return errors, truth, clf.trials_
         made = table(task, first, count, seed, antithetic)
@@ -225,9 +227,12 @@ def study(task, n, n_tune, folder):
             np.savez(path, errors=made[0], truth=made[1])
         return made
 
-    tune = kept("tune", n, n_tune, 0), kept("tune-again", n, n_tune, 1)
-    tables = kept("test", 0, n, 0), kept("again", 0, n, 1)
-    paired = kept("antithetic", 0, n, 0, True)[0]
+    tune = (
+        load_or_make("tune", n, n_tune, 0),
+        load_or_make("tune-again", n, n_tune, 1),
+    )
+    tables = load_or_make("test", 0, n, 0), load_or_make("again", 0, n, 1)
+    paired = load_or_make("antithetic", 0, n, 0, True)[0]
     errors, truth, trials = tables[0]
 
     whole = np.full(n, 10 * N_TRIALS)
@@ -237,15 +242,15 @@ def study(task, n, n_tune, folder):
         "race, default (0.99)": (0.99, *replay(0.99, errors, trials)),
     }
     rows = [
-        {"family": name, "setting": setting, **score(*found, tables)}
-        for name, (setting, *found) in fixed.items()
+        {"family": name, "setting": setting, **score(*replayed, tables)}
+        for name, (setting, *replayed) in fixed.items()
     ]
     curves = {}
     for name, grid in FAMILIES.items():
         curves[name] = score_grid(grid, tables)
         setting = choose(grid, tune)
         if setting is None:
-            print(f"{task}: no setting of {name} loses as little as is allowed")
+            print(f"{task}: no setting of {name} is within 0.5 points")
         for one in curves[name]:
             if one["setting"] == setting:
                 rows.append({"family": f"{name}, tuned", **one})
@@ -253,7 +258,7 @@ def study(task, n, n_tune, folder):
     curves["the most telling trials"] = score_grid(
         FAMILIES["fewer trials"], tables, telling
     )
-    curves.update(tricks_of(tables, tune[0], paired))
+    curves.update(variance_reductions(tables, tune[0], paired))
     control, opposite = variance_ratios(errors, paired, truth)
     variances = {
         "variance left by the null class as control variate": control,
@@ -281,12 +286,12 @@ def report(task, n, n_tune, rows, curves, variances):
     baselines = ("full budget", "the paper's stages for Pets", "staged, tuned")
     for race in ("race, default (0.99)", "race, tuned"):
         if race in costs:
-            shares = [
+            ratios = [
                 f"{costs[race] / costs[name]:.1%} of {name}"
                 for name in baselines
                 if name in costs
             ]
-            print(f"evaluations of {race}: {', '.join(shares)}")
+            print(f"evaluations of {race}: {', '.join(ratios)}")
     for name, value in variances.items():
         print(f"{name:<52}{value:>8.3f}")
     print(

@@ -62,13 +62,13 @@ def draw(curves, path):
     fig, axes = plt.subplots(
         1, len(curves), figsize=(3.4 * len(curves), 3.4), sharey=True
     )
-    for ax, (task, found) in zip(axes, curves.items(), strict=True):
+    for ax, (task, of_task) in zip(axes, curves.items(), strict=True):
         ax.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-        for how, confidence, right in found:
-            share, mean = calibration_curve(
+        for how, confidence, right in of_task:
+            accuracy, mean = calibration_curve(
                 right, confidence, n_bins=6, strategy="quantile"
             )
-            ax.plot(mean, share, marker="o", markersize=4, label=how)
+            ax.plot(mean, accuracy, marker="o", markersize=4, label=how)
         ax.set(title=task, xlabel="confidence", xlim=(0, 1.02), ylim=(0, 1.02))
     axes[0].set_ylabel("accuracy")
     axes[0].legend(frameon=False)
@@ -86,9 +86,9 @@ def main():
     print(f"{'task':<24}{'how':<20}" + "".join(f"{name:>14}" for name in head))
     for task, n in TASKS.items():
         with tempfile.TemporaryDirectory() as memory:
-            found, curves[task] = measure(task, n // 10 if args.quick else n, memory)
-        rows += found
-        for row in found:
+            of_task, curves[task] = measure(task, n // 10 if args.quick else n, memory)
+        rows += of_task
+        for row in of_task:
             print(
                 f"{row['task']:<24}{row['how']:<20}{row['temperature']:>14.2f}"
                 f"{100 * row['accuracy']:>14.1f}{100 * row['confidence']:>14.1f}"

@@ -34,23 +34,23 @@ SPLITS = {"test": "test scenes", "held-out": "held-out combinations"}
 
 def questions(scenes):
     """Captions to choose from for each scene, the true one first, by question."""
-    asked = {"item": {}, "colour": {}, "relation": {}}
+    captions = {"item": {}, "colour": {}, "relation": {}}
     for index, scene in enumerate(scenes):
         (item, *items), (color, *colors) = scene.items, scene.colors
-        asked["item"][index] = [
+        captions["item"][index] = [
             replace(scene, items=(other, *items)).caption
             for other in _first(item, FASHION_NAMES)
         ]
-        asked["colour"][index] = [
+        captions["colour"][index] = [
             replace(scene, colors=(other, *colors)).caption
             for other in _first(color, SCENE_COLORS)
         ]
         if scene.relation is not None:
-            asked["relation"][index] = [
+            captions["relation"][index] = [
                 replace(scene, relation=other).caption
                 for other in _first(scene.relation, RELATIONS)
             ]
-    return asked
+    return captions
 
 
 def _first(true, names):
@@ -58,7 +58,7 @@ def _first(true, names):
 
 
 def ask_all(model, scenes):
-    """(question, share right, interval, chance) of each question."""
+    """(question, accuracy, interval, chance) of each question."""
     for question, captions in questions(scenes.scenes).items():
         right = 0
         for index, choices in captions.items():
@@ -70,7 +70,7 @@ def ask_all(model, scenes):
 
 
 def match_all(model, examples, **how):
-    """(score and tag, share right, interval, chance) of each score and tag."""
+    """(score and tag, accuracy, interval, chance) of each score and tag."""
     matrix = model.score_pairs(examples.images, examples.captions, **how)
     scores = winoground_scores(matrix, examples.tags)
     chances = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
@@ -117,13 +117,13 @@ def main():
         theirs = [*ask_all(clip, scenes), *match_all(clip, examples)]
         for (name, *a, chance), (_, *b, _) in zip(ours, theirs, strict=True):
             print(f"{name:<24}{_cell(*a)}{_cell(*b)}{chance:>8.1%}")
-            for model, (share, interval) in ("diffusion", a), ("fashion-clip", b):
+            for model, (accuracy, interval) in ("diffusion", a), ("fashion-clip", b):
                 rows.append(
                     {
                         "split": split,
                         "question": name,
                         "model": model,
-                        "right": share,
+                        "right": accuracy,
                         "interval": interval,
                         "chance": chance,
                     }
@@ -140,8 +140,8 @@ def main():
     )
 
 
-def _cell(share, interval):
-    return f"{share:>8.1%}  ({interval[0]:>6.1%} -{interval[1]:>6.1%})"
+def _cell(accuracy, interval):
+    return f"{accuracy:>8.1%}  ({interval[0]:>6.1%} -{interval[1]:>6.1%})"
 
 
 if __name__ == "__main__":

@@ -15,37 +15,33 @@ import numpy as np
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
 from diffusion_sklearn import fit_timestep_weights
-from diffusion_sklearn.classifiers._weights import named_weights
 from diffusion_sklearn.engine._posterior import log_posterior
+from diffusion_sklearn.engine._weights import named_weights
 from diffusion_sklearn.metrics import clopper_pearson, expected_calibration_error
 
 LOSSES = ("l1", "l2", "huber", "vlb", "l2+vlb")
 SCALES = (1.0, 1.5, 3.0)
 
 
-def error_tables(n_images, n_trials, memory):
-    """Errors (n, 10, n_trials) of every loss, computed once; classifier and truth."""
-    tables = {}
-    for loss in LOSSES:
-        clf, images, truth = make_task(
-            "fashion-dit", n_images, n_trials=n_trials, pruning=None, loss=loss,
-            memory=memory, verbose=1,
-        )  # fmt: skip
-        tables[loss] = clf.denoising_errors(images).errors.astype(np.float64)
-    return tables, clf, images, truth
+def error_tables(clf, images):
+    """Errors (n, 10, n_trials) of every loss; each evaluation is computed once."""
+    return {
+        loss: clf.set_params(loss=loss).denoising_errors(images).errors.astype(float)
+        for loss in LOSSES
+    }
 
 
 def weightings(backbone):
     """Weights of the squared error of the noise that stand for other objectives."""
-    signal = backbone.process.signal.cpu().double().numpy()
-    spread = backbone.process.spread.cpu().double().numpy()
-    to_sample = (spread / signal) ** 2  # error of the sample over that of the noise
+    alpha = backbone.noise_schedule.alpha_t.cpu().double().numpy()
+    sigma = backbone.noise_schedule.sigma_t.cpu().double().numpy()
+    to_sample = (sigma / alpha) ** 2  # error of the sample over that of the noise
 
-    def named(name, space):
-        return named_weights(name, signal, spread, False, space)
+    def named(name, target):
+        return named_weights(name, alpha, sigma, False, target)
 
     return {
-        "error of the velocity": 1 / signal**2,
+        "error of the velocity": 1 / alpha**2,
         "error of the sample": to_sample,
         "exp(-7 t / T) on the sample": named("exponential", "sample") * to_sample,
         "SNR, at most 5, on the sample": named("min-snr", "sample") * to_sample,
@@ -56,7 +52,7 @@ def weightings(backbone):
 
 def measure(name, errors, truth, clf):
     """A row: accuracy with its interval, and the calibration error."""
-    log_proba = log_posterior(errors, clf._n_elements())
+    log_proba = log_posterior(errors, clf._fitted_plan().n_elements)
     return row_of(name, log_proba, truth, clf.classes_)
 
 
@@ -79,7 +75,11 @@ def main():
     n_fit = n_images // 5
     print(f"{n_images} photos, 10 classes, {n_trials} trials; {describe_machine()}")
     with tempfile.TemporaryDirectory() as memory:
-        tables, clf, images, truth = error_tables(n_images, n_trials, memory)
+        clf, images, truth = make_task(
+            "fashion-dit", n_images, n_trials=n_trials, pruning=None, memory=memory,
+            verbose=1,
+        )  # fmt: skip
+        tables = error_tables(clf, images)
         clf.set_params(loss="l2")
         fitted = fit_timestep_weights(clf, images[:n_fit], truth[:n_fit])
     rows = [measure(loss, tables[loss], truth, clf) for loss in LOSSES]
@@ -90,13 +90,11 @@ def main():
         rest = (squared * weights[t])[n_fit:]
         name = f"{name}, on the other {n_images - n_fit}"
         rows.append(measure(name, rest, truth[n_fit:], clf))
+    clf.set_params(pruning=0.99, memory=None)
     for scale in SCALES:
-        led, _, _ = make_task(
-            "fashion-dit", n_images, n_trials=n_trials, guidance_scale=scale, verbose=1
-        )
-        log_proba = led.predict_log_proba(images)
+        log_proba = clf.set_params(guidance_scale=scale).predict_log_proba(images)
         name = f"guidance scale {scale} (race)"
-        rows.append(row_of(name, log_proba, truth, led.classes_))
+        rows.append(row_of(name, log_proba, truth, clf.classes_))
     print(f"{'objective':<34}{'accuracy %':>11}{'interval':>16}{'ECE':>8}")
     for row in rows:
         interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"

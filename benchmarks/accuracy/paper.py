@@ -45,7 +45,7 @@ OURS = "Diffusion Classifier"
 SCENES = {"model": "fashion-scenes", "target": "epsilon", "verbose": 1}
 NETWORKS = ("resnet-tiny", "resnet-small", "resnet", "vit-tiny", "vit-small", "vit")
 OBJECTIVES = ("l2", "vlb", "l2+vlb")
-STRATEGIES = {  # gone through in this order, again and again
+STRATEGIES = {  # cycled through in this order
     "0": [0],
     "500": [500],
     "475, 500, 525": [500, 475, 525],
@@ -74,7 +74,7 @@ QUICK = {
 
 
 def row_of(table, row, column, right, n):
-    """A share of n images with its interval."""
+    """An accuracy on n images with its interval."""
     low, high = clopper_pearson(int(right), n)
     return {
         "table": table,
@@ -99,14 +99,14 @@ def print_table(title, rows):
     widths = [max(len(name), 17) + 2 for name in columns]
     names = zip(columns, widths, strict=True)
     print(f"\n{title}\n{'':<{first}}" + "".join(f"{x:>{w}}" for x, w in names))
-    for name, found in cells.items():
-        texts = zip((found.get(x, "-") for x in columns), widths, strict=True)
+    for name, of_row in cells.items():
+        texts = zip((of_row.get(x, "-") for x in columns), widths, strict=True)
         print(f"{name:<{first}}" + "".join(f"{x:>{w}}" for x, w in texts), flush=True)
 
 
 # Table 1: zero-shot classification.
 
-COLUMNS = {  # what is asked, and the split that test scenes are of
+COLUMNS = {  # question, and split of the test scenes
     "items": ("items", "test"),
     "items, new pairs": ("items", "held-out"),
     "captions": ("captions", "test"),
@@ -261,24 +261,25 @@ def robustness(ours, networks, n_resamples=1000):
     rng, n = np.random.default_rng(0), len(ours["photos"])
     draws = [np.arange(n), *rng.integers(n, size=(n_resamples, n))]
 
-    def shares(column, draw):
-        # All or none right has no logit: count half an image.
-        found = [one[column][draw].mean() for one in (ours, *networks)]
-        return np.clip(found, 0.5 / n, 1 - 0.5 / n)
+    def accuracies(column, draw):
+        # 0 and 1 have no logit: count half an image.
+        values = [one[column][draw].mean() for one in (ours, *networks)]
+        return np.clip(values, 0.5 / n, 1 - 0.5 / n)
 
     rows = []
     for column in SHIFTS:
-        found = []
+        heights = []
         for draw in draws:
-            (a, *clean), (s, *shifted) = shares("photos", draw), shares(column, draw)
-            if np.ptp(clean) == 0:  # of few photos all get as many right: no line
-                found.append(np.nan)
+            a, *clean = accuracies("photos", draw)
+            s, *shifted = accuracies(column, draw)
+            if np.ptp(clean) == 0:  # all networks are alike on few photos: no line
+                heights.append(np.nan)
                 continue
             fit = effective_robustness(a, s, clean, shifted, knot=None)
-            found.append(fit.robustness)
-        low, high = np.nanquantile(found[1:], [0.025, 0.975])
+            heights.append(fit.robustness)
+        low, high = np.nanquantile(heights[1:], [0.025, 0.975])
         row = {"table": "figure 6", "row": OURS, "column": column, "n": n}
-        rows.append({**row, "robustness": found[0], "low": low, "high": high})
+        rows.append({**row, "robustness": heights[0], "low": low, "high": high})
     return rows
 
 

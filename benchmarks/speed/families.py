@@ -56,17 +56,17 @@ def measure(name, size, rows):
         torch.cuda.reset_peak_memory_stats()
     side = 8 if size == "tiny" else backbone.image_size
     shape = backbone.latent_shape(side)
-    asked = (
+    inputs = (
         torch.randn(rows, *shape, device=device),
         torch.arange(rows, device=device) % backbone.n_timesteps,
         random_conditions(name, backbone, rows).to(device),
     )
     with torch.inference_mode():
-        backbone.predict(*asked)
+        backbone.predict(*inputs)
         _wait(on_gpu)
         began, passes = time.perf_counter(), 0
         while time.perf_counter() - began < 2:
-            backbone.predict(*asked)
+            backbone.predict(*inputs)
             _wait(on_gpu)
             passes += 1
     seconds = time.perf_counter() - began

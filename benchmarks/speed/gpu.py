@@ -4,12 +4,12 @@
 
 A U-Net of the size of Stable Diffusion 2 (865 million weights, latents 64 x 64) and a
 DiT of the size of DiT-XL/2 (675 million, latents 32 x 32), in bfloat16 on a GPU:
-evaluations a second of the estimator, model FLOPs a second as a share of the rate that
-a large matrix product reaches on the same card, and the ratio to the plain loop of
-``vs_loop.py`` (an image after another, batches of 32, the paper's stages for Pets).
-Random weights cost what trained ones do; a race would not know where to stop, so both
-use the same stages, and no accuracy is told. ``--size tiny`` runs the same code on tiny
-networks, on any machine.
+evaluations per second of the estimator, the model's FLOPs per second as a fraction of
+the rate that a large matrix product reaches on the same card, and the ratio to the
+plain loop of ``vs_loop.py`` (one image after another, batches of 32, the paper's stages
+for Pets). Random weights cost what trained ones do, but a race would not stop early, so
+both use the same stages, and no accuracy is reported. ``--size tiny`` runs the same
+code on tiny networks, on any machine.
 """
 
 import time
@@ -34,7 +34,7 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
-from diffusion_sklearn.datasets._fashion_mnist import FASHION_NAMES
+from diffusion_sklearn.datasets import load_fashion_photos
 
 
 def make_vae(real):
@@ -59,7 +59,7 @@ def make_dit(real):
         sample_size=side,
         num_embeds_ada_norm=1000,
     )
-    names = dict(enumerate(FASHION_NAMES))
+    names = dict(enumerate(load_fashion_photos().target_names.tolist()))
     return DiTPipeline(
         dit,
         make_vae(real),
@@ -126,33 +126,35 @@ def study(name, cls, make, args):
     real, dtype = args.size == "real", getattr(torch, args.dtype)
     torch.manual_seed(0)
     pipeline = make(real).to(args.device, dtype)
-    clf = cls(model=pipeline, n_trials=250, pruning=PETS).fit(classes=FASHION_NAMES)
-    backbone = clf.backbone_
+    clf = cls(model=pipeline, n_trials=250, pruning=PETS)
+    clf.fit(classes=load_fashion_photos().target_names)
+    backbone, plan = clf.backbone_, clf._fitted_plan()
     size, device = backbone.image_size, backbone.device
     images = np.random.RandomState(0).randint(0, 256, (args.n_images, size, size, 3))
     images = images.astype(np.uint8)
     noised = torch.zeros(1, *backbone.latent_shape(size), device=device)
     t = torch.zeros(1, dtype=torch.int64, device=device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        backbone.predict(noised, t, clf._conditions[:1].to(device))
+        backbone.predict(noised, t, plan.conditions[:1].to(device))
     flops = counter.get_total_flops()
     clf.predict(images)  # warm up: kernels are chosen for each batch size
     paper_loop(clf, images[:1])
 
-    def seconds(call, shown):
+    def seconds_per_image(call, images):
         began = time.perf_counter()
-        call(shown)
+        call(images)
         finish(device)
-        return (time.perf_counter() - began) / len(shown)
+        return (time.perf_counter() - began) / len(images)
 
-    ours = seconds(clf.predict, images)
-    loop = seconds(lambda shown: paper_loop(clf, shown), images[: args.n_loop])
+    ours = seconds_per_image(clf.predict, images)
+    loop = seconds_per_image(
+        lambda images: paper_loop(clf, images), images[: args.n_loop]
+    )
     speed = 1375 / ours
-    share = speed * flops / matrix_rate(device, dtype, 8192 if real else 512)
-    plan, _ = clf._scoring(None).make_plan(clf._conditions, clf.n_classes_)
-    batch = plan.batch_size.rows
+    fraction = speed * flops / matrix_rate(device, dtype, 8192 if real else 512)
+    batch = plan.rows.rows
     print(
-        f"{name:<8}{flops / 1e9:>12.3f}{batch:>8}{speed:>16.1f}{share:>10.1%}"
+        f"{name:<8}{flops / 1e9:>12.3f}{batch:>8}{speed:>16.1f}{fraction:>10.1%}"
         f"{loop / ours:>12.2f}",
         flush=True,
     )
@@ -163,7 +165,7 @@ def study(name, cls, make, args):
         "gflops_per_evaluation": flops / 1e9,
         "batch": batch,
         "evaluations_per_second": speed,
-        "share_of_matrix_rate": share,
+        "fraction_of_matrix_rate": fraction,
         "ratio_to_loop": loop / ours,
     }
 

@@ -4,9 +4,9 @@
 
 fashion-scenes with 2 to 100 prompts (a colour and an item, then two items in a
 relation), of scenes that show one of them, by default and without pruning: evaluations
-and time an image; time an image where few are asked for at once, whose rounds share
-passes. fashion-dit on 100 to 10,000 images: memory of the process, each in a process of
-its own. About 6 minutes on 2 cores, ``--quick`` 1.
+and time per image. Both models on few images per call: time per image. fashion-dit on
+100 to 10,000 images: memory of the process, each in a process of its own. About 5
+minutes on 2 cores, ``--quick`` 1.
 """
 
 import json
@@ -29,17 +29,16 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
 )
 from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
-from diffusion_sklearn.engine import _errors
 
 
 def different_scenes(n):
     """The first n scenes of different captions, single items first."""
     single = make_fashion_scenes(400, split="test", n_items=1, random_state=0)
     double = make_fashion_scenes(400, split="test", n_items=2, random_state=0)
-    found = {one.caption: one for one in single.scenes[:60]}
+    by_caption = {one.caption: one for one in single.scenes[:60]}
     for one in double.scenes:
-        found.setdefault(one.caption, one)
-    return list(found.values())[:n]
+        by_caption.setdefault(one.caption, one)
+    return list(by_caption.values())[:n]
 
 
 def of_classes(n_images, numbers):
@@ -64,11 +63,11 @@ def of_classes(n_images, numbers):
             result = clf.denoising_errors(images)
             seconds = (time.perf_counter() - began) / n_images
             cost = float(result.n_evaluations.mean())
-            found = clf.classes_[result.log_proba.argmax(axis=1)]
-            accuracy = float((found == np.array(names)[shown]).mean())
-            share = cost / (100 * n_classes)
+            labels = clf.classes_[result.log_proba.argmax(axis=1)]
+            accuracy = float((labels == np.array(names)[shown]).mean())
+            fraction = cost / (100 * n_classes)
             print(
-                f"{n_classes:>8}{pruning or 'none':>9}{cost:>13.0f}{share:>8.1%}"
+                f"{n_classes:>8}{pruning or 'none':>9}{cost:>13.0f}{fraction:>8.1%}"
                 f"{seconds:>11.3f}{accuracy:>10.1%}",
                 flush=True,
             )
@@ -82,27 +81,23 @@ def of_classes(n_images, numbers):
 
 
 def of_images_at_once(n_images, numbers):
-    """Seconds an image where few are asked for at once, and without shared passes."""
-    print(f"\n{n_images} images by default, so many in a call: s / image")
-    print(f"{'task':<18}{'in a call':>10}{'shared passes':>15}{'without':>9}")
-    shared = _errors.SMALL_PASS
+    """Seconds per image by the number of images in a call."""
+    print(f"\n{n_images} images by default, a few in each call")
+    print(f"{'task':<18}{'in a call':>10}{'s / image':>11}")
     for task in ("fashion-dit", "fashion-scenes"):
         clf, images, _ = make_task(task, n_images)
         clf.predict(images)  # warm up
         for number in numbers:
-            row = {"task": task, "images_in_a_call": number}
-            for name, share in (("shared", shared), ("without", 0)):
-                _errors.SMALL_PASS = share
-                began = time.perf_counter()
-                for start in range(0, n_images, number):
-                    clf.predict(images[start : start + number])
-                row[name] = (time.perf_counter() - began) / n_images
-            _errors.SMALL_PASS = shared
-            print(
-                f"{task:<18}{number:>10}{row['shared']:>15.3f}{row['without']:>9.3f}",
-                flush=True,
-            )
-            yield row
+            began = time.perf_counter()
+            for start in range(0, n_images, number):
+                clf.predict(images[start : start + number])
+            seconds = (time.perf_counter() - began) / n_images
+            print(f"{task:<18}{number:>10}{seconds:>11.3f}", flush=True)
+            yield {
+                "task": task,
+                "images_in_a_call": number,
+                "seconds_per_image": seconds,
+            }
 
 
 def resident():
@@ -116,10 +111,10 @@ def resident():
 
 
 def measure_memory(n_images):
-    """Memory of this process, MiB, after a prediction on 100 images and on so many.
+    """Memory of this process, MiB, after a prediction on 100 images and on `n_images`.
 
-    The plan is of 100 trials, of which 4 are run: all errors of 10,000 images, if they
-    were kept, would be 80 MiB, and their latents 10.
+    4 of 100 trials are run: all errors of 10,000 images would take 80 MiB, and their
+    latents 10.
     """
     photos = load_fashion_photos()
     images = np.resize(photos.images, (n_images, *photos.images.shape[1:]))

@@ -2,65 +2,38 @@
 
     python -m benchmarks.speed.overhead
 
-Time of ``predict(pruning=None)``, images read, encoded, noised, compared and turned
-into labels, against bare forward passes of the same number of evaluations at the best
-batch size: as PyTorch runs them, with the same faster kernels, and with these and parts
-that rows share. Runs take turns, and the median is compared. About 4 minutes on 2
-cores, ``--quick`` 1.
+Time of ``predict(pruning=None)``, from images to labels, against bare forward passes of
+the same number of evaluations at the best batch size: as PyTorch runs them, and with
+the same faster kernels. Runs take turns, and the median is compared. About 4 minutes
+on 2 cores, ``--quick`` 1.
 """
 
-import contextlib
 import statistics
 import time
+from contextlib import nullcontext
 
-import numpy as np
 import torch
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
-from diffusion_sklearn.engine._cpu import FastKernels, kept_memory
-from diffusion_sklearn.engine._sharing import computed_once
+from diffusion_sklearn.engine._kernels import fast_kernels
 
 BATCHES = (32, 64, 128, 256, 512)
-
-
-def as_they_are(backbone):
-    return contextlib.nullcontext(lambda triples: None)
-
-
-@contextlib.contextmanager
-def our_kernels(backbone):
-    with kept_memory(backbone.device), FastKernels():
-        yield lambda triples: None
-
-
-@contextlib.contextmanager
-def kernels_and_sharing(backbone):
-    parts, device = backbone.shared_parts(), backbone.device
-    with our_kernels(backbone), computed_once(parts, device) as begin:
-        yield begin
-
-
 KINDS = {
-    "as they are": as_they_are,
-    "our kernels": our_kernels,
-    "and shared parts": kernels_and_sharing,
+    "as they are": lambda backbone: nullcontext(),
+    "with the same kernels": fast_kernels,
 }
 
 
 def bare(clf, n, batch, kind):
     """Seconds of n evaluations of the network alone."""
-    backbone, conditions = clf.backbone_, clf._conditions
-    noised = torch.randn(batch, *backbone.latent_shape(32))
+    backbone, conditions = clf.backbone_, clf._fitted_plan().conditions
+    noised = torch.randn(batch, *backbone.latent_shape(backbone.image_size))
     t = torch.randint(backbone.n_timesteps, (batch,))
     rows = conditions[torch.arange(batch) % len(conditions)]
-    n_trials, n_classes = len(clf.trials_), len(conditions)
-    triples = np.indices((-(-n // (n_trials * n_classes)), n_trials, n_classes))
-    triples = triples.reshape(3, -1).T[:n]  # what is asked for, as in `predict`
     began = time.perf_counter()
-    with torch.inference_mode(), KINDS[kind](backbone) as begin:
+    with torch.inference_mode(), KINDS[kind](backbone):
         for start in range(0, n, batch):
             size = min(batch, n - start)
-            begin(triples[start : start + size])
             backbone.predict(noised[:size], t[:size], rows[:size])
     return time.perf_counter() - began
 
@@ -101,7 +74,7 @@ def compare(model, n_images, n_rounds):
             }
         )
         print(
-            f"{model:<16}{kind:<18}{best[kind]:>7}{theirs:>12.2f}{ours:>12.2f}"
+            f"{model:<16}{kind:<24}{best[kind]:>7}{theirs:>12.2f}{ours:>12.2f}"
             f"{ours / theirs:>8.2f}",
             flush=True,
         )
@@ -114,7 +87,7 @@ def main():
     print(f"{n_images} images, 10 classes, 50 trials; median of {n_rounds}")
     print(describe_machine())
     print(
-        f"{'model':<16}{'bare passes':<18}{'batch':>7}{'bare, s':>12}{'predict, s':>12}"
+        f"{'model':<16}{'bare passes':<24}{'batch':>7}{'bare, s':>12}{'predict, s':>12}"
         f"{'ratio':>8}"
     )
     rows = []

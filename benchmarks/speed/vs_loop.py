@@ -38,6 +38,7 @@ def paper_loop(clf, images):
     vae, device, dtype = pipeline.vae, pipeline.device, pipeline.dtype
     schedule = pipeline.scheduler.alphas_cumprod.to(device)
     timesteps = torch.from_numpy(trials.timesteps).to(device)
+    order = trials.order([end for end, _ in PETS]).tolist()
     classes, network = conditions_and_network(clf)
     velocity = pipeline.scheduler.config.prediction_type == "v_prediction"
     labels = []
@@ -47,26 +48,27 @@ def paper_loop(clf, images):
         z = z * vae.config.scaling_factor
         noise = torch.from_numpy(trials.noise(z.shape[1:])).to(device)
         errors = {k: {} for k in range(len(classes))}
-        left, done = list(errors), 0
+        active, done = list(errors), 0
         for end, n_keep in PETS:
-            todo = [(k, j) for k in left for j in trials.order[done:end].tolist()]
+            todo = [(k, j) for k in active for j in order[done:end]]
             for start in range(0, len(todo), BATCH):
                 batch = todo[start : start + BATCH]
                 which, drawn = torch.tensor(batch, device=device).T
                 t = timesteps[drawn]
-                signal = schedule[t].sqrt().view(-1, 1, 1, 1)
-                spread = (1 - schedule[t]).sqrt().view(-1, 1, 1, 1)
+                alpha_t = schedule[t].sqrt().view(-1, 1, 1, 1)
+                sigma_t = (1 - schedule[t]).sqrt().view(-1, 1, 1, 1)
                 eps = noise[drawn]
-                noised = signal * z + spread * eps
-                found = network(noised.to(dtype), t, classes[which]).float()
+                noised = alpha_t * z + sigma_t * eps
+                predicted = network(noised.to(dtype), t, classes[which]).float()
                 if velocity:
-                    found = signal * found + spread * noised
-                gaps = F.mse_loss(found, eps, reduction="none").mean(dim=(1, 2, 3))
-                for (k, j), gap in zip(batch, gaps.tolist(), strict=True):
-                    errors[k][j] = gap
-            left.sort(key=lambda k: np.mean(list(errors[k].values())))
-            left, done = left[:n_keep], end
-        labels.append(left[0])
+                    predicted = alpha_t * predicted + sigma_t * noised
+                losses = F.mse_loss(predicted, eps, reduction="none")
+                losses = losses.mean(dim=(1, 2, 3)).tolist()
+                for (k, j), loss in zip(batch, losses, strict=True):
+                    errors[k][j] = loss
+            active.sort(key=lambda k: np.mean(list(errors[k].values())))
+            active, done = active[:n_keep], end
+        labels.append(active[0])
     return np.array(labels)
 
 
@@ -99,8 +101,8 @@ def compare(task, n_loop, n_images):
     expected = ours.classes_[paper_loop(ours, some)]
     baseline = (time.perf_counter() - began) / n_loop
     default = make_task(task, 1, dtype="float32")[0]
-    (first, n_kept), (last, _) = PETS
-    cost = float(first * len(ours.classes_) + (last - first) * n_kept)
+    (first, n_keep), (last, _) = PETS
+    cost = float(first * len(ours.classes_) + (last - first) * n_keep)
     rows, right = [row(task, "plain loop", baseline, baseline, cost)], {}
     for name, clf in ("the same stages", ours), ("default", default):
         clf.predict(some[:8])  # warm up
@@ -162,12 +164,12 @@ def main():
     )
     rows, spawn = [], multiprocessing.get_context("spawn")
     for task in args.only or TASKS:
-        # In a process of its own, which nothing of ours has touched before the loop.
+        # In a process of its own, in which the loop comes first.
         with ProcessPoolExecutor(1, spawn) as process:
-            found = process.submit(compare, task, args.n_loop, args.n_images).result()
-        for one in found:
+            compared = process.submit(compare, task, args.n_loop, args.n_images)
+        for one in compared.result():
             print_row(one)
-        rows += found
+            rows.append(one)
     write(
         __file__, args, rows, n_loop=args.n_loop, n_images=args.n_images, n_classes=10
     )

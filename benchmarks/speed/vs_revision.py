@@ -3,10 +3,10 @@
     python -m benchmarks.speed.vs_revision --revision 18ae233
 
 The commit is checked out into a temporary worktree. Each run is a process of its own
-that fits the default classifier, predicts a few images to warm up, then times
-`predict`; both versions take turns, and the ratio is that of each pair of neighbours.
-Peak memory is that of the process. A single photo is timed too, image by image, as in
-interactive use. About 8 minutes on 2 cores, ``--quick`` 2.
+that fits the default classifier, predicts two images to warm up, then times
+``predict``. Both versions take turns; a ratio is the median of the ratios of the pairs.
+Peak memory is that of the process. In "one by one", each call has a single photo. About
+8 minutes on 2 cores, ``--quick`` 2.
 """
 
 import json
@@ -17,18 +17,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks._common import describe_machine, make_parser, write
+from benchmarks._common import ROOT, describe_machine, make_parser, write
 
-ROOT = Path(__file__).parents[2]
 TASKS = ("fashion-dit", "fashion-scenes", "fashion-dit, one by one")
 
-# Runs in both versions: public names alone.
+# Runs in both versions, so it uses public names only.
 RUN = """
 import json, resource, sys, time
 task, n = sys.argv[1], int(sys.argv[2])
 from diffusion_sklearn import (
-    ConditionalDiffusionClassifier,
-    ZeroShotDiffusionClassifier,
+    ConditionalDiffusionClassifier, ZeroShotDiffusionClassifier,
 )
 from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
 
@@ -109,7 +107,7 @@ def main():
                 )
         finally:
             subprocess.run([*git, "remove", "--force", old], check=True)
-    write(__file__, args, rows)
+    write(__file__, args, rows, revision=args.revision, n_rounds=n_rounds)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def from_folder(folder):
 # Files -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_new_process_predicts_the_same(sd_folder, dit_folder, tmp_path):
     """Models given as a folder, a pipeline loaded from one, and a backbone."""
     estimators = [
@@ -120,6 +121,7 @@ def test_copies_in_this_process_share_the_model(dit_folder, model, again):
     )
 
 
+@pytest.mark.slow
 def test_a_pipeline_built_in_memory_is_not_in_the_pickle(tmp_path):
     clf = ConditionalDiffusionClassifier(model=tiny_dit(), n_trials=5)
     joblib.dump(clf.fit(classes=NAMES), tmp_path / "clf")
@@ -129,6 +131,7 @@ def test_a_pipeline_built_in_memory_is_not_in_the_pickle(tmp_path):
     assert "save_pretrained(folder, safe_serialization=True)" in error.value.stderr
 
 
+@pytest.mark.slow
 def test_a_pipeline_changed_after_loading_is_not_mistaken(dit_folder, tmp_path):
     pipeline = from_folder(dit_folder)
     pipeline.transformer.proj_out_2.weight.data *= 1.5

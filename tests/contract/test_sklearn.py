@@ -89,6 +89,7 @@ def test_estimator_checks(estimator, check):
         raise
 
 
+@pytest.mark.slow
 def test_the_check_that_needs_the_array_api():
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"]
     done = subprocess.run(

@@ -27,6 +27,7 @@ MODULES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name):
     failed, _ = doctest.testmod(importlib.import_module(name))
@@ -91,6 +92,7 @@ def blocks(language):
     return [m for m in BLOCK.finditer(README.read_text("utf-8")) if m[2] == language]
 
 
+@pytest.mark.slow
 def test_readme_python(capsys):
     here = [block for block in blocks("python") if not block[1]]
     namespace = {}

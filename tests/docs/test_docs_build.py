@@ -26,6 +26,7 @@ NAMED = re.compile(rf"``((?:{FOLDERS})/[\w./-]+)(?=``)")
 MODULE = re.compile(r"python -m (benchmarks(?:\.\w+)+)")
 
 
+@pytest.mark.slow
 def test_getting_started(capsys):
     text = (ROOT / "docs/guide/getting_started.rst").read_text("utf-8")
     blocks = [code for options, code in BLOCK.findall(text) if not options]

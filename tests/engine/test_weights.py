@@ -231,6 +231,7 @@ def test_score_pairs_takes_another_null_condition(sd_folder):
 # Weights fitted to labels.
 
 
+@pytest.mark.slow
 def test_fitted_weights_are_the_optimum(photos):
     few = np.isin(photos.names, ["pullover", "coat", "shirt"])
     X, y = photos.images[few][:90], photos.names[few][:90]

@@ -81,6 +81,7 @@ def test_loky(clf, expected):
     assert {n for *_, n in tasks} == {max(1, joblib.cpu_count() // 2)}
 
 
+@pytest.mark.slow
 def test_dask(clf, expected, dask_client):
     with joblib.parallel_config(backend="dask"):
         found = clf.predict_proba(IMAGES)
@@ -91,6 +92,7 @@ def test_dask(clf, expected, dask_client):
     assert {n for *_, n in workers.values()} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_ray(clf, expected, ray_cluster):
     with joblib.parallel_config(backend="ray", n_jobs=2):
@@ -123,6 +125,7 @@ def deadly_images(folder, times):
     return [*paths[:-1], Deadly(paths[-1])]
 
 
+@pytest.mark.slow
 def test_a_dead_worker_of_loky_is_an_error_and_what_was_done_is_kept(
     clf, expected, tmp_path
 ):
@@ -134,6 +137,7 @@ def test_a_dead_worker_of_loky_is_an_error_and_what_was_done_is_kept(
     np.testing.assert_allclose(clf.predict_proba(images), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_dask_replaces_a_dead_worker(clf, expected, dask_client, tmp_path):
     images = deadly_images(tmp_path, times=1)
     with joblib.parallel_config(backend="dask"):
@@ -141,6 +145,7 @@ def test_dask_replaces_a_dead_worker(clf, expected, dask_client, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_ray_replaces_a_dead_worker_when_told_to(clf, expected, ray_cluster, tmp_path):
     images = deadly_images(tmp_path, times=2)
@@ -155,6 +160,7 @@ def test_ray_replaces_a_dead_worker_when_told_to(clf, expected, ray_cluster, tmp
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_inside_a_parallel_grid_search(clf):
     """Workers within workers: no deadlock, and one model a process."""
     y = np.array(["ant", "bee"] * 10)

@@ -1,5 +1,7 @@
 """CLIP and other contrastive models as zero-shot classifiers."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from sklearn.preprocessing import normalize
 
@@ -13,6 +15,7 @@ from diffusion_sklearn.classifiers._pairs import read_pairs
 from diffusion_sklearn.classifiers._prompts import make_prompts
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class CLIPZeroShotClassifier(CheckpointClassifier):
     r"""Classify images with a contrastive model such as CLIP, with no training.
 
@@ -106,32 +109,17 @@ class CLIPZeroShotClassifier(CheckpointClassifier):
     _saved_parts = "tokenizer and image processor"
     _load = staticmethod(get_contrastive)
 
-    def __init__(
-        self,
-        *,
-        model=HUB_MODEL,
-        classes=None,
-        class_names=None,
-        prompt_template="auto",
-        priors=None,
-        temperature=1.0,
-        image_shape=None,
-        batch_size="auto",
-        device="auto",
-        dtype="auto",
-        verbose=0,
-    ):
-        self.model = model
-        self.classes = classes
-        self.class_names = class_names
-        self.prompt_template = prompt_template
-        self.priors = priors
-        self.temperature = temperature
-        self.image_shape = image_shape
-        self.batch_size = batch_size
-        self.device = device
-        self.dtype = dtype
-        self.verbose = verbose
+    model: object = HUB_MODEL
+    classes: object = None
+    class_names: object = None
+    prompt_template: object = "auto"
+    priors: object = None
+    temperature: float = 1.0
+    image_shape: object = None
+    batch_size: object = "auto"
+    device: object = "auto"
+    dtype: object = "auto"
+    verbose: int = 0
 
     def score_pairs(self, images, captions):
         """Score how well captions describe images.

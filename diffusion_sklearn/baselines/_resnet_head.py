@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import dataclass
 from numbers import Integral, Real
 
 import numpy as np
@@ -23,6 +24,7 @@ from diffusion_sklearn.baselines._resnet import (
 )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ResNetHead(ClassifierMixin, BaseEstimator):
     """A residual network on feature maps, trained on labels.
 
@@ -123,34 +125,18 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
-    def __init__(
-        self,
-        *,
-        feature_shape=None,
-        width=256,
-        n_blocks=3,
-        learning_rate=1e-4,
-        batch_size=16,
-        max_epochs=100,
-        validation_fraction=0.1,
-        patience=10,
-        device="auto",
-        dtype="float32",
-        random_state=0,
-        verbose=0,
-    ):
-        self.feature_shape = feature_shape
-        self.width = width
-        self.n_blocks = n_blocks
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
-        self.verbose = verbose
+    feature_shape: object = None
+    width: int = 256
+    n_blocks: int = 3
+    learning_rate: float = 1e-4
+    batch_size: int = 16
+    max_epochs: int = 100
+    validation_fraction: float = 0.1
+    patience: int = 10
+    device: object = "auto"
+    dtype: str = "float32"
+    random_state: int = 0
+    verbose: int = 0
 
     def fit(self, X, y):
         """Train the network.

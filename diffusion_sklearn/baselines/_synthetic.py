@@ -1,6 +1,7 @@
 """A classifier that is trained on images drawn by a diffusion model."""
 
 import os
+from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -30,6 +31,7 @@ EVALUATIONS_PER_IMAGE = 4  # in memory: two with guidance, and the decoder
 PROMPTS_PER_BATCH = 64
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SyntheticDataClassifier(DelegatingClassifier):
     """Draw images of each class with a diffusion model and train a classifier on them.
 
@@ -154,46 +156,24 @@ class SyntheticDataClassifier(DelegatingClassifier):
         "random_state": ["random_state"],
     }
 
-    def __init__(
-        self,
-        *,
-        model=HUB_MODEL,
-        estimator=None,
-        flatten=False,
-        n_images_per_class=100,
-        num_inference_steps=None,
-        guidance_scale=None,
-        cache=None,
-        classes=None,
-        class_names=None,
-        class_ids=None,
-        prompt_template="auto",
-        image_size=None,
-        image_shape=None,
-        batch_size="auto",
-        device="auto",
-        dtype="auto",
-        random_state=0,
-        verbose=0,
-    ):
-        self.model = model
-        self.estimator = estimator
-        self.flatten = flatten
-        self.n_images_per_class = n_images_per_class
-        self.num_inference_steps = num_inference_steps
-        self.guidance_scale = guidance_scale
-        self.cache = cache
-        self.classes = classes
-        self.class_names = class_names
-        self.class_ids = class_ids
-        self.prompt_template = prompt_template
-        self.image_size = image_size
-        self.image_shape = image_shape
-        self.batch_size = batch_size
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
-        self.verbose = verbose
+    model: object = HUB_MODEL
+    estimator: object = None
+    flatten: bool = False
+    n_images_per_class: int = 100
+    num_inference_steps: object = None
+    guidance_scale: object = None
+    cache: object = None
+    classes: object = None
+    class_names: object = None
+    class_ids: object = None
+    prompt_template: object = "auto"
+    image_size: object = None
+    image_shape: object = None
+    batch_size: object = "auto"
+    device: object = "auto"
+    dtype: object = "auto"
+    random_state: int = 0
+    verbose: int = 0
 
     def fit(self, X=None, y=None, *, classes=None):
         """Draw images of the classes and train the estimator on them.

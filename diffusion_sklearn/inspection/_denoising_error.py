@@ -1,6 +1,6 @@
 """Denoising error of one image against the timestep, class by class."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 
 import numpy as np
@@ -18,6 +18,7 @@ CENTERS = {"noise": 0, "timestep": (0, 1), None: ()}
 """Axes of (classes, noises, timesteps) over which the mean is subtracted."""
 
 
+@dataclass(eq=False, repr=False)
 class DenoisingErrorDisplay:
     """Denoising error of one image against the timestep, for each class.
 
@@ -69,10 +70,10 @@ class DenoisingErrorDisplay:
     (2, 2, 10)
     """
 
-    def __init__(self, errors, timesteps, *, classes=None):
-        self.errors = errors
-        self.timesteps = timesteps
-        self.classes = classes
+    errors: object
+    timesteps: object
+    _: KW_ONLY
+    classes: object = None
 
     @classmethod
     def from_estimator(

@@ -1,5 +1,7 @@
 """Accuracy on shifted data against accuracy in distribution, on logit axes."""
 
+from dataclasses import KW_ONLY, dataclass
+
 import numpy as np
 from scipy.special import expit, logit
 from sklearn.metrics import accuracy_score
@@ -8,6 +10,7 @@ from diffusion_sklearn.inspection._common import figure_and_axes
 from diffusion_sklearn.metrics import clopper_pearson, effective_robustness
 
 
+@dataclass(eq=False, repr=False)
 class EffectiveRobustnessDisplay:
     """Accuracy on shifted data against accuracy in distribution, on logit axes.
 
@@ -72,26 +75,15 @@ class EffectiveRobustnessDisplay:
     array([0.07])
     """
 
-    def __init__(
-        self,
-        accuracy,
-        shifted_accuracy,
-        baseline_accuracy,
-        baseline_shifted,
-        *,
-        names=None,
-        knot="best",
-        n_images=None,
-        n_shifted=None,
-    ):
-        self.accuracy = accuracy
-        self.shifted_accuracy = shifted_accuracy
-        self.baseline_accuracy = baseline_accuracy
-        self.baseline_shifted = baseline_shifted
-        self.names = names
-        self.knot = knot
-        self.n_images = n_images
-        self.n_shifted = n_shifted
+    accuracy: object
+    shifted_accuracy: object
+    baseline_accuracy: object
+    baseline_shifted: object
+    _: KW_ONLY
+    names: object = None
+    knot: str = "best"
+    n_images: object = None
+    n_shifted: object = None
 
     @classmethod
     def from_predictions(

@@ -1,5 +1,7 @@
 """Where in an image one class fits better than another, drawn over the image."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
@@ -13,6 +15,7 @@ from diffusion_sklearn.inspection._common import (
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow's mode "L"
 
 
+@dataclass(eq=False, repr=False)
 class EvidenceDisplay:
     """Where in an image one class fits better than another, drawn over the image.
 
@@ -56,11 +59,10 @@ class EvidenceDisplay:
     True
     """
 
-    def __init__(self, evidence, image, a, b):
-        self.evidence = evidence
-        self.image = image
-        self.a = a
-        self.b = b
+    evidence: object
+    image: object
+    a: object
+    b: object
 
     @classmethod
     def from_estimator(cls, clf, image, a, b, *, alpha=0.6, ax=None):

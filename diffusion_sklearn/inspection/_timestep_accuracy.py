@@ -1,5 +1,6 @@
 """Accuracy with a single timestep, against the timestep."""
 
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 
 import numpy as np
@@ -14,6 +15,7 @@ from diffusion_sklearn.inspection._common import (
 from diffusion_sklearn.metrics import clopper_pearson
 
 
+@dataclass(eq=False, repr=False)
 class TimestepAccuracyDisplay:
     """Accuracy of a classifier that uses a single timestep, against the timestep.
 
@@ -69,11 +71,11 @@ class TimestepAccuracyDisplay:
     array([ 50, 150, 250, 350, 450, 550, 650, 750, 850, 950])
     """
 
-    def __init__(self, timesteps, n_correct, n_images, *, n_classes=None):
-        self.timesteps = timesteps
-        self.n_correct = n_correct
-        self.n_images = n_images
-        self.n_classes = n_classes
+    timesteps: object
+    n_correct: object
+    n_images: object
+    _: KW_ONLY
+    n_classes: object = None
 
     @classmethod
     def from_estimator(cls, clf, X, y, *, n_bands=None, confidence=0.95, ax=None):

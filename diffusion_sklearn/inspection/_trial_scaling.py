@@ -1,5 +1,7 @@
 """Accuracy against the number of trials, for several choices of timesteps."""
 
+from dataclasses import KW_ONLY, dataclass
+
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
@@ -14,6 +16,7 @@ from diffusion_sklearn.inspection._common import (
 )
 
 
+@dataclass(eq=False, repr=False)
 class TrialScalingDisplay:
     """Accuracy against the number of trials, for several choices of timesteps.
 
@@ -67,10 +70,10 @@ class TrialScalingDisplay:
     (3, 3)
     """
 
-    def __init__(self, n_trials, accuracy, *, strategies):
-        self.n_trials = n_trials
-        self.accuracy = accuracy
-        self.strategies = strategies
+    n_trials: object
+    accuracy: object
+    _: KW_ONLY
+    strategies: object
 
     @classmethod
     def from_estimator(

@@ -14,7 +14,15 @@ import diffusion_sklearn
 
 README = Path(__file__).parents[2] / "README.md"
 API = README.parent / "docs" / "reference" / "api.rst"
-PUBLIC = ("", ".backbones", ".baselines", ".datasets", ".inspection", ".metrics")
+PUBLIC = (
+    "",
+    ".backbones",
+    ".baselines",
+    ".datasets",
+    ".inspection",
+    ".metrics",
+    ".testing",
+)
 BLOCK = re.compile(r"(<!-- needs a download -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 
 

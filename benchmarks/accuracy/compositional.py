@@ -83,12 +83,13 @@ def match_all(model, examples, **how):
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--n-scenes", type=int, default=200, help="for each split")
-    parser.add_argument("--n-trials", type=int, default=32, help="a pair")
+    parser.add_argument("--n-examples", type=int, default=400, help="for each split")
+    parser.add_argument("--n-trials", type=int, default=32, help="for each pair")
     parser.add_argument("--target", default="epsilon", help="the space of the error")
     parser.add_argument("--dtype", default="auto", help="of the diffusion model")
     parser.add_argument("--verbose", type=int, default=0, help="1: progress bars")
     args = parser.parse_args()
-    n_scenes, n_examples = args.n_scenes, 400
+    n_scenes, n_examples = args.n_scenes, args.n_examples
     if args.quick:
         n_scenes, n_examples = n_scenes // 8, n_examples // 8
 

@@ -69,11 +69,9 @@ def row_of(name, log_proba, truth, classes):
     }
 
 
-def main():
-    args = make_parser(__doc__).parse_args()
-    n_images, n_trials = (100, 20) if args.quick else (1000, 100)
+def study(n_images, n_trials):
+    """Rows of the table."""
     n_fit = n_images // 5
-    print(f"{n_images} photos, 10 classes, {n_trials} trials; {describe_machine()}")
     with tempfile.TemporaryDirectory() as memory:
         clf, images, truth = make_task(
             "fashion-dit", n_images, n_trials=n_trials, pruning=None, memory=memory,
@@ -95,6 +93,14 @@ def main():
         log_proba = clf.set_params(guidance_scale=scale).predict_log_proba(images)
         name = f"guidance scale {scale} (race)"
         rows.append(row_of(name, log_proba, truth, clf.classes_))
+    return rows
+
+
+def main():
+    args = make_parser(__doc__).parse_args()
+    n_images, n_trials = (100, 20) if args.quick else (1000, 100)
+    print(f"{n_images} photos, 10 classes, {n_trials} trials; {describe_machine()}")
+    rows = study(n_images, n_trials)
     print(f"{'objective':<34}{'accuracy %':>11}{'interval':>16}{'ECE':>8}")
     for row in rows:
         interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"

@@ -45,6 +45,7 @@ OURS = "Diffusion Classifier"
 SCENES = {"model": "fashion-scenes", "target": "epsilon", "verbose": 1}
 NETWORKS = ("resnet-tiny", "resnet-small", "resnet", "vit-tiny", "vit-small", "vit")
 OBJECTIVES = ("l2", "vlb", "l2+vlb")
+TIMESTEPS = [0, *range(50, 1000, 100), 999]  # of figure 3
 STRATEGIES = {  # cycled through in this order
     "0": [0],
     "500": [500],
@@ -157,7 +158,9 @@ def fit_systems(question, classes, size, memory, data_home):
         on_features = make_pipeline(features, make_resnet(features.feature_shape_))
         systems["Features (labelled)"] = on_features.fit(images, labels)
         systems["Pixels (labelled)"] = on_pixels().fit(images, labels)
-    ours = ZeroShotDiffusionClassifier(**SCENES, memory=memory)
+    ours = ZeroShotDiffusionClassifier(
+        **SCENES, n_trials=size["n_trials"], memory=memory
+    )
     clip = CLIPZeroShotClassifier(model="fashion-clip")
     systems[OURS] = ours.fit(classes=classes)
     systems["fashion-clip"] = clip.fit(classes=classes)
@@ -297,9 +300,8 @@ def figure_tasks(size, memory, n, **params):
 
 
 def figure_3(size, memory, data_home):
-    timesteps = [0, *range(50, 1000, 100), 999]
     rows = []
-    how = {"timesteps": timesteps, "n_trials": len(timesteps)}
+    how = {"timesteps": TIMESTEPS, "n_trials": len(TIMESTEPS)}
     for name, *task in figure_tasks(size, memory, size["n_images"], **how):
         shown = TimestepAccuracyDisplay.from_estimator(*task)
         for t, right in zip(shown.timesteps, shown.n_correct, strict=True):

@@ -110,8 +110,8 @@ def resident():
     return pages * resource.getpagesize() / 2**20, peak
 
 
-def measure_memory(n_images):
-    """Memory of this process, MiB, after a prediction on 100 images and on `n_images`.
+def measure_memory(n_images, n_before=100):
+    """Memory of this process, MiB, after `n_before` images and after `n_images`.
 
     4 of 100 trials are run: all errors of 10,000 images would take 80 MiB, and their
     latents 10.
@@ -120,7 +120,7 @@ def measure_memory(n_images):
     images = np.resize(photos.images, (n_images, *photos.images.shape[1:]))
     clf = ConditionalDiffusionClassifier(model="fashion-dit", pruning=((4, 1),))
     clf.fit(classes=photos.target_names)
-    clf.predict(images[:100])
+    clf.predict(images[:n_before])
     before = resident()
     clf.predict(images)
     after = resident()

@@ -1,11 +1,16 @@
-"""What the benchmarks compare is the same thing twice."""
+"""The benchmarks run, and compare equal things."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from scipy.special import expit, logit
+from sklearn.base import clone
 
 from benchmarks import _common, _families
 from benchmarks._common import make_task
@@ -13,7 +18,16 @@ from benchmarks.accuracy import accuracy_vs_cost, compositional, objectives
 from benchmarks.accuracy import paper as paper_benchmark
 from benchmarks.accuracy._shifts import SHIFTS, shift
 from benchmarks.accuracy.paper import NETWORKS, to_patches
-from benchmarks.speed import families, gpu, growth, overhead, parts, scaling, vs_loop
+from benchmarks.speed import (
+    families,
+    gpu,
+    growth,
+    overhead,
+    parts,
+    scaling,
+    vs_loop,
+    vs_revision,
+)
 from benchmarks.speed.growth import different_scenes
 from diffusion_sklearn import (
     CLIPZeroShotClassifier,
@@ -25,24 +39,41 @@ from diffusion_sklearn.datasets import (
     load_fashion_winoground,
     make_fashion_scenes,
 )
+from diffusion_sklearn.engine import _errors, _kernels
+from diffusion_sklearn.engine._trials import Trials
 from diffusion_sklearn.metrics import winoground_scores
+from docs._ext.results import write_pages
 
 pytestmark = pytest.mark.slow
+
+RESULTS_PAGES = _common.ROOT / "docs" / "results"
 
 
 @pytest.mark.parametrize("model", ["fashion-dit", "fashion-scenes"])
 def test_the_plain_loop_gives_the_same_labels(model, monkeypatch):
     monkeypatch.setattr(vs_loop, "PETS", ((5, 4), (20, 1)))
     clf, images, _ = make_task(model, 4, n_trials=20, pruning=vs_loop.PETS)
-    found = clf.classes_[vs_loop.paper_loop(clf, images)]
-    np.testing.assert_array_equal(found, clf.predict(images))
-    assert (clf.denoising_errors(images).n_evaluations == 5 * 10 + 15 * 4).all()
+    labels = clf.classes_[vs_loop.paper_loop(clf, images)]
+    result = clf.denoising_errors(images)
+    np.testing.assert_array_equal(labels, clf.classes_[result.log_proba.argmax(1)])
+    assert (result.n_evaluations == 5 * 10 + 15 * 4).all()
+
+
+@pytest.fixture(scope="module")
+def errors_and_trials():
+    """A table of 25 trials."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accuracy_vs_cost, "N_TRIALS", 25)
+        errors, _, trials = accuracy_vs_cost.table("fashion-dit", 10, 5, 0)
+    return errors, trials
 
 
 @pytest.mark.parametrize("pruning", [None, 0.9, ((5, 4), (20, 1)), ((6, 3), 0.9)])
-def test_replaying_a_table_is_what_the_engine_does(pruning, monkeypatch):
+def test_replaying_a_table_is_what_the_engine_does(
+    pruning, errors_and_trials, monkeypatch
+):
     monkeypatch.setattr(accuracy_vs_cost, "N_TRIALS", 25)
-    errors, _, trials = accuracy_vs_cost.table("fashion-dit", 10, 5, 0)
+    errors, trials = errors_and_trials
     clf, images, _ = make_task(
         "fashion-dit", 5, first=10, n_trials=25, pruning=pruning, random_state=0
     )
@@ -58,18 +89,18 @@ def test_replaying_a_table_is_what_the_engine_does(pruning, monkeypatch):
 
 def test_accuracy_vs_cost_benchmark(monkeypatch, capsys, tmp_path):
     files = "--json", str(tmp_path / "c.json"), "--figure", str(tmp_path / "c.png")
-    flags = ["--n-images", "2", "--only", "fashion-dit", *files]
+    flags = ["--n-images", "1", "--only", "fashion-dit", *files]
     monkeypatch.setattr(sys, "argv", ["accuracy_vs_cost.py", *flags])
     accuracy_vs_cost.main()
-    found = json.loads((tmp_path / "c.json").read_text("utf-8"))["rows"]["fashion-dit"]
-    rows = {row["family"]: row for row in found["table"]}
+    study = json.loads((tmp_path / "c.json").read_text("utf-8"))["rows"]["fashion-dit"]
+    rows = {row["family"]: row for row in study["table"]}
     full = rows["full budget"]
     assert (full["evaluations"], full["n_differ"], full["gain"]) == (1000, 0, 0)
     assert rows["the paper's stages for Pets"]["evaluations"] == 25 * 10 + 75 * 5
     assert 40 <= rows["race, default (0.99)"]["evaluations"] <= 400
     costs = {
         name: len({one["evaluations"] for one in curve})
-        for name, curve in found["curves"].items()
+        for name, curve in study["curves"].items()
     }
     assert costs["staged"] == costs["successive halving"] == 8
     assert costs["opposite noise"] > 5
@@ -89,7 +120,7 @@ def test_what_a_cheap_setting_may_lose():
     tables = (errors, truth, trials), (others, truth, trials)
     assert accuracy_vs_cost.choose([5, 100], tables) == 100
     assert accuracy_vs_cost.choose([5], tables) is None
-    # As accurate, but not of one mind with the other budget.
+    # As accurate, but without agreement with the second table.
     unsure = np.where(np.arange(20) < 10, 1, 0)
     tables = (errors, unsure, trials), (others, unsure, trials)
     assert accuracy_vs_cost.choose([5], tables) is None
@@ -97,34 +128,101 @@ def test_what_a_cheap_setting_may_lose():
     assert accuracy_vs_cost.choose([5, 100], tables) == 5
 
 
-@pytest.mark.parametrize("kind", ["vs_loop", "overhead", "growth", "parts"])
-def test_speed_benchmarks_run(kind, monkeypatch, capsys):
-    if kind == "vs_loop":
-        monkeypatch.setattr(vs_loop, "PETS", ((5, 4), (20, 1)))
-        rows = vs_loop.compare("fashion-dit", 1, 3)
-        assert [row["how"] for row in rows] == [
-            "plain loop",
-            "the same stages",
-            "default",
-        ]
-        assert rows[1]["same_labels"] == 1 and rows[1]["evaluations"] == 110
-        assert rows[2]["gain"] == rows[2]["accuracy"] - rows[1]["accuracy"]
-        vs_loop.print_row(rows[2])
-        assert "+-" in capsys.readouterr().out
-    elif kind == "overhead":
-        monkeypatch.setattr(overhead, "BATCHES", (64,))
-        rows = overhead.compare("fashion-scenes", 1, 1)
-        assert [row["against"] for row in rows] == list(overhead.KINDS)
-    elif kind == "growth":
-        rows = list(growth.of_classes(2, [2]))
-        assert rows[1]["evaluations"] == 200 and rows[0]["evaluations"] < 200
-        few = list(growth.of_images_at_once(2, [1]))
-        assert [row["images_in_a_call"] for row in few] == [1, 1]
-        assert growth.measure_memory(200)["mib_more"] < 100
-    else:
-        for module, name in parts.PARTS.values():  # to be put back
-            monkeypatch.setattr(module, name, getattr(module, name))
-        assert parts.measure("fashion-dit", "nothing of it", 1) > 0
+def test_opposite_noise():
+    """Of the second trial of each pair; the timesteps of both are the same."""
+    trials = accuracy_vs_cost.PairedTrials(np.array([3, 3, 7, 7]), seed=1)
+    noise = trials.noise((4, 2, 2))
+    np.testing.assert_array_equal(noise[1::2], -noise[::2])
+    plain = Trials(trials.timesteps, seed=1).noise((4, 2, 2))
+    np.testing.assert_array_equal(noise[::2], plain[::2])
+
+
+def test_vs_loop_benchmark(monkeypatch, capsys):
+    monkeypatch.setattr(vs_loop, "PETS", ((5, 4), (20, 1)))
+    rows = vs_loop.compare("fashion-dit", 1, 3)
+    assert [row["how"] for row in rows] == ["plain loop", "the same stages", "default"]
+    assert rows[1]["same_labels"] == 1 and rows[1]["evaluations"] == 110
+    assert rows[2]["gain"] == rows[2]["accuracy"] - rows[1]["accuracy"]
+    vs_loop.print_row(rows[2])
+    assert "+-" in capsys.readouterr().out
+
+
+def test_overhead_benchmark(monkeypatch):
+    monkeypatch.setattr(overhead, "BATCHES", (64,))
+    rows = overhead.compare("fashion-dit", 1, 1)
+    assert [row["against"] for row in rows] == list(overhead.KINDS)
+
+
+def test_growth_benchmark():
+    rows = list(growth.of_classes(2, [2]))
+    assert rows[1]["evaluations"] == 200 and rows[0]["evaluations"] < 200
+    few = list(growth.of_images_at_once(2, [1]))
+    assert [row["images_in_a_call"] for row in few] == [1, 1]
+    assert growth.measure_memory(20, n_before=10)["mib_more"] < 100
+
+
+def test_parts_benchmark(monkeypatch):
+    """Kernels are left out of the plain network alone."""
+    entered = []
+    kernels = _kernels.FastKernels
+    monkeypatch.setattr(kernels, "__enter__", lambda self: entered.append(self))
+    monkeypatch.setattr(kernels, "__exit__", lambda *args: None)
+    monkeypatch.setattr(_errors, "fast_kernels", _errors.fast_kernels)  # put back
+    for how in reversed(parts.PARTS):  # the plain network last: it patches
+        entered.clear()
+        assert parts.measure("fashion-dit", how, 1) > 0
+        assert bool(entered) == (how != parts.PLAIN)
+
+
+def test_a_process_of_its_own_has_the_environment(monkeypatch):
+    monkeypatch.setattr(_common, "module_of", lambda file: "json.tool")
+    monkeypatch.setattr(subprocess, "run", run := Mock())
+    run.return_value.stdout = "[1]"
+    assert _common.run_in_process("a.py", "--b", environment={"C": "2"}) == [1]
+    (command,), options = run.call_args
+    assert command == [sys.executable, "-m", "json.tool", "--b"]
+    assert options["env"] == {**os.environ, "C": "2"}
+
+
+def test_comparison_with_a_revision(monkeypatch, tmp_path):
+    """Ratios of each pair of runs, and a page that shows them."""
+    old = tmp_path / "old"
+    numbers = iter(
+        [(2.0, 100), (1.0, 90), (4.0, 100), (1.0, 110), (2.0, 100), (2.0, 100)]
+    )
+
+    def run(checkout, task, n_images):
+        assert checkout == (old if run.turn % 2 == 0 else vs_revision.ROOT)
+        run.turn += 1
+        seconds, peak = next(numbers)
+        return {"wall": seconds, "cpu": seconds, "peak": peak, "labels": ["a", "b"]}
+
+    run.turn = 0
+    monkeypatch.setattr(vs_revision, "run", run)
+    row = vs_revision.compare("fashion-dit", old, 2, 3)
+    assert row["wall_ratio"] == 0.5 and row["wall_ratio_range"] == [0.25, 1]
+    assert row["peak_ratio"] == 1 and row["same_labels"] == 1
+
+    monkeypatch.setattr(sys, "argv", ["vs_revision.py"])
+    args = _common.make_parser("").parse_args(
+        ["--json", str(tmp_path / "speed" / "vs_revision.json")]
+    )
+    (tmp_path / "speed").mkdir()
+    (tmp_path / "results").mkdir()
+    _common.write(vs_revision.__file__, args, [row], revision="abc", n_rounds=3)
+    for name in ("vs_revision", "index"):
+        template = f"{name}.rst.jinja"
+        shutil.copy(RESULTS_PAGES / template, tmp_path / "results" / template)
+    write_pages(docs=tmp_path, results=tmp_path)
+    page = (tmp_path / "results" / "vs_revision.rst").read_text("utf-8")
+    assert "0.50 (0.25 to 1.00)" in page and "``abc``" in page
+
+
+def test_run_of_a_checkout():
+    """The script that both versions run."""
+    result = vs_revision.run(vs_revision.ROOT, "fashion-dit, one by one", 2)
+    assert len(result["labels"]) == 2
+    assert min(result["wall"], result["cpu"], result["peak"]) > 0
 
 
 def test_tiny_networks_of_the_gpu_benchmark(monkeypatch, capsys, tmp_path):
@@ -162,9 +260,19 @@ def test_families_benchmark(monkeypatch, capsys, tmp_path):
     assert (tmp_path / "f.json").exists()
 
 
+def test_objectives_benchmark():
+    rows = objectives.study(10, 5)
+    names = [row["objective"] for row in rows]
+    assert names[:5] == list(objectives.LOSSES)
+    assert len(set(names)) == 5 + 6 + 2 + len(objectives.SCALES)
+    clf, images, truth = make_task("fashion-dit", 10, n_trials=5, pruning=None)
+    for loss, row in zip(objectives.LOSSES, rows[:5], strict=True):
+        assert row["accuracy"] == clf.set_params(loss=loss).score(images, truth)
+
+
 def test_weightings_of_the_objectives_benchmark_are_those_of_the_estimators():
     """The squared errors, weighted, are those of `target` and of a name."""
-    clf, images, _ = make_task("fashion-dit", 3, n_trials=5, pruning=None)
+    clf, images, truth = make_task("fashion-dit", 3, n_trials=5, pruning=None)
     squared = clf.denoising_errors(images).errors.astype(float)
     given = objectives.weightings(clf.backbone_)
     for name, target, weights in (
@@ -175,20 +283,18 @@ def test_weightings_of_the_objectives_benchmark_are_those_of_the_estimators():
         ("SNR on the noise", "epsilon", "snr"),
         ("variational bound (ELBO)", "velocity", "elbo"),
     ):
-        other, images, truth = make_task(
-            "fashion-dit", 3, n_trials=5, pruning=None, target=target,
-            timestep_weights=weights,
-        )  # fmt: skip
+        other = clone(clf).set_params(target=target, timestep_weights=weights)
+        other.fit(classes=clf.classes_)
         row = objectives.measure(
             name, squared * given[name][clf.trials_.timesteps], truth, clf
         )
         proba = other.predict_proba(images)
         right = (other.classes_[proba.argmax(axis=1)] == truth).mean()
         assert row["accuracy"] == right
-        found = objectives.expected_calibration_error(
+        expected = objectives.expected_calibration_error(
             truth, proba, classes=clf.classes_
         )
-        assert row["calibration_error"] == pytest.approx(found, abs=1e-2)
+        assert row["calibration_error"] == pytest.approx(expected, abs=1e-2)
 
 
 def test_captions_of_the_growth_benchmark_differ():
@@ -226,6 +332,9 @@ def paper(monkeypatch, tmp_path):
     columns = {k: paper_benchmark.COLUMNS[k] for k in ("items, new pairs", "captions")}
     monkeypatch.setattr(paper_benchmark, "COLUMNS", columns)
     monkeypatch.setattr(paper_benchmark, "OBJECTIVES", ("l2", "vlb"))
+    shifts = {name: SHIFTS[name] for name in ("blur", "contrast")}
+    monkeypatch.setattr(paper_benchmark, "SHIFTS", shifts)
+    monkeypatch.setattr(paper_benchmark, "TIMESTEPS", [0, 500])
     photos = load_fashion_photos()
     for name, values in (("images", photos.images), ("labels", photos.target)):
         header = np.array([0x0800 + values.ndim, *values.shape], ">i4").tobytes()
@@ -244,30 +353,32 @@ def paper(monkeypatch, tmp_path):
 
 
 def test_zero_shot_tables_of_the_paper(paper):
-    found = paper("table-1", "table-3")
+    rows = paper("table-1", "table-3")
     names = load_fashion_photos().target_names
     scenes = make_fashion_scenes(30, split="held-out", n_items=1, random_state=1)
     labels = [scene.items[0] for scene in scenes.scenes]
     clip = CLIPZeroShotClassifier(model="fashion-clip").fit(classes=names)
-    row = found["1", "fashion-clip", "items, new pairs"]
+    row = rows["1", "fashion-clip", "items, new pairs"]
     assert row["accuracy"] == pytest.approx(clip.score(scenes.images, labels))
     assert row["low"] <= row["accuracy"] <= row["high"] and row["n"] == 30
-    clf = ZeroShotDiffusionClassifier(model="fashion-scenes", target="epsilon")
+    clf = ZeroShotDiffusionClassifier(
+        model="fashion-scenes", target="epsilon", n_trials=5
+    )
     score = clf.fit(classes=names).score(scenes.images, labels)
-    row = found["1", "Diffusion Classifier", "items, new pairs"]
+    row = rows["1", "Diffusion Classifier", "items, new pairs"]
     assert row["accuracy"] == pytest.approx(score)
     # Ten labelled scenes of each caption are enough to be far above chance.
-    assert found["1", "Pixels (labelled)", "captions"]["accuracy"] > 0.4
-    assert found["1", "Features (labelled)", "captions"]["accuracy"] > 0.4
-    assert found["1", "Synthetic data", "captions"]["n"] == 30
+    assert rows["1", "Pixels (labelled)", "captions"]["accuracy"] > 0.4
+    assert rows["1", "Features (labelled)", "captions"]["accuracy"] > 0.4
+    assert rows["1", "Synthetic data", "captions"]["n"] == 30
     pairs = load_fashion_winoground()
     scores = clip.score_pairs(pairs.images[:4], pairs.captions[:4])
     expected = winoground_scores(scores).text
-    assert found["3", "fashion-clip", "all"]["accuracy"] == expected
+    assert rows["3", "fashion-clip", "all"]["accuracy"] == expected
 
 
 def test_tables_of_labels_and_figures_of_the_paper(paper):
-    found = paper("tables-4-5", "figure-3", "figure-4")
+    rows = paper("tables-4-5", "figure-3", "figure-4")
     photos = load_fashion_photos()
     images, labels = photos.images[:30], photos.names[:30]
     for loss, key in (("l2", ("4", "Diffusion Classifier")), ("vlb", ("5", "vlb"))):
@@ -275,19 +386,19 @@ def test_tables_of_labels_and_figures_of_the_paper(paper):
         score = clf.fit(classes=photos.target_names).score(
             shift(images, "blur"), labels
         )
-        assert found[(*key, "blur")]["accuracy"] == score
+        assert rows[(*key, "blur")]["accuracy"] == score
     # Figure 6: a straight line through the logits, by hand.
     names = [f"fashion-{name}" for name in NETWORKS]
     clean, blurred = (
         [
-            found["4", name, column]["accuracy"]
+            rows["4", name, column]["accuracy"]
             for name in ("Diffusion Classifier", *names)
         ]
         for column in ("photos", "blur")
     )
     x, y = (logit(np.clip(a, 0.5 / 30, 1 - 0.5 / 30)) for a in (clean, blurred))
     foretold = expit(np.polyval(np.polyfit(x[1:], y[1:], 1), x[0]))
-    row = found["figure 6", "Diffusion Classifier", "blur"]
+    row = rows["figure 6", "Diffusion Classifier", "blur"]
     assert row["robustness"] == pytest.approx(expit(y[0]) - foretold, abs=1e-6)
     assert row["low"] < row["robustness"] < row["high"]
     # Figure 3 and 4: one trial at one timestep.
@@ -297,7 +408,7 @@ def test_tables_of_labels_and_figures_of_the_paper(paper):
         (30, ("figure 3", "0", "fashion-dit, photos")),
     ):
         score = clf.fit(classes=photos.target_names).score(images[:n], labels[:n])
-        assert found[key]["accuracy"] == pytest.approx(score)
+        assert rows[key]["accuracy"] == pytest.approx(score)
 
 
 def test_patches_keep_every_pixel():
@@ -309,7 +420,7 @@ def test_patches_keep_every_pixel():
 
 def test_compositional_benchmark(monkeypatch, tmp_path, capsys):
     output = tmp_path / "table.json"
-    flags = ["--quick", "--n-trials=3", "--json", str(output)]
+    flags = ["--n-scenes=8", "--n-examples=16", "--n-trials=3", "--json", str(output)]
     monkeypatch.setattr(sys, "argv", ["compositional.py", *flags])
     compositional.main()
     rows = json.loads(output.read_text())["rows"]

@@ -15,6 +15,7 @@ os.environ.setdefault(
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from filelock import FileLock
 from transformers import (
     CLIPConfig,
@@ -26,7 +27,6 @@ from transformers import (
 )
 
 from diffusion_sklearn import clear_cache
-from diffusion_sklearn.backbones import _loading
 from diffusion_sklearn.datasets import load_fashion_photos
 from diffusion_sklearn.testing import tiny_pipelines
 from diffusion_sklearn.testing._pipelines import clip_tokenizer as tiny_tokenizer
@@ -153,12 +153,12 @@ def photos():
 @pytest.fixture
 def loads(monkeypatch):
     """Names of the models that are really read from disk."""
-    read, names = _loading._read_pipeline, []
+    read, names = DiffusionPipeline.from_pretrained.__func__, []
 
-    def counting(source, *args):
+    def counting(cls, source, **options):
         names.append(source)
-        return read(source, *args)
+        return read(cls, source, **options)
 
-    monkeypatch.setattr(_loading, "_read_pipeline", counting)
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", classmethod(counting))
     clear_cache()
     return names

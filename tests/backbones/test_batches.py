@@ -122,9 +122,8 @@ def test_auto_fits_into_a_gpu(monkeypatch):
 
 def test_vae_and_network_are_halved_by_themselves(dit_folder, monkeypatch):
     """A short VAE neither shrinks the network's batches nor fails for each group."""
-    monkeypatch.setattr("diffusion_sklearn.engine._plan.MAX_GROUP_SIZE", 4)
     clf = ConditionalDiffusionClassifier(
-        model=dit_folder, n_trials=4, pruning=None, batch_size=64
+        model=dit_folder, n_trials=4, pruning=None, batch_size=32
     ).fit(classes=NAMES)
     backbone, sizes = clf.backbone_, []
     encode, predict = backbone.encode, backbone.predict
@@ -142,4 +141,4 @@ def test_vae_and_network_are_halved_by_themselves(dit_folder, monkeypatch):
     monkeypatch.setattr(backbone, "predict", counted)
     with pytest.warns(RuntimeWarning, match="does not fit") as warned:
         clf.predict(np.concatenate([PHOTOS] * 4))
-    assert len(warned) == 1 and max(sizes) == 4 * 3 * 4
+    assert len(warned) == 1 and max(sizes) == 32

@@ -404,7 +404,6 @@ def test_damage_in_the_middle_of_a_run(clf, monkeypatch):
 
 def test_a_full_disk_loses_nothing_of_the_run(clf, monkeypatch):
     expected = clf.fit(classes=["ant", "bee"]).predict_proba(IMAGES)
-    monkeypatch.setattr("diffusion_sklearn.engine._plan.MAX_GROUP_SIZE", 2)
     clf.set_params(memory=clf.memory / "small")
     connect = sqlite3.connect
 

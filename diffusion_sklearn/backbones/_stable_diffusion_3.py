@@ -1,12 +1,12 @@
 """Stable Diffusion 3 and 3.5: a flow-matching transformer with three text encoders."""
 
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._prompts import check_prompts
 from diffusion_sklearn.backbones._text import (
     embed_in_batches,
     join_pooled,
     split_pooled,
 )
+from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "stabilityai/stable-diffusion-3.5-medium"
 

@@ -2,7 +2,6 @@
 
 import torch
 
-from diffusion_sklearn.backbones._prompts import check_prompts
 from diffusion_sklearn.backbones._stable_diffusion import (
     HUB_MODEL,
     StableDiffusionBackbone,
@@ -12,6 +11,7 @@ from diffusion_sklearn.backbones._text import (
     join_pooled,
     split_pooled,
 )
+from diffusion_sklearn.backbones._tokens import check_prompts
 
 
 class StableDiffusionXLBackbone(StableDiffusionBackbone):

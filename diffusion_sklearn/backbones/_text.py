@@ -4,7 +4,7 @@ import torch
 
 from diffusion_sklearn.backbones._batches import BatchSize, in_batches
 from diffusion_sklearn.backbones._modes import evaluation_mode
-from diffusion_sklearn.backbones._prompts import check_prompts
+from diffusion_sklearn.backbones._tokens import check_prompts
 
 BATCH_SIZE = 64  # prompts
 
@@ -54,7 +54,7 @@ def embed_with_mask(backbone, prompts, length, instead, **options):
     length : int
         Number of tokens that the network takes.
     instead : str
-        As in :func:`~diffusion_sklearn.backbones._prompts.check_prompts`.
+        As in :func:`~diffusion_sklearn.backbones._tokens.check_prompts`.
     **options : object
         For ``encode_prompt``.
 

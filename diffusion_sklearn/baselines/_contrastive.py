@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from diffusion_sklearn.backbones._prompts import (
+from diffusion_sklearn.backbones._tokens import (
     check_prompts,
     default_template,
     tokenize,

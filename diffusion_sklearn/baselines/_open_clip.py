@@ -9,7 +9,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
-from diffusion_sklearn.backbones._prompts import DEFAULT_TEMPLATE, check_prompts
+from diffusion_sklearn.backbones._tokens import DEFAULT_TEMPLATE, check_prompts
 from diffusion_sklearn.baselines._checkpoints import to_picture
 from diffusion_sklearn.baselines._dual_encoder import HUB_MODEL, ContrastiveModel
 

@@ -43,8 +43,8 @@ _ESTIMATOR_FOR = {
 }
 
 
-class Fit:
-    """Identity of a fit, to which its plan belongs; a pickle has one of its own."""
+class FitKey:
+    """Key of the plan of a fit; an unpickled estimator has its own."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -121,7 +121,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         # Set fitted attributes only after success.
         self.classes_, self.n_classes_ = labels, len(labels)
         self.trials_, self.prefilter_ = trials, prefilter
-        self._spec, self._conditions, self._fit = spec, plan.conditions, Fit()
+        self._spec, self._conditions, self._fit = spec, plan.conditions, FitKey()
         self._set_conditions(class_conditions)
         return self
 

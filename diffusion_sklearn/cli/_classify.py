@@ -20,7 +20,7 @@ from diffusion_sklearn import (
 )
 from diffusion_sklearn.cli._arguments import BUDGET
 from diffusion_sklearn.engine._progress import ProgressBar
-from diffusion_sklearn.images._files import images_below
+from diffusion_sklearn.images._folders import images_below
 from diffusion_sklearn.images._pixels import read_square
 
 COLUMNS = {

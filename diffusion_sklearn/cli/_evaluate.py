@@ -7,7 +7,7 @@ from diffusion_sklearn.cli._classify import make_classifier
 from diffusion_sklearn.cli._compare import compare
 from diffusion_sklearn.cli._scores import evaluate_images, format_score
 from diffusion_sklearn.datasets._load import read_table
-from diffusion_sklearn.images._files import read_class_folders
+from diffusion_sklearn.images._folders import read_class_folders
 
 
 def run_evaluate(args):

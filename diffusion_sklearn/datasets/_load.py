@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 from diffusion_sklearn.datasets._specs import SPECS, DatasetSpec, list_datasets
-from diffusion_sklearn.images._files import read_class_folders
+from diffusion_sklearn.images._folders import read_class_folders
 
 NAMES_FILE = "names.tsv"
 """Beside the sub-folders: lines of sub-folder, tab, name of the class."""

@@ -116,7 +116,8 @@ def group_errors(plan, pixels, active, cache=None):
     latents, start = None, 0
     for end, rules in plan.rounds:
         trials = plan.order[start:end]
-        i, j, k = np.nonzero(np.broadcast_to(active[:, None], _middle(active, trials)))
+        # The classes of an image and trial are neighbours: (n, m, k).
+        i, j, k = np.nonzero(active[:, None, :].repeat(len(trials), axis=1))
         if len(i) == 0:
             break
         triples = _with_prompts(i, trials[j], k, plan.n_prompts)  # (n_rows, 3)
@@ -138,11 +139,6 @@ def group_errors(plan, pixels, active, cache=None):
             active = active & (active.sum(axis=1, keepdims=True) > 1)
         start = end
     return errors, n_evaluations
-
-
-def _middle(active, trials):
-    """Shape of (images, trials, classes): the classes of a trial are neighbours."""
-    return len(active), len(trials), active.shape[1]
 
 
 def _with_prompts(image, trial, k, n_prompts):

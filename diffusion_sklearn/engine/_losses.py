@@ -108,8 +108,11 @@ def variational_terms(
 def _decoder(latents, mean, log_variance):
     """Negative log probability of the bin that x_0 is in; the outermost are open."""
     half, scale = 1 / 255, (-log_variance / 2).exp()
-    above = torch.special.ndtr(scale * (latents - mean + half))
-    below = torch.special.ndtr(scale * (latents - mean - half))
-    inside = torch.where(latents < -0.999, above, above - below)
-    inside = torch.where(latents > 0.999, 1 - below, inside)
+    upper, lower = scale * (latents - mean + half), scale * (latents - mean - half)
+    # In the upper tail both probabilities are near 1: subtract those of the lower tail.
+    flip = lower > 0
+    a, b = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
+    inside = torch.special.ndtr(a) - torch.special.ndtr(b)
+    inside = torch.where(latents < -0.999, torch.special.ndtr(upper), inside)
+    inside = torch.where(latents > 0.999, torch.special.ndtr(-lower), inside)
     return -inside.clamp(min=1e-12).log()

@@ -128,7 +128,7 @@ class Plan:
 
     @cached_property
     def group_size(self):
-        """Images evaluated together: a batch is full when two classes are left."""
+        """Images evaluated together: with two classes left, they fill a batch."""
         ends = [0] + [end for end, _ in self.rounds]
         shortest = min(b - a for a, b in pairwise(ends))
         n_errors = len(self.conditions) * len(self.trials)

@@ -198,8 +198,8 @@ def race(errors, active, timesteps, alpha, n_trials):
       divide 1 - confidence among them, in proportion to 1 / sqrt(i) for the i-th,
       since most classes go early. Together the class that the full budget would choose
       is dropped with a probability of at most 1 - confidence, in so far as the means
-      are normal, the spreads alike over classes and timesteps, and those dropped
-      earlier were so for a reason of their own.
+      are normal, the spreads alike over classes and timesteps, and the classes
+      dropped earlier were dropped rightly.
     - Where they are not alike: of 19 near-duplicates (a fifth of the noise their own)
       and one other class a little ahead of them, a race at 0.99 loses the one in 3 to
       6 % of images (by the pooled spread alone, 14 to 20 %). Noise 150 times as strong
@@ -238,8 +238,10 @@ def race(errors, active, timesteps, alpha, n_trials):
 
     gap = errors - np.take_along_axis(errors, best[..., None], axis=1)  # (n, k, m)
     gap = np.where(active[:, :, None], gap, 0)
-    middle = gap.sum(axis=1, keepdims=True) / (n_others + 1)[:, :, None]  # (n, 1, m)
-    residual = np.where(active[:, :, None], gap - middle, 0)
+    class_mean = (
+        gap.sum(axis=1, keepdims=True) / (n_others + 1)[:, :, None]
+    )  # (n, 1, m)
+    residual = np.where(active[:, :, None], gap - class_mean, 0)
     # A difference of two classes has twice the variance of one.
     pooled = 2 * _variance(residual, timesteps).sum(axis=1, keepdims=True) / n_others
     spread = np.sqrt(np.maximum(pooled, _variance(gap, timesteps) / 2))  # (n, k)

@@ -5,7 +5,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier, load_backbone
-from diffusion_sklearn.backbones._prompts import default_template
+from diffusion_sklearn.backbones._tokens import default_template
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 from diffusion_sklearn.classifiers._prompts import make_prompts
 from tests.conftest import save_tiny_clip, tiny_sd

@@ -52,12 +52,6 @@ class PixelBackbone(Backbone):
         """
         return torch.tensor(names, dtype=torch.int64)
 
-    def null_condition(self):
-        raise ValueError(
-            "This model has no null class; pass null_condition=k if the model was "
-            "trained with class k as one."
-        )
-
     def forward(self, noised, timesteps, conditions):
         return self.network(noised, timesteps, class_labels=conditions).sample
 

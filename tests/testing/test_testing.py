@@ -153,6 +153,10 @@ def padded_to_the_longest(self, names):
     return rows + max(len(name) for name in names)
 
 
+def null_of_a_prompt(self):
+    return self.condition([""])
+
+
 def two_rows_of_none(self):
     return self.condition(["", ""])
 
@@ -228,7 +232,7 @@ WRONG = [
     ("check_null_condition", SD, {"null_condition": two_rows_of_none}),
     ("check_null_condition", SD, {"null_condition": short_null_condition}),
     ("check_null_condition", SD, {"null_condition": infinite_null_condition}),
-    ("check_null_condition", "DiT", {"null_condition": Backbone.null_condition}),
+    ("check_null_condition", "DiT", {"null_condition": null_of_a_prompt}),
     ("check_modes", "DiT", {"predict": train_mode}),
     ("check_modes", "DiT", {"predict": left_in_evaluation_mode}),
     ("check_modes", SD, {"condition": left_in_train_mode}),

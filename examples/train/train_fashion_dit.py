@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
-from diffusion_sklearn.engine._variational import variational_terms
 from PIL import Image
 from torch.nn import functional as F
 
 from diffusion_sklearn.datasets import load_fashion_mnist
+from diffusion_sklearn.engine._losses import variational_terms
 from diffusion_sklearn.images._pixels import fit_square
 
 N_CLASSES = 10

@@ -1,5 +1,7 @@
 """The pages in docs: code runs, named files exist, tables are generated."""
 
+import ast
+import importlib
 import json
 import re
 import shutil
@@ -132,3 +134,17 @@ def test_cells_and_tables():
     assert cells == ["* -", "u.v", "w", "a, b", "1", "2", "c", "-", "3"]
     text = table(rows, {"x": "{x}", "nothing": "{z}", "n": "{n}"})
     assert "nothing" not in text and text.count("   * - ") == 4
+
+
+SCRIPTS = [*ROOT.glob("examples/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_what_a_script_imports_exists(script):
+    """Also of scripts that train for hours and are run by no test."""
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        ours = isinstance(node, ast.ImportFrom) and node.module is not None
+        if ours and node.module.startswith("diffusion_sklearn"):
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                getattr(module, name.name)

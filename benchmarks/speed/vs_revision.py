@@ -87,7 +87,7 @@ def main():
     parser = make_parser(__doc__)
     parser.add_argument("--revision", default="18ae233", help="the earlier commit")
     args = parser.parse_args()
-    n_images, n_rounds = (20, 1) if args.quick else (100, 5)
+    n_images, n_rounds = (20, 1) if args.quick else (100, 3)
     print(f"against {args.revision}; {n_images} images, {n_rounds} pairs of runs")
     print(describe_machine())
     print(f"{'task':<26}{'wall':>8}{'cpu':>8}{'peak':>8}{'same labels':>13}")

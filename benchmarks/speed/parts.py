@@ -3,9 +3,8 @@
     python -m benchmarks.speed.parts
 
 Evaluations per second of ``predict(pruning=None)`` on both bundled models: as PyTorch
-runs the network, with the faster float32 kernels (the default), and in bfloat16. The
-last row sets two environment variables of glibc's allocator, so that it keeps freed
-memory. Each is timed in its own processes, which take turns: median of three, slowest
+runs the network, with the faster float32 kernels, with freed memory kept for the next
+forward pass, with both (the default), and with both in bfloat16. Each is timed in its own processes, which take turns: median of three, slowest
 and fastest. About 5 minutes on 2 cores, ``--quick`` 1.
 """
 
@@ -24,24 +23,23 @@ from benchmarks._common import (
 from diffusion_sklearn.engine import _errors
 
 PLAIN = "plain float32"
-PARTS = {  # dtype, and environment variables
-    PLAIN: ("float32", {}),
-    "faster float32 kernels": ("float32", {}),
-    "bfloat16": ("bfloat16", {}),
-    "faster float32 kernels, MALLOC_*": (
-        "float32",
-        {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)},
-    ),
+PARTS = {  # dtype, whether with kernels, whether with kept memory
+    PLAIN: ("float32", False, False),
+    "faster float32 kernels": ("float32", True, False),
+    "freed memory kept": ("float32", False, True),
+    "both": ("float32", True, True),
+    "both, bfloat16": ("bfloat16", True, True),
 }
 
 
 def measure(model, how, n_images):
     """Evaluations per second."""
-    if how == PLAIN:
+    dtype, kernels, memory = PARTS[how]
+    if not kernels:
         _errors.fast_kernels = lambda backbone: nullcontext()
-    clf, images, _ = make_task(
-        model, n_images, n_trials=50, pruning=None, dtype=PARTS[how][0]
-    )
+    if not memory:
+        _errors.kept_memory = lambda device: nullcontext()
+    clf, images, _ = make_task(model, n_images, n_trials=50, pruning=None, dtype=dtype)
     clf.predict(images[:2])  # warm up
     began = time.perf_counter()
     clf.predict(images)
@@ -64,10 +62,8 @@ def main():
     for model in ("fashion-dit", "fashion-scenes"):
         speeds = {how: [] for how in PARTS}
         for _ in range(n_rounds):
-            for how, (_, environment) in PARTS.items():
-                flags = [*quick, "--only", model, how]
-                speed = run_in_process(__file__, *flags, environment=environment)
-                speeds[how].append(speed)
+            for how, values in speeds.items():
+                values.append(run_in_process(__file__, *quick, "--only", model, how))
         plain = statistics.median(speeds[PLAIN])
         for how, values in speeds.items():
             speed, low, high = statistics.median(values), min(values), max(values)

@@ -42,7 +42,7 @@ def resolve_batch_size(batch_size, backbone, latent_shape, condition):
         return BatchSize(int(batch_size))
     device = backbone.device
     positions = latent_shape[1] * latent_shape[2]
-    budget, most = (2**14, 128) if device.type == "cpu" else (2**18, 1024)
+    budget, most = (2**14, 256) if device.type == "cpu" else (2**18, 1024)
     rows = min(most, budget // positions)
     if device.type == "cuda":
         rows = min(rows, _rows_that_fit(backbone, latent_shape, condition))

@@ -7,6 +7,7 @@ import torch
 
 from diffusion_sklearn.backbones._batches import in_batches
 from diffusion_sklearn.backbones._devices import to_device
+from diffusion_sklearn.engine._allocator import kept_memory
 from diffusion_sklearn.engine._kernels import fast_kernels
 from diffusion_sklearn.engine._losses import (
     LOSSES,
@@ -90,7 +91,9 @@ def iter_errors(plan, images, active=None, cache=None, first=0):
     for start in range(0, len(images), plan.group_size):
         group = slice(start, start + plan.group_size)
         pixels = to_pixels(images[group], plan.image_size, first + start)
-        yield group_errors(plan, pixels, active[group], cache)
+        with kept_memory(plan.backbone.device):
+            errors = group_errors(plan, pixels, active[group], cache)
+        yield errors
 
 
 def group_errors(plan, pixels, active, cache=None):

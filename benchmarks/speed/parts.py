@@ -4,8 +4,9 @@
 
 Evaluations per second of ``predict(pruning=None)`` on both bundled models: as PyTorch
 runs the network, with the faster float32 kernels, with freed memory kept for the next
-forward pass, with both (the default), and with both in bfloat16. Each is timed in its own processes, which take turns: median of three, slowest
-and fastest. About 5 minutes on 2 cores, ``--quick`` 1.
+forward pass, with both (the default), and with both in bfloat16. Each is timed in its
+own processes, which take turns: median of three, slowest and fastest. About 6 minutes
+on 2 cores, ``--quick`` 1.
 """
 
 import json

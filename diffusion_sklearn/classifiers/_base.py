@@ -109,10 +109,13 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         y, labels, names, classes_given = self._resolve_labels(X, y, classes)
         check_priors(self.priors, labels)
         spec, trials = self._load_and_draw()
+        backbone = get_backbone(spec)
         class_conditions = self._resolve_conditions(
-            get_backbone(spec), labels, names, classes_given
+            backbone, labels, names, classes_given
         )
-        conditions = self._encode(spec, class_conditions)
+        conditions = backbone.condition(
+            [c for group in class_conditions for c in group]
+        )
         plan = self._make_plan(spec, trials, conditions, len(labels))
         prefilter = None
         if self.prefilter is not None:
@@ -306,11 +309,6 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self._check_parameters(len(self.trials_) if fitted else self.n_trials)
         return (self._spec, self.trials_) if fitted else self._load_and_draw()
 
-    def _encode(self, spec, class_conditions):
-        """Conditions of all classes, (n_classes * n_prompts, ...)."""
-        flat = [condition for group in class_conditions for condition in group]
-        return get_backbone(spec).condition(flat)
-
     def _make_plan(self, spec, trials, conditions, n_classes, **settings):
         """The plan of a prediction, from the parameters as they are now."""
         backbone = get_backbone(spec)
@@ -398,13 +396,13 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         errors : ndarray of shape (n_images, n_classes, n_trials), float64
         """
         images = self._check_images(X)
-        plan, store = self._fitted_plan(pruning=None), ErrorStore.of(self.memory)
-        if trials is not None:
-            spec, conditions = self._spec, self._conditions
+        if trials is None:
+            plan, store = self._fitted_plan(pruning=None), ErrorStore.of(self.memory)
+        else:
+            spec, conditions, store = self._spec, self._conditions, None
             plan = self._make_plan(
                 spec, trials, conditions, self.n_classes_, pruning=None
             )
-            store = None
         active, groups = np.ones((len(images), self.n_classes_), bool), []
         with ErrorCache.open(store, plan) as cache, self._progress(images) as bar:
             for errors, n_evaluations in self._iter_errors(plan, images, active, cache):

@@ -2,6 +2,8 @@
 
 import copy
 from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
 
 import torch
 
@@ -130,6 +132,16 @@ class Backbone:
         if not isinstance(model, str):
             model = getattr(model, "name", "")
         return model or type(self.pipeline).__name__
+
+    @property
+    def folder(self):
+        """Local folder that the model was loaded from, a Path; None: none."""
+        model = getattr(self.spec, "model", None)
+        if not isinstance(model, str):
+            return None
+        bundled = Path(str(files("diffusion_sklearn.bundled") / model))
+        folder = bundled if bundled.is_dir() else Path(model)
+        return folder if folder.is_dir() else None
 
     @property
     def device(self):

@@ -2,10 +2,12 @@
 
 from diffusion_sklearn.classifiers._conditional import ConditionalDiffusionClassifier
 from diffusion_sklearn.classifiers._timestep_weights import fit_timestep_weights
+from diffusion_sklearn.classifiers._trial_covariance import fit_trial_covariance
 from diffusion_sklearn.classifiers._zero_shot import ZeroShotDiffusionClassifier
 
 __all__ = [
     "ConditionalDiffusionClassifier",
     "ZeroShotDiffusionClassifier",
     "fit_timestep_weights",
+    "fit_trial_covariance",
 ]

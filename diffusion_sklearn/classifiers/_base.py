@@ -2,6 +2,7 @@
 
 import logging
 from abc import abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from diffusion_sklearn.classifiers._prefilter import (
     combine_with_prefilter,
     fit_prefilter,
 )
+from diffusion_sklearn.classifiers._trial_covariance import resolve_trial_covariance
 from diffusion_sklearn.engine._cache import ErrorCache, ErrorStore
 from diffusion_sklearn.engine._errors import (
     DenoisingErrors,
@@ -27,7 +29,11 @@ from diffusion_sklearn.engine._errors import (
     iter_errors,
 )
 from diffusion_sklearn.engine._plan import Plan
-from diffusion_sklearn.engine._posterior import check_priors, log_posterior
+from diffusion_sklearn.engine._posterior import (
+    check_priors,
+    log_posterior,
+    with_priors,
+)
 from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.engine._pruning import check_pruning
 from diffusion_sklearn.engine._trials import check_timesteps, make_trials
@@ -61,6 +67,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
     class_names: object = None
     n_trials: int = 100
     pruning: object = 0.99
+    trial_covariance: object = "auto"
     loss: str = "l2"
     target: str = "native"
     timesteps: object = "even"
@@ -148,17 +155,12 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             Columns in the order of `classes_`.
         """
         images, plan = self._check_images(X), self._fitted_plan()
-        priors = check_priors(self.priors, self.classes_)
-        active, outside = self._candidates(X, len(images), priors)
-        log_proba = []
-        with self._cache(plan) as cache, self._progress(images) as bar:
-            for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
-                bar.update(n_evaluations)
-                errors = errors * plan.weights  # (n, k, m)
-                log_proba.append(
-                    log_posterior(errors, plan.n_elements, priors, self.temperature)
-                )
-        return combine_with_prefilter(np.concatenate(log_proba), active, outside)
+        log_prior, outside = self._log_prior(X, len(images))
+        log_proba = np.empty(log_prior.shape)
+        with self._open_errors(plan, images, log_prior) as groups:
+            for group, errors, _ in groups:
+                log_proba[group] = self._log_posterior(plan, errors, log_prior[group])
+        return combine_with_prefilter(log_proba, outside)
 
     def denoising_errors(self, X):
         """Error of every image, class and trial behind a prediction.
@@ -175,24 +177,19 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             ``timesteps``, ``n_evaluations``, ``log_proba`` and ``classes``.
         """
         images, plan = self._check_images(X), self._fitted_plan()
-        priors = check_priors(self.priors, self.classes_)
-        active, outside = self._candidates(X, len(images), priors)
-        groups = []
-        with self._cache(plan) as cache, self._progress(images) as bar:
-            for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
-                bar.update(n_evaluations)
-                log_proba = log_posterior(
-                    errors * plan.weights, plan.n_elements, priors, self.temperature
-                )
-                groups.append((errors.astype(np.float32), n_evaluations, log_proba))
-        errors, n_evaluations, log_proba = map(
-            np.concatenate, zip(*groups, strict=True)
-        )
+        log_prior, outside = self._log_prior(X, len(images))
+        log_proba = np.empty(log_prior.shape)
+        all_errors = np.empty((*log_prior.shape, len(plan.trials)), np.float32)
+        n_evaluations = np.empty(len(images), np.int64)
+        with self._open_errors(plan, images, log_prior) as groups:
+            for group, errors, n_rows in groups:
+                all_errors[group], n_evaluations[group] = errors, n_rows
+                log_proba[group] = self._log_posterior(plan, errors, log_prior[group])
         return DenoisingErrors(
-            errors,
+            all_errors,
             self.trials_.timesteps,
             n_evaluations,
-            combine_with_prefilter(log_proba, active, outside),
+            combine_with_prefilter(log_proba, outside),
             self.classes_,
         )
 
@@ -315,11 +312,20 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         settings = {
             "pruning": self.pruning,
             "guidance_scale": self.guidance_scale,
+            "trial_covariance": self.trial_covariance,
             **settings,
         }
-        null = None
-        if settings["guidance_scale"] != 1:
-            null = backbone.encode_null(self.null_condition)
+        image_size = self.image_size or backbone.image_size
+        has_guidance = settings["guidance_scale"] != 1
+        null = backbone.encode_null(self.null_condition) if has_guidance else None
+        target = self.target
+        covariance = resolve_trial_covariance(
+            settings.pop("trial_covariance"),
+            backbone,
+            self.loss,
+            backbone.prediction_type if target == "native" else target,
+            is_usual=image_size == backbone.image_size and not has_guidance,
+        )
         return Plan(
             spec,
             trials,
@@ -327,10 +333,11 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             n_classes,
             weights=trial_weights(self.timestep_weights, trials, backbone, self.target),
             loss=self.loss,
-            target=self.target,
+            target=target,
             null=null,
-            image_size=self.image_size or backbone.image_size,
+            image_size=image_size,
             batch_size=self.batch_size,
+            covariance=covariance,
             **settings,
         )
 
@@ -344,6 +351,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             backbone.dtype,
             weights.tobytes(),
             repr(settings.get("pruning", self.pruning)),
+            self.trial_covariance,
             self.loss,
             self.target,
             self.guidance_scale,
@@ -360,26 +368,57 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
         return get_or_make(self._fit, key, make)
 
-    def _cache(self, plan):
-        """The kept errors of a plan, as a context; None without `memory`."""
-        return ErrorCache.open(ErrorStore.of(self.memory), plan)
+    @contextmanager
+    def _open_errors(self, plan, images, log_prior=None, use_memory=True):
+        """Errors of groups of images, computed here or by joblib's workers.
 
-    def _progress(self, images):
-        return ProgressBar(len(images), self.verbose)
+        Gives (slice, errors, number of evaluations) of each group.
+        """
+        if log_prior is None:
+            log_prior = np.zeros((len(images), plan.n_classes))
+        offsets = -log_prior * self.temperature / plan.n_elements
+        store = ErrorStore.of(self.memory) if use_memory else None
+        with (
+            ErrorCache.open(store, plan) as cache,
+            ProgressBar(len(images), self.verbose) as bar,
+        ):
+            if has_workers(self.n_jobs, len(images)):
+                groups = iter_errors_of_workers(
+                    plan, images, offsets, store, self.n_jobs
+                )
+            else:
+                groups = iter_errors(plan, images, offsets, cache)
+            yield _with_slices(groups, bar)
 
-    def _iter_errors(self, plan, images, active, cache=None):
-        """Errors of groups of images, computed here or by joblib's workers."""
-        if has_workers(self.n_jobs, len(images)):
-            store = None if cache is None else cache.store
-            return iter_errors_of_workers(plan, images, active, store, self.n_jobs)
-        return iter_errors(plan, images, active, cache)
+    def _log_prior(self, X, n_images):
+        """Log prior of each image's classes, -inf where none is evaluated.
 
-    def _candidates(self, X, n_images, priors):
-        """Classes to evaluate, and the prefilter's probability of the others."""
-        if self.prefilter_ is None:
-            active = np.ones((n_images, self.n_classes_), bool)
-            return active, np.zeros(active.shape)
-        return candidates(self.prefilter_, X, self.classes_, self.n_candidates, priors)
+        With it the prefilter's probability of the classes outside its candidates.
+        """
+        priors = check_priors(self.priors, self.classes_)
+        log_prior = with_priors(np.zeros(self.n_classes_), priors)
+        outside = np.zeros((n_images, self.n_classes_))
+        active = np.ones(outside.shape, bool)
+        if self.prefilter_ is not None:
+            active, outside = candidates(
+                self.prefilter_, X, self.classes_, self.n_candidates, priors
+            )
+        log_prior = np.where(active, log_prior, -np.inf)
+        if np.isneginf(log_prior).all(axis=1).any():
+            raise ValueError(
+                f"priors={priors.tolist()} rule out every class that is left for an "
+                "image; raise n_candidates or give each class a prior above 0."
+            )
+        return log_prior, outside
+
+    def _log_posterior(self, plan, errors, log_prior):
+        return log_posterior(
+            errors * plan.weights,
+            plan.n_elements,
+            log_prior,
+            self.temperature,
+            plan.coefficients,
+        )
 
     def _all_errors(self, X, trials=None):
         """Errors of all classes and trials, whatever the pruning and the prefilter.
@@ -397,18 +436,16 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """
         images = self._check_images(X)
         if trials is None:
-            plan, store = self._fitted_plan(pruning=None), ErrorStore.of(self.memory)
-        else:
-            spec, conditions, store = self._spec, self._conditions, None
-            plan = self._make_plan(
-                spec, trials, conditions, self.n_classes_, pruning=None
-            )
-        active, groups = np.ones((len(images), self.n_classes_), bool), []
-        with ErrorCache.open(store, plan) as cache, self._progress(images) as bar:
-            for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
-                bar.update(n_evaluations)
-                groups.append(errors)
-        return np.concatenate(groups)
+            return self._errors_of(self._fitted_plan(pruning=None), images)
+        plan = self._make_plan(
+            self._spec, trials, self._conditions, self.n_classes_, pruning=None
+        )
+        return self._errors_of(plan, images, use_memory=False)
+
+    def _errors_of(self, plan, images, log_prior=None, use_memory=True):
+        """Errors of all images at once, (n_images, n_classes, n_trials)."""
+        with self._open_errors(plan, images, log_prior, use_memory) as groups:
+            return np.concatenate([errors for _, errors, _ in groups])
 
     def _mean_errors(self, spec, trials, images, conditions, active=None, **settings):
         """Weighted mean error of each condition, summed over the latent, (n, k).
@@ -418,14 +455,10 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         plan = self._make_plan(
             spec, trials, conditions, len(conditions), pruning=None, **settings
         )
-        if active is None:
-            active = np.ones((len(images), len(conditions)), bool)
-        means = []
-        with self._cache(plan) as cache, self._progress(images) as bar:
-            for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
-                bar.update(n_evaluations)
-                means.append((errors * plan.weights).mean(axis=2) * plan.n_elements)
-        return np.concatenate(means)
+        log_prior = None if active is None else np.where(active, 0, -np.inf)
+        with self._open_errors(plan, images, log_prior) as groups:
+            means = [(errors * plan.weights).mean(axis=2) for _, errors, _ in groups]
+        return np.concatenate(means) * plan.n_elements
 
     @abstractmethod
     def _resolve_conditions(self, backbone, labels, names, classes_given):
@@ -437,3 +470,11 @@ class BaseDiffusionClassifier(BaseImageClassifier):
     @abstractmethod
     def _set_conditions(self, class_conditions):
         """Set the fitted attribute that holds the prompts or class ids."""
+
+
+def _with_slices(groups, bar):
+    start = 0
+    for errors, n_evaluations in groups:
+        bar.update(n_evaluations)
+        yield slice(start, start + len(errors)), errors, n_evaluations
+        start += len(errors)

@@ -45,6 +45,12 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         class is dropped once its paired difference from the best is positive at that
         confidence, corrected for the number of looks and of classes. Stages and a
         float, as in ``((25, 5), 0.99)``: both.
+    trial_covariance : TrialCovariance, str, Path or None, default="auto"
+        What a race predicts with: the covariance of errors over trials that
+        :func:`fit_trial_covariance` learns from unlabelled images, or its ``.npz``
+        file. A few trials then predict the mean of all, and a race takes half of the
+        evaluations or fewer. "auto": the model's own, if it has one. None: a race tests
+        means.
     loss : {"l1", "l2", "huber", "vlb", "l2+vlb"}, default="l2"
         How predicted and true noise are compared. "vlb" is the variational bound of a
         model that learns its variance (DiT does), "l2+vlb" what such a model was

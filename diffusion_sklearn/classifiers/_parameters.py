@@ -7,6 +7,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from diffusion_sklearn.backbones._noise_schedule import PREDICTION_TYPES
 from diffusion_sklearn.engine._cache import ErrorStore
+from diffusion_sklearn.engine._covariance import TrialCovariance
 from diffusion_sklearn.engine._losses import LOSSES, VARIATIONAL
 from diffusion_sklearn.engine._trials import TIMESTEP_PLANS
 from diffusion_sklearn.engine._weights import WEIGHTINGS
@@ -17,6 +18,7 @@ PARAMETER_CONSTRAINTS = {
     "class_names": ["array-like", None],
     "n_trials": [Interval(Integral, 1, None, closed="left")],
     "pruning": "no_validation",
+    "trial_covariance": [str, Path, TrialCovariance, None],
     "loss": [StrOptions({*LOSSES, *VARIATIONAL})],
     "target": [StrOptions({"native", *PREDICTION_TYPES})],
     "timesteps": [StrOptions(set(TIMESTEP_PLANS)), "array-like"],

@@ -87,7 +87,7 @@ def candidates(prefilter, X, classes, n_candidates, priors=None):
     return active, np.where(active, 0, proba / total)
 
 
-def combine_with_prefilter(log_proba, active, outside):
+def combine_with_prefilter(log_proba, outside):
     r"""Divide the probability between the candidates and the other classes.
 
     The prefilter gives the probability of the candidates S together, and of each class
@@ -102,7 +102,7 @@ def combine_with_prefilter(log_proba, active, outside):
     ----------
     log_proba : ndarray of shape (n_images, n_classes)
         Log posterior among the candidates.
-    active, outside : ndarray of shape (n_images, n_classes)
+    outside : ndarray of shape (n_images, n_classes)
         From :func:`candidates`.
 
     Returns
@@ -113,4 +113,4 @@ def combine_with_prefilter(log_proba, active, outside):
     log_proba = log_proba + np.log1p(-outside.sum(axis=1, keepdims=True))
     limit = log_proba.max(axis=1, keepdims=True) - 1e-9
     with np.errstate(divide="ignore"):
-        return np.where(active, log_proba, np.minimum(np.log(outside), limit))
+        return np.maximum(log_proba, np.minimum(np.log(outside), limit))

@@ -62,7 +62,7 @@ class DenoisingErrors:
     classes: np.ndarray
 
 
-def iter_errors(plan, images, active=None, cache=None, first=0):
+def iter_errors(plan, images, offsets=None, cache=None, first=0):
     """Errors of images, one group of them at a time.
 
     Parameters
@@ -71,8 +71,9 @@ def iter_errors(plan, images, active=None, cache=None, first=0):
         Everything that is the same for all images.
     images : sequence
         As :func:`~diffusion_sklearn.images._pixels.check_images` returns them.
-    active : ndarray of shape (n_images, n_classes), bool, default=None
-        The classes to evaluate for each image; None: all.
+    offsets : ndarray of shape (n_images, n_classes), float64, default=None
+        Added to the mean errors where classes are compared, such as what follows from
+        unequal priors; infinity: the class is not evaluated. None: 0.
     cache : ErrorCache, default=None
         Errors computed before, and where to put new ones.
     first : int, default=0
@@ -86,17 +87,17 @@ def iter_errors(plan, images, active=None, cache=None, first=0):
     n_evaluations : ndarray of shape (n_group,), int64
         Rows that went through the network for each image.
     """
-    if active is None:
-        active = np.ones((len(images), plan.n_classes), bool)
+    if offsets is None:
+        offsets = np.zeros((len(images), plan.n_classes))
     for start in range(0, len(images), plan.group_size):
         group = slice(start, start + plan.group_size)
         pixels = to_pixels(images[group], plan.image_size, first + start)
         with kept_memory(plan.backbone.device):
-            errors = group_errors(plan, pixels, active[group], cache)
+            errors = group_errors(plan, pixels, offsets[group], cache)
         yield errors
 
 
-def group_errors(plan, pixels, active, cache=None):
+def group_errors(plan, pixels, offsets, cache=None):
     """Errors of a group of images, dropping classes on the way.
 
     Parameters
@@ -105,7 +106,7 @@ def group_errors(plan, pixels, active, cache=None):
         Everything that is the same for all images.
     pixels : ndarray of shape (n_group, 3, size, size)
         The images, in [-1, 1].
-    active, cache
+    offsets, cache
         As in :func:`iter_errors`.
 
     Returns
@@ -113,6 +114,7 @@ def group_errors(plan, pixels, active, cache=None):
     errors : ndarray of shape (n_group, n_classes, n_trials), float64
     n_evaluations : ndarray of shape (n_group,), int64
     """
+    active = np.isfinite(offsets)
     errors = np.full((*active.shape, len(plan.trials)), np.nan)  # (n, k, m)
     n_evaluations = np.zeros(len(active), np.int64)
     cached = None if cache is None else cache.get(pixels)  # (n, conditions, m)
@@ -137,7 +139,8 @@ def group_errors(plan, pixels, active, cache=None):
         so_far = plan.order[:end]
         weighted = errors[:, :, so_far] * plan.weights[so_far]
         for rule in rules:
-            active = rule(weighted, active, plan.trials.timesteps[so_far])
+            timesteps = plan.trials.timesteps[so_far]
+            active = rule(weighted, active, timesteps, offsets=offsets)
             # An image with one class left is decided.
             active = active & (active.sum(axis=1, keepdims=True) > 1)
         start = end

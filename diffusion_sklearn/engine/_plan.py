@@ -12,8 +12,13 @@ import torch
 
 from diffusion_sklearn.backbones._batches import BatchSize, resolve_batch_size
 from diffusion_sklearn.backbones._loading import get_backbone
+from diffusion_sklearn.engine._covariance import MeanPredictor, TrialCovariance
 from diffusion_sklearn.engine._losses import check_loss
-from diffusion_sklearn.engine._pruning import pruning_rounds, stage_ends
+from diffusion_sklearn.engine._pruning import (
+    pruning_rounds,
+    split_pruning,
+    stage_ends,
+)
 from diffusion_sklearn.engine._trials import Trials
 
 MAX_GROUP_SIZE = 64  # images
@@ -49,6 +54,8 @@ class Plan:
         The null condition, where there is guidance.
     image_size : int
         Side of the images in pixels.
+    covariance : TrialCovariance or None
+        Of the errors of this loss and target. A race predicts with it.
     """
 
     model: object
@@ -63,6 +70,7 @@ class Plan:
     null: torch.Tensor | None
     image_size: int
     batch_size: object
+    covariance: TrialCovariance | None = None
     token: str = field(default_factory=lambda: uuid4().hex, repr=False)
 
     def __post_init__(self):
@@ -92,12 +100,43 @@ class Plan:
     @cached_property
     def rounds(self):
         """Cumulative numbers of trials, each with the rules that drop classes there."""
-        return pruning_rounds(self.pruning, len(self.trials))
+        return pruning_rounds(self.pruning, len(self.trials), self.predictor)
+
+    @cached_property
+    def predictor(self):
+        """What predicts the mean of all trials in a race; None: a test of means."""
+        if self.covariance is None or split_pruning(self.pruning)[0] is None:
+            return None
+        stages = stage_ends(self.pruning)
+        weights = self.weights
+        covariance = self.covariance.matrix(self.trials.timesteps)
+        return MeanPredictor(
+            covariance * np.outer(weights, weights),
+            self.trials.order(stages) if stages else None,
+        )
 
     @cached_property
     def order(self):
         """Order in which the trials are run, (n_trials,)."""
+        if self.predictor is not None:
+            return self.predictor.order
         return self.trials.order(stage_ends(self.pruning))
+
+    @cached_property
+    def coefficients(self):
+        """Weight of each trial in a mean of the first n, a row for each n.
+
+        Of shape (n_trials + 1, n_trials); zeros for numbers of trials between the
+        rounds.
+        """
+        n = len(self.trials)
+        coefficients = np.zeros((n + 1, n))
+        for end, _ in self.rounds:
+            mean = 1 / end
+            if self.predictor is not None and end < n:
+                mean, *_ = self.predictor.after(end)
+            coefficients[end, self.order[:end]] = mean
+        return coefficients
 
     @cached_property
     def inputs(self):

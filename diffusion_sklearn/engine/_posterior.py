@@ -4,7 +4,9 @@ import numpy as np
 from scipy.special import log_softmax
 
 
-def log_posterior(errors, n_elements, priors=None, temperature=1.0):
+def log_posterior(
+    errors, n_elements, log_prior=0.0, temperature=1.0, coefficients=None
+):
     """Log posterior of the classes, from the errors of paired trials.
 
     The log-likelihood of a class is minus its mean error over trials, summed over the
@@ -19,10 +21,13 @@ def log_posterior(errors, n_elements, priors=None, temperature=1.0):
         was pruned. A class with no trial at all gets probability 0.
     n_elements : int
         Number of elements of a latent, to turn means into sums.
-    priors : ndarray of shape (n_classes,), default=None
-        Class priors; None: uniform.
+    log_prior : float or ndarray that broadcasts to (n_images, n_classes), default=0
+        Up to a constant. A class at minus infinity gets probability 0.
     temperature : float, default=1.0
         Divides the log-likelihoods.
+    coefficients : ndarray of shape (n_trials + 1, n_trials), default=None
+        Weight of each trial in the mean of a class, by the number of trials that it
+        has. None: all trials that ran weigh the same.
 
     Returns
     -------
@@ -32,27 +37,24 @@ def log_posterior(errors, n_elements, priors=None, temperature=1.0):
     errors = np.asarray(errors, np.float64)  # (n, k, m)
     done = ~np.isnan(errors)
     n_done = done.sum(axis=2)  # (n, k)
-    mean = np.where(done, errors, 0).sum(axis=2) / np.maximum(n_done, 1)
+    if coefficients is None:
+        weight = done / np.maximum(n_done, 1)[:, :, None]
+    else:
+        weight = coefficients[n_done]  # (n, k, m)
+    scale = n_elements / temperature
+    log_joint = log_prior - scale * (np.where(done, errors, 0) * weight).sum(axis=2)
     leading = n_done == n_done.max(axis=1, keepdims=True)
-    best = np.where(leading, mean, np.inf).argmin(axis=1)[:, None]  # (n, 1)
+    best = np.where(leading, log_joint, -np.inf).argmax(axis=1)[:, None]  # (n, 1)
 
+    # The best class has every trial that another has.
     best_errors = np.take_along_axis(errors, best[..., None], axis=1)  # (n, 1, m)
-    both = done & ~np.isnan(best_errors)
-    gap = np.where(both, errors - np.where(both, best_errors, 0), 0).sum(axis=2)
-    gap = gap / np.maximum(both.sum(axis=2), 1)  # (n, k)
-    gap = np.where(n_done > 0, gap, np.inf)
-
-    log_likelihood = -gap * n_elements / temperature
+    gap = (np.where(done, errors - best_errors, 0) * weight).sum(axis=2)
+    log_prior = np.broadcast_to(log_prior, gap.shape)
+    log_odds = log_prior - np.take_along_axis(log_prior, best, axis=1) - scale * gap
+    log_odds = np.where(n_done > 0, log_odds, -np.inf)
     # A pruned class is never likelier than the best one.
-    limit = np.where(leading, np.inf, -1e-9)
-    log_likelihood = np.minimum(log_likelihood, limit)
-    log_likelihood = with_priors(log_likelihood, priors)
-    if priors is not None and np.isneginf(log_likelihood).all(axis=1).any():
-        raise ValueError(
-            f"priors={priors.tolist()} rule out every class that is left for an "
-            "image; raise n_candidates or give each class a prior above 0."
-        )
-    return log_softmax(log_likelihood, axis=1)
+    log_odds = np.minimum(log_odds, np.where(leading, np.inf, -1e-9))
+    return log_softmax(log_odds, axis=1)
 
 
 def with_priors(log_likelihood, priors):

@@ -32,7 +32,7 @@ def has_workers(n_jobs, n_images):
     return is_cluster or min(effective_n_jobs(n_jobs), n_images) > 1
 
 
-def iter_errors_of_workers(plan, images, active, store, n_jobs):
+def iter_errors_of_workers(plan, images, offsets, store, n_jobs):
     """Errors of images, as :func:`iter_errors` yields them, computed by workers.
 
     A plan goes to each worker as a memory map (loky) or once (Dask, scattered); a
@@ -40,7 +40,7 @@ def iter_errors_of_workers(plan, images, active, store, n_jobs):
 
     Parameters
     ----------
-    plan, images, active
+    plan, images, offsets
         As in :func:`iter_errors`.
     store : ErrorStore or None
         The kept errors, which each worker opens.
@@ -60,7 +60,7 @@ def iter_errors_of_workers(plan, images, active, store, n_jobs):
     """
     n_workers = min(effective_n_jobs(n_jobs), len(images))
     tasks = (
-        delayed(_errors_of_chunk)(plan, _part(images, a, b), active[a:b], store, a)
+        delayed(_errors_of_chunk)(plan, _part(images, a, b), offsets[a:b], store, a)
         for a, b in chunks(len(images), n_workers)
     )
     backend, _ = get_active_backend()
@@ -78,9 +78,9 @@ def iter_errors_of_workers(plan, images, active, store, n_jobs):
         ) from error
 
 
-def _errors_of_chunk(plan, images, active, store, first):
+def _errors_of_chunk(plan, images, offsets, store, first):
     with ErrorCache.open(store, plan) as cache:
-        return list(iter_errors(plan, images, active, cache, first))
+        return list(iter_errors(plan, images, offsets, cache, first))
 
 
 def _part(images, a, b):

@@ -7,7 +7,11 @@ from sklearn.utils.validation import (
 )
 
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
-from diffusion_sklearn.engine._posterior import check_priors, log_posterior
+from diffusion_sklearn.engine._posterior import (
+    check_priors,
+    log_posterior,
+    with_priors,
+)
 from diffusion_sklearn.engine._trials import thin
 
 
@@ -110,7 +114,8 @@ def count_correct(clf, errors, y):
     n_correct : int
     """
     priors, plan = check_priors(clf.priors, clf.classes_), clf._fitted_plan()
-    log_proba = log_posterior(errors, plan.n_elements, priors, clf.temperature)
+    log_prior = with_priors(0.0, priors)
+    log_proba = log_posterior(errors, plan.n_elements, log_prior, clf.temperature)
     return int((clf.classes_[log_proba.argmax(axis=1)] == y).sum())
 
 

@@ -1,0 +1,131 @@
+"""The trial covariance: learned from unlabelled images, or the model's own."""
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from diffusion_sklearn.engine._covariance import TrialCovariance, learn_covariance
+from diffusion_sklearn.engine._trials import make_trials
+
+N_TRIALS, MAX_CLASSES = 100, 20
+
+
+def fit_trial_covariance(clf, X):
+    """Learn what the race predicts with, from unlabelled images.
+
+    Every image gets all of 100 even trials for every class, or for 20 of them at
+    random where there are more. The covariance of these errors over trials then serves
+    any other number of trials, any timesteps, noise and classes, with this model and
+    this loss. Ten images are enough for most purposes (``benchmarks/accuracy/race.py``).
+
+    Parameters
+    ----------
+    clf : ZeroShotDiffusionClassifier or ConditionalDiffusionClassifier
+        Fitted, with at least two classes.
+    X : list, array-like or Tensor of n_images
+        Images, as for ``clf.predict``, like those to come.
+
+    Returns
+    -------
+    trial_covariance : TrialCovariance
+        For the parameter `trial_covariance` of estimators with the same model and
+        loss. Its ``save(path)`` writes it to a ``.npz`` file, whose path will do too.
+
+    Raises
+    ------
+    ValueError
+        If there is one class only.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn import ConditionalDiffusionClassifier
+    >>> from diffusion_sklearn import fit_trial_covariance
+    >>> from diffusion_sklearn.datasets import load_fashion_photos
+    >>> images = load_fashion_photos().images
+    >>> clf = ConditionalDiffusionClassifier(model="fashion-dit", trial_covariance=None)
+    >>> clf = clf.fit(classes=["bag", "sandal", "trouser"])
+    >>> covariance = fit_trial_covariance(clf, images[:5])
+    >>> faster = clf.set_params(trial_covariance=covariance)
+    >>> faster.predict(images[5:8]).tolist()
+    ['trouser', 'trouser', 'sandal']
+    """
+    images = clf._check_images(X)
+    if clf.n_classes_ < 2:
+        raise ValueError(
+            f"clf has the class {clf.classes_.tolist()} only, and one class has no "
+            "covariance of differences; fit it with two or more."
+        )
+    backbone = clf.backbone_
+    rng = check_random_state(1)
+    trials = make_trials("even", N_TRIALS, backbone.n_timesteps, rng)
+    subset = np.arange(clf.n_classes_)
+    if len(subset) > MAX_CLASSES:
+        subset = np.sort(rng.choice(subset, MAX_CLASSES, replace=False))
+    conditions = clf._conditions.unflatten(0, (clf.n_classes_, -1))[subset]
+    plan = clf._make_plan(
+        clf._spec,
+        trials,
+        conditions.flatten(0, 1),
+        len(subset),
+        pruning=None,
+        trial_covariance=None,
+    )
+    errors = clf._errors_of(plan, images, use_memory=False)
+    return learn_covariance(
+        errors,
+        trials.timesteps,
+        backbone.n_timesteps,
+        loss=clf.loss,
+        target=backbone.prediction_type if clf.target == "native" else clf.target,
+        model=backbone.digest(),
+    )
+
+
+def resolve_trial_covariance(given, backbone, loss, target, is_usual):
+    """The covariance of the errors of a loss and target.
+
+    Parameters
+    ----------
+    given : TrialCovariance, str, Path or None
+        The estimators' parameter.
+    backbone : Backbone
+        The model.
+    loss, target : str
+        Of the errors; `target` is a prediction type.
+    is_usual : bool
+        Whether images are of the model's own size and there is no guidance, as where
+        the model's own covariance was learned.
+
+    Returns
+    -------
+    covariance : TrialCovariance or None
+        None: the race is by a test of means.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    ValueError
+        If it was learned with another model or another loss.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str) and given == "auto":
+        file = backbone.folder and backbone.folder / f"trial_covariance_{loss}.npz"
+        if not is_usual or not file or not file.is_file():
+            return None
+        covariance = TrialCovariance.load(file)
+        return covariance.in_space(loss, target, backbone.noise_schedule)
+    if not isinstance(given, TrialCovariance):
+        given = TrialCovariance.load(given)
+    if given.model not in ("", backbone.digest()):
+        raise ValueError(
+            f"trial_covariance={given!r} was learned with another model than "
+            f"{backbone.name}; pass fit_trial_covariance(clf, X) of this one, or None."
+        )
+    covariance = given.in_space(loss, target, backbone.noise_schedule)
+    if covariance is None:
+        raise ValueError(
+            f"trial_covariance={given!r} does not fit loss={loss!r} and "
+            f"target={target!r}; learn one with these, or pass None."
+        )
+    return covariance

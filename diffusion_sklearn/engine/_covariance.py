@@ -1,0 +1,268 @@
+"""Covariance of the errors over trials, from which a race predicts their means."""
+
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+N_KNOTS = 25
+POWERS = {"l1": 1, "l2": 2}  # of the scale of a prediction, in each loss
+
+
+@dataclass(frozen=True, eq=False)
+class TrialCovariance:
+    r"""Covariance of paired errors over trials, for the race by prediction.
+
+    The errors of a class, less their mean over the classes, are correlated over
+    trials: a smooth function of both timesteps, and noise of its own in each trial,
+
+    .. math:: \mathrm{Cov}(r_i, r_j) \propto k(t_i, t_j) + \delta_{ij} \, n(t_i).
+
+    It serves any number of trials, any timesteps and any noise. Only ratios count: a
+    race estimates the scale from each image. :func:`fit_trial_covariance` learns one
+    from unlabelled images.
+
+    Attributes
+    ----------
+    timesteps : ndarray of shape (n_knots,), float64
+        Where the kernel is given, rising; between them it is interpolated.
+    kernel : ndarray of shape (n_knots, n_knots), float64
+        The smooth part, k. Positive semidefinite.
+    nugget : ndarray of shape (n_knots,), float64
+        Variance of a trial's own noise, n.
+    loss, target : str
+        Of the errors. Errors of "l1" and "l2" serve every target, since these differ
+        by a factor that depends on the timestep alone.
+    n_images : int
+        Number of images that it was learned from.
+    model : str
+        Fingerprint of the model; "" fits every model.
+
+    See Also
+    --------
+    fit_trial_covariance : Learns one.
+    """
+
+    timesteps: np.ndarray = field(repr=False)
+    kernel: np.ndarray = field(repr=False)
+    nugget: np.ndarray = field(repr=False)
+    loss: str
+    target: str
+    n_images: int
+    model: str = field(default="", repr=False)
+
+    def matrix(self, timesteps):
+        """Covariance of trials.
+
+        Parameters
+        ----------
+        timesteps : ndarray of shape (n_trials,), int64
+            Timestep of each trial.
+
+        Returns
+        -------
+        covariance : ndarray of shape (n_trials, n_trials), float64
+            Positive definite.
+        """
+        # Weight of each knot at each timestep, by linear interpolation.
+        knots = np.eye(len(self.timesteps))
+        weights = np.stack([np.interp(timesteps, self.timesteps, k) for k in knots])
+        return weights.T @ self.kernel @ weights + np.diag(self.nugget @ weights)
+
+    def save(self, path):
+        """Write to a file in NumPy's ``.npz`` format.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        """
+        np.savez(path, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    def load(cls, path):
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+
+        Returns
+        -------
+        covariance : TrialCovariance
+
+        Raises
+        ------
+        OSError
+            If there is no such file.
+        ValueError
+            If the file holds something else.
+        """
+        try:
+            with np.load(path) as arrays:
+                values = {f.name: arrays[f.name] for f in fields(cls)}
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"trial_covariance={str(path)!r} is no file of a TrialCovariance; make "
+                "one by fit_trial_covariance(clf, X).save(path)."
+            ) from error
+        scalars = {k: v.item() for k, v in values.items() if v.ndim == 0}
+        return cls(**{**values, **scalars})
+
+    def in_space(self, loss, target, schedule):
+        """The covariance of the errors of another target.
+
+        Parameters
+        ----------
+        loss, target : str
+            Of the errors.
+        schedule : NoiseSchedule
+            Of the model.
+
+        Returns
+        -------
+        covariance : TrialCovariance or None
+            None where it does not follow from this one.
+        """
+        if loss != self.loss or (target != self.target and loss not in POWERS):
+            return None
+        if target == self.target:
+            return self
+        scale = _scale(target, schedule, self.timesteps, POWERS[loss])
+        scale = scale / _scale(self.target, schedule, self.timesteps, POWERS[loss])
+        return replace(
+            self,
+            kernel=self.kernel * np.outer(scale, scale),
+            nugget=self.nugget * scale**2,
+            target=target,
+        )
+
+
+def _scale(target, schedule, timesteps, power):
+    """Error of a target relative to that of the velocity, at each timestep."""
+    if target == "velocity":
+        return np.ones(len(timesteps))
+    values = schedule.alpha_t if target == "epsilon" else schedule.sigma_t
+    values = values.cpu().double().numpy()
+    return np.interp(timesteps, np.arange(len(values)), values) ** power
+
+
+def learn_covariance(errors, timesteps, n_timesteps, **facts):
+    """Learn the covariance from errors of all classes and trials.
+
+    Parameters
+    ----------
+    errors : ndarray of shape (n_images, n_classes, n_trials)
+        Of at least two classes.
+    timesteps : ndarray of shape (n_trials,), int64
+        Even timesteps, more than one a knot.
+    n_timesteps : int
+        T, the number of timesteps the model was trained with.
+    **facts : dict
+        The other attributes of :class:`TrialCovariance`.
+
+    Returns
+    -------
+    covariance : TrialCovariance
+    """
+    residuals = errors - errors.mean(axis=1, keepdims=True)  # (n, k, m)
+    # Each image counts the same: some have errors many times those of others.
+    scale = (residuals**2).mean(axis=(1, 2), keepdims=True)
+    residuals = residuals / np.sqrt(np.maximum(scale, np.finfo(float).tiny))
+    residuals = residuals.reshape(-1, errors.shape[2])
+    covariance = residuals.T @ residuals / len(residuals)  # (m, m)
+
+    # Means over pairs of different trials in each pair of bands of timesteps.
+    band = timesteps * N_KNOTS // n_timesteps
+    members = np.eye(N_KNOTS)[:, band]  # (n_knots, m)
+    pairs = members @ (1 - np.eye(len(band))) @ members.T
+    off_diagonal = covariance - np.diag(np.diag(covariance))
+    kernel = members @ off_diagonal @ members.T / np.maximum(pairs, 1)
+    values, vectors = np.linalg.eigh(kernel)
+    kernel = (vectors * np.maximum(values, 0)) @ vectors.T
+    variance = members @ np.diag(covariance) / members.sum(axis=1)
+    # A share of its own keeps the matrix well-conditioned.
+    nugget = np.maximum(variance - np.diag(kernel), 1e-3 * variance)
+    knots = (np.arange(N_KNOTS) + 0.5) * n_timesteps / N_KNOTS
+    return TrialCovariance(
+        knots, kernel, nugget + np.finfo(float).tiny, n_images=len(errors), **facts
+    )
+
+
+class MeanPredictor:
+    r"""Best linear unbiased prediction of a mean over all trials from a few.
+
+    With C the covariance of the N trials and S those that ran, the mean m of a class's
+    errors over all trials is predicted from its errors :math:`e_S` by
+
+    .. math:: \hat m = g' e_S, \quad g = C_{SS}^{-1} C_{S\cdot} 1 / N, \quad
+        v = 1' C 1 / N^2 - (C_{S\cdot} 1 / N)' g,
+
+    where v is the variance that remains (simple kriging; Cressie, "Statistics for
+    Spatial Data", 1993, section 3.2). What errors of different classes have in common
+    cancels in their differences.
+
+    Parameters
+    ----------
+    covariance : ndarray of shape (n_trials, n_trials)
+        C.
+    order : ndarray of shape (n_trials,), int64, default=None
+        Order in which trials run. None: the greedy one, in which each next trial is
+        the one that lowers v most.
+
+    Attributes
+    ----------
+    order : ndarray of shape (n_trials,), int64
+    """
+
+    def __init__(self, covariance, order=None):
+        scale = np.sqrt(np.maximum(np.diag(covariance), 0))
+        self._scale = np.where(scale > 0, scale, 1)
+        self._correlation = covariance / np.outer(self._scale, self._scale)
+        self._mean = covariance.mean(axis=1) / self._scale
+        self._total = covariance.mean()
+        self.order = self._greedy_order(covariance) if order is None else order
+
+    def _greedy_order(self, covariance):
+        n = len(covariance)
+        remaining, order = covariance.copy(), []
+        left = np.diag(covariance) > 0
+        while left.any():
+            variance = np.where(left, np.diag(remaining), 1)
+            gain = np.where(left, remaining.mean(axis=1) ** 2 / variance, -1)
+            best = int(gain.argmax())
+            order.append(best)
+            left[best] = False
+            column = remaining[:, best] / remaining[best, best]
+            remaining = remaining - np.outer(column, remaining[best])
+        # Trials of weight 0 come last.
+        return np.array(order + sorted(set(range(n)) - set(order)), np.int64)
+
+    def after(self, n_done):
+        """The prediction after the first trials of the order.
+
+        Parameters
+        ----------
+        n_done : int
+            Number of trials that ran.
+
+        Returns
+        -------
+        coefficients : ndarray of shape (n_done,), float64
+            g.
+        variance : float
+            v.
+        whiten : ndarray of shape (n_done, n_done), float64
+            Turns the errors of these trials into uncorrelated ones of variance 1.
+        """
+        done = self.order[:n_done]
+        used = self._correlation[done, done] > 0
+        correlation = self._correlation[np.ix_(done, done)]
+        correlation = correlation + np.diag(1.0 - used)  # trials of weight 0
+        lower = np.linalg.cholesky(correlation)
+        scale = np.where(used, self._scale[done], np.inf)
+        whiten = solve_triangular(lower, np.diag(1 / scale), lower=True).T
+        projected = solve_triangular(lower, self._mean[done], lower=True)
+        variance = max(self._total - projected @ projected, 0.0)
+        return whiten @ projected, variance, whiten

@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "classifiers": [
             "ConditionalDiffusionClassifier",
             "ZeroShotDiffusionClassifier",
+            "fit_class_offsets",
             "fit_timestep_weights",
             "fit_trial_covariance",
         ],

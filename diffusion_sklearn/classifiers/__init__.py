@@ -1,5 +1,6 @@
 """The scikit-learn estimators."""
 
+from diffusion_sklearn.classifiers._class_offsets import fit_class_offsets
 from diffusion_sklearn.classifiers._conditional import ConditionalDiffusionClassifier
 from diffusion_sklearn.classifiers._timestep_weights import fit_timestep_weights
 from diffusion_sklearn.classifiers._trial_covariance import fit_trial_covariance
@@ -8,6 +9,7 @@ from diffusion_sklearn.classifiers._zero_shot import ZeroShotDiffusionClassifier
 __all__ = [
     "ConditionalDiffusionClassifier",
     "ZeroShotDiffusionClassifier",
+    "fit_class_offsets",
     "fit_timestep_weights",
     "fit_trial_covariance",
 ]

@@ -27,9 +27,11 @@ from diffusion_sklearn.engine._errors import (
     DenoisingErrors,
     error_difference,
     iter_errors,
+    iter_looks,
 )
 from diffusion_sklearn.engine._plan import Plan
 from diffusion_sklearn.engine._posterior import (
+    check_class_offsets,
     check_priors,
     log_posterior,
     with_priors,
@@ -77,6 +79,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
     prefilter: object = None
     n_candidates: int = 20
     priors: object = None
+    class_offsets: object = None
     temperature: float = 1.0
     image_size: int | None = None
     image_shape: object = None
@@ -115,6 +118,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self._check_parameters(self.n_trials)
         y, labels, names, classes_given = self._resolve_labels(X, y, classes)
         check_priors(self.priors, labels)
+        check_class_offsets(self.class_offsets, labels)
         spec, trials = self._load_and_draw()
         backbone = get_backbone(spec)
         class_conditions = self._resolve_conditions(
@@ -161,6 +165,42 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             for group, errors, _ in groups:
                 log_proba[group] = self._log_posterior(plan, errors, log_prior[group])
         return combine_with_prefilter(log_proba, outside)
+
+    def staged_predict_proba(self, X):
+        """Posterior probability of each class after every look of the race.
+
+        All images are evaluated together, in the memory that this takes, and here,
+        whatever `n_jobs`.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Yields
+        ------
+        proba : ndarray of shape (n_images, n_classes), float64
+            Columns in the order of `classes_`. The last are those of
+            :meth:`predict_proba`. With ``pruning=None`` there is one look, at the end.
+
+        Examples
+        --------
+        >>> from diffusion_sklearn import ConditionalDiffusionClassifier
+        >>> from diffusion_sklearn.datasets import load_fashion_photos
+        >>> clf = ConditionalDiffusionClassifier(model="fashion-dit")
+        >>> clf = clf.fit(classes=["bag", "sandal", "trouser"])
+        >>> looks = list(clf.staged_predict_proba(load_fashion_photos().images[2:3]))
+        >>> bool(looks[-1].max() > looks[0].max())
+        True
+        """
+        images, plan = self._check_images(X), self._fitted_plan()
+        log_prior, outside = self._log_prior(X, len(images))
+        offsets = -log_prior * self.temperature / plan.n_elements
+        pixels = to_pixels(images, plan.image_size)
+        with ErrorCache.open(ErrorStore.of(self.memory), plan) as cache:
+            for errors, _ in iter_looks(plan, pixels, offsets, cache):
+                log_proba = self._log_posterior(plan, errors, log_prior)
+                yield np.exp(combine_with_prefilter(log_proba, outside))
 
     def denoising_errors(self, X):
         """Error of every image, class and trial behind a prediction.
@@ -396,7 +436,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         With it the prefilter's probability of the classes outside its candidates.
         """
         priors = check_priors(self.priors, self.classes_)
-        log_prior = with_priors(np.zeros(self.n_classes_), priors)
+        log_prior = check_class_offsets(self.class_offsets, self.classes_)
+        log_prior = with_priors(log_prior, priors)
         outside = np.zeros((n_images, self.n_classes_))
         active = np.ones(outside.shape, bool)
         if self.prefilter_ is not None:

@@ -28,6 +28,7 @@ PARAMETER_CONSTRAINTS = {
     "prefilter": [HasMethods(["fit"]), None],
     "n_candidates": [Interval(Integral, 1, None, closed="left")],
     "priors": ["array-like", None],
+    "class_offsets": ["array-like", None],
     "temperature": [Interval(Real, 0, None, closed="neither")],
     "image_size": [Interval(Integral, 1, None, closed="left"), None],
     "image_shape": ["array-like", None],

@@ -15,7 +15,8 @@ def fit_trial_covariance(clf, X):
     Every image gets all of 100 even trials for every class, or for 20 of them at
     random where there are more. The covariance of these errors over trials then serves
     any other number of trials, any timesteps, noise and classes, with this model and
-    this loss. Ten images are enough for most purposes (``benchmarks/accuracy/race.py``).
+    this loss. Ten images are enough for most purposes; add distorted copies of them
+    (noise, rotation) where such images are to come (``benchmarks/accuracy/race.py``).
 
     Parameters
     ----------

@@ -84,6 +84,9 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         Number of candidates.
     priors : array-like of shape (n_classes,), default=None
         Class priors aligned with `classes_`; None: uniform.
+    class_offsets : array-like of shape (n_classes,), default=None
+        Added to the log-likelihood of each class, aligned with `classes_`; see
+        :func:`fit_class_offsets`. None: 0.
     temperature : float, default=1.0
         Divides the log-likelihoods before Bayes' rule. Above 1: less sure. The bundled
         models are best calibrated at about 0.45.

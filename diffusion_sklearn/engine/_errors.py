@@ -98,7 +98,24 @@ def iter_errors(plan, images, offsets=None, cache=None, first=0):
 
 
 def group_errors(plan, pixels, offsets, cache=None):
-    """Errors of a group of images, dropping classes on the way.
+    """Errors of a group of images after the last look, as :func:`iter_looks` has them.
+
+    Parameters
+    ----------
+    plan, pixels, offsets, cache
+        As there.
+
+    Returns
+    -------
+    errors : ndarray of shape (n_group, n_classes, n_trials), float64
+    n_evaluations : ndarray of shape (n_group,), int64
+    """
+    *_, last = iter_looks(plan, pixels, offsets, cache)
+    return last
+
+
+def iter_looks(plan, pixels, offsets, cache=None):
+    """Errors of a group of images after every look, dropping classes on the way.
 
     Parameters
     ----------
@@ -109,10 +126,13 @@ def group_errors(plan, pixels, offsets, cache=None):
     offsets, cache
         As in :func:`iter_errors`.
 
-    Returns
-    -------
+    Yields
+    ------
     errors : ndarray of shape (n_group, n_classes, n_trials), float64
+        NaN for trials to come and for those of a class that was dropped. The same array
+        at every look.
     n_evaluations : ndarray of shape (n_group,), int64
+        So far.
     """
     active = np.isfinite(offsets)
     errors = np.full((*active.shape, len(plan.trials)), np.nan)  # (n, k, m)
@@ -144,7 +164,7 @@ def group_errors(plan, pixels, offsets, cache=None):
             # An image with one class left is decided.
             active = active & (active.sum(axis=1, keepdims=True) > 1)
         start = end
-    return errors, n_evaluations
+        yield errors, n_evaluations
 
 
 def _with_prompts(image, trial, k, n_prompts):

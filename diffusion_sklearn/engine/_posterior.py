@@ -113,3 +113,40 @@ def check_priors(priors, classes):
             f"sum is {values.sum():.6g}."
         )
     return values
+
+
+def check_class_offsets(class_offsets, classes):
+    """Class offsets as an array.
+
+    Parameters
+    ----------
+    class_offsets : array-like of shape (n_classes,) or None
+        As in the estimators.
+    classes : ndarray of shape (n_classes,)
+        The sorted labels.
+
+    Returns
+    -------
+    class_offsets : ndarray of shape (n_classes,), float64
+        Zeros for None.
+
+    Raises
+    ------
+    ValueError
+        Unless they are finite numbers, one for each class.
+    """
+    if class_offsets is None:
+        return np.zeros(len(classes))
+    try:
+        values = np.asarray(class_offsets, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"class_offsets={class_offsets!r} must hold numbers only."
+        ) from error
+    if values.shape != classes.shape or not np.isfinite(values).all():
+        raise ValueError(
+            f"class_offsets={class_offsets!r} must be {len(classes)} finite numbers, "
+            f"aligned with the sorted labels {classes.tolist()}; fit_class_offsets("
+            "clf, X) gives some."
+        )
+    return values

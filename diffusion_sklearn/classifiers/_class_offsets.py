@@ -1,0 +1,104 @@
+"""Class offsets, fitted to unlabelled images."""
+
+import warnings
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+from diffusion_sklearn.engine._posterior import check_priors, with_priors
+
+
+def fit_class_offsets(clf, X, priors=None):
+    r"""Offsets that make the mean posterior of unlabelled images equal the priors.
+
+    A model may find one class likelier than others in every image. With
+    :math:`\ell_{ik}` the log posterior of the images and :math:`\pi` the priors, the
+    offsets b are those for which
+
+    .. math:: \frac1n \sum_i p_b(k | x_i) = \pi_k, \qquad
+        p_b(k | x_i) \propto e^{\ell_{ik} + b_k},
+
+    the minimum of the convex function :math:`\frac1n \sum_i \log \sum_k
+    e^{\ell_{ik} + b_k} - \pi \cdot b`.
+
+    Parameters
+    ----------
+    clf : ZeroShotDiffusionClassifier or ConditionalDiffusionClassifier
+        Fitted. Every class gets all of its trials, whatever its `pruning`; its
+        `class_offsets` and its prefilter are not used.
+    X : list, array-like or Tensor of n_images
+        Images, as for ``clf.predict``, of all classes in proportion to the priors;
+        labels are not needed.
+    priors : array-like of shape (n_classes,), default=None
+        Proportions of the classes in `X`, aligned with ``clf.classes_``. None: the
+        `priors` of `clf`, or uniform ones.
+
+    Returns
+    -------
+    class_offsets : ndarray of shape (n_classes,), float64
+        For the parameter `class_offsets` of an estimator that differs in nothing else.
+        Their mean is 0.
+
+    Raises
+    ------
+    ValueError
+        If a prior is 0.
+
+    Warns
+    -----
+    UserWarning
+        If a class has more than twice its prior of the predictions, and over 10 images
+        more than that.
+
+    Notes
+    -----
+    Wrong where the classes in `X` are not in these proportions: the offsets then move
+    images from classes that are frequent to classes that are rare. A few images of a
+    class are not enough to tell its proportion either; take 10 or more a class.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn import ConditionalDiffusionClassifier, fit_class_offsets
+    >>> from diffusion_sklearn.datasets import load_fashion_photos
+    >>> photos = load_fashion_photos()
+    >>> clf = ConditionalDiffusionClassifier(model="fashion-dit", n_trials=10)
+    >>> clf = clf.fit(classes=photos.target_names)
+    >>> offsets = fit_class_offsets(clf, photos.images[:30])
+    >>> offsets.shape
+    (10,)
+    >>> clf = clf.set_params(class_offsets=offsets)
+    """
+    given = clf.priors if priors is None else priors
+    priors = check_priors(given, clf.classes_)
+    if priors is None:
+        priors = np.full(clf.n_classes_, 1 / clf.n_classes_)
+    if not priors.all():
+        absent = clf.classes_[priors == 0].tolist()
+        raise ValueError(
+            f"priors={priors.tolist()} give {absent} a prior of 0; fit the classifier "
+            "on the other classes only."
+        )
+    plan = clf._fitted_plan(pruning=None)
+    errors = clf._all_errors(X) * plan.weights
+    log_joint = -errors.mean(axis=2) * plan.n_elements / clf.temperature  # (n, k)
+    log_joint = with_priors(log_joint, check_priors(clf.priors, clf.classes_))
+    chosen = np.bincount(log_joint.argmax(axis=1), minlength=len(priors))
+    limit = np.maximum(2 * priors * len(errors), priors * len(errors) + 10)
+    if (chosen > limit).any():
+        most = int((chosen - limit).argmax())
+        warnings.warn(
+            f"{clf.classes_[most]!r} is the prediction for {chosen[most]} of "
+            f"{len(errors)} images, but its prior is {priors[most]:.3g}. If X has the "
+            "classes in other proportions, pass them as priors.",
+            stacklevel=2,
+        )
+
+    def objective(offsets):
+        scores = log_joint + offsets
+        total = logsumexp(scores, axis=1)
+        mean = np.exp(scores - total[:, None]).mean(axis=0)
+        return total.mean() - priors @ offsets, mean - priors
+
+    optimum = minimize(objective, np.zeros(len(priors)), jac=True, method="BFGS")
+    return optimum.x - optimum.x.mean()

@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "ConditionalDiffusionClassifier",
             "ZeroShotDiffusionClassifier",
             "fit_class_offsets",
+            "fit_prefilter_weight",
             "fit_timestep_weights",
             "fit_trial_covariance",
         ],

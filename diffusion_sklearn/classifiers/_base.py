@@ -78,6 +78,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
     null_condition: object = None
     prefilter: object = None
     n_candidates: int = 20
+    prefilter_weight: float = 0.0
     priors: object = None
     class_offsets: object = None
     temperature: float = 1.0
@@ -441,9 +442,12 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         outside = np.zeros((n_images, self.n_classes_))
         active = np.ones(outside.shape, bool)
         if self.prefilter_ is not None:
-            active, outside = candidates(
+            active, proba = candidates(
                 self.prefilter_, X, self.classes_, self.n_candidates, priors
             )
+            outside = np.where(active, 0, proba)
+            proba = np.maximum(proba, np.finfo(float).tiny)
+            log_prior = log_prior + self.prefilter_weight * np.log(proba)
         log_prior = np.where(active, log_prior, -np.inf)
         if np.isneginf(log_prior).all(axis=1).any():
             raise ValueError(

@@ -81,6 +81,11 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         other class has the prefilter's probability.
     n_candidates : int, default=20
         Number of candidates.
+    prefilter_weight : float, default=0.0
+        Of the prefilter's log-probability of a candidate, which is added to the
+        diffusion model's log-likelihood: a product of experts, which
+        :func:`fit_prefilter_weight` balances. 0: the prefilter has no say among its
+        candidates.
     priors : array-like of shape (n_classes,), default=None
         Class priors aligned with `classes_`; None: uniform.
     class_offsets : array-like of shape (n_classes,), default=None

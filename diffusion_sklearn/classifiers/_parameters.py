@@ -27,6 +27,7 @@ PARAMETER_CONSTRAINTS = {
     "null_condition": [str, Integral, None],
     "prefilter": [HasMethods(["fit"]), None],
     "n_candidates": [Interval(Integral, 1, None, closed="left")],
+    "prefilter_weight": [Interval(Real, 0, None, closed="left")],
     "priors": ["array-like", None],
     "class_offsets": ["array-like", None],
     "temperature": [Interval(Real, 0, None, closed="neither")],

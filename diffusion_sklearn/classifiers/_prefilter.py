@@ -72,8 +72,8 @@ def candidates(prefilter, X, classes, n_candidates, priors=None):
     -------
     active : ndarray of shape (n_images, n_classes), bool
         The candidates.
-    outside : ndarray of shape (n_images, n_classes), float64
-        The prefilter's probability of the other classes, 0 for the candidates.
+    proba : ndarray of shape (n_images, n_classes), float64
+        The prefilter's probability of every class.
     """
     given = prefilter.predict_proba(X)  # (n, its classes)
     proba = np.zeros((len(given), len(classes)))
@@ -84,7 +84,7 @@ def candidates(prefilter, X, classes, n_candidates, priors=None):
     rank = (-proba).argsort(axis=1, kind="stable").argsort(axis=1)
     active = rank < n_candidates
     total = np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-    return active, np.where(active, 0, proba / total)
+    return active, proba / total
 
 
 def combine_with_prefilter(log_proba, outside):
@@ -103,7 +103,7 @@ def combine_with_prefilter(log_proba, outside):
     log_proba : ndarray of shape (n_images, n_classes)
         Log posterior among the candidates.
     outside : ndarray of shape (n_images, n_classes)
-        From :func:`candidates`.
+        The prefilter's probability of the other classes, 0 for the candidates.
 
     Returns
     -------

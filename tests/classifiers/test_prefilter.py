@@ -8,7 +8,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from diffusion_sklearn import ConditionalDiffusionClassifier
+from diffusion_sklearn import ConditionalDiffusionClassifier, fit_prefilter_weight
 from diffusion_sklearn.classifiers._prefilter import combine_with_prefilter
 
 NAMES = ["ant", "bee", "cat", "eel"]
@@ -119,8 +119,8 @@ def test_a_prior_of_0_rules_a_class_out(clf):
 def test_what_workers_return_may_be_read_only():
     log_proba = np.array([[np.log(0.5), np.log(0.5), -np.inf]])
     log_proba.flags.writeable = False
-    active, outside = np.array([[True, True, False]]), np.array([[0.0, 0.0, 0.2]])
-    found = np.exp(combine_with_prefilter(log_proba, active, outside))
+    outside = np.array([[0.0, 0.0, 0.2]])
+    found = np.exp(combine_with_prefilter(log_proba, outside))
     np.testing.assert_allclose(found, [[0.4, 0.4, 0.2]])
 
 
@@ -142,3 +142,59 @@ def test_what_is_no_prefilter(clf):
         clf.set_params(prefilter=other).fit(classes=NAMES)
     with pytest.raises(ValueError, match="'n_candidates'"):
         clf.set_params(n_candidates=0).fit(ROWS, Y)
+
+
+@pytest.mark.parametrize("n_candidates", [2, 4])
+def test_the_product_of_experts_by_hand(clf, n_candidates):
+    """log p + w log p(prefilter) among the candidates, Bayes' rule in plain loops."""
+    params = {"n_candidates": n_candidates, "temperature": 30}
+    clf.set_params(prefilter_weight=1.5, **params).fit(ROWS, Y)
+    log_likelihood = (
+        clone(clf).set_params(prefilter=None).fit(ROWS, Y).predict_log_proba(ROWS)
+    )
+    proba = LogisticRegression().fit(ROWS, Y).predict_proba(ROWS)
+    actual = clf.predict_proba(ROWS)
+    for i in range(len(ROWS)):
+        best = np.argsort(-proba[i])[:n_candidates]
+        score = {k: log_likelihood[i, k] + 1.5 * np.log(proba[i, k]) for k in best}
+        total = sum(np.exp(s) for s in score.values())
+        for k in range(4):
+            expected = proba[i, k]
+            if k in score:
+                expected = np.exp(score[k]) / total * proba[i, best].sum()
+            assert actual[i, k] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_race_counts_the_other_expert_from_its_first_look(clf):
+    """A prefilter that is sure of one class leaves nothing to evaluate after a look."""
+    clf.set_params(n_candidates=4, n_trials=30, pruning=0.99, prefilter_weight=1e5).fit(
+        ROWS, Y
+    )
+    result = clf.denoising_errors(ROWS)
+    proba = LogisticRegression().fit(ROWS, Y).predict_proba(ROWS)
+    np.testing.assert_array_equal(result.log_proba.argmax(axis=1), proba.argmax(axis=1))
+    assert (result.n_evaluations == 4 * 4).all()  # one look, after four trials
+    plain = clf.set_params(prefilter_weight=0).denoising_errors(ROWS)
+    assert plain.n_evaluations.mean() > 16
+
+
+def test_the_fitted_weight_follows_the_better_expert(clf):
+    """A prefilter that knows the labels gets a high weight, one that guesses none."""
+    knows = clf.set_params(n_candidates=4, temperature=30).fit(ROWS, Y)
+    assert fit_prefilter_weight(knows, ROWS, Y, cv=3) >= 0.5
+    noise = np.random.RandomState(5).rand(40, 192)
+    guesses = LogisticRegression(C=100).fit(noise, np.array(NAMES * 10))
+    clf.set_params(prefilter=FrozenEstimator(guesses)).fit(ROWS, Y)
+    truth = clone(clf).set_params(prefilter=None).fit(ROWS, Y).predict(ROWS)
+    assert fit_prefilter_weight(clf, ROWS, truth, cv=3) <= 0.25
+
+
+def test_what_keeps_a_weight_from_being_fitted(clf):
+    clf.fit(ROWS, Y)
+    with pytest.raises(ValueError, match="none of"):
+        fit_prefilter_weight(clf, ROWS, ["dog"] * 12)
+    with pytest.raises(ValueError, match="cv=13 must be from 2 to the 12"):
+        fit_prefilter_weight(clf, ROWS, Y, cv=13)
+    clf.set_params(prefilter=None).fit(ROWS, Y)
+    with pytest.raises(ValueError, match="has no prefilter"):
+        fit_prefilter_weight(clf, ROWS, Y)

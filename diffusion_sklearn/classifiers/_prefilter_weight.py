@@ -1,0 +1,97 @@
+"""Weight of the prefilter in a product of experts, fitted to a few labels."""
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from sklearn.model_selection import KFold
+
+from diffusion_sklearn.classifiers._prefilter import candidates
+from diffusion_sklearn.engine._posterior import check_priors, with_priors
+
+WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+
+
+def fit_prefilter_weight(clf, X, y, *, cv=5):
+    r"""Weight of the prefilter that a few labelled images choose.
+
+    The product of experts has the scores
+
+    .. math:: s_{ik}(w) = \log p_\text{diffusion}(x_i | k) + w \log
+        p_\text{prefilter}(k | x_i).
+
+    Of the weights 0, 1/8, 1/4, ..., 64 the one is chosen whose posterior
+    :math:`\propto e^{a s(w)}` gives held-out labels the highest likelihood, where the
+    scale a is fitted on the other folds. So how sure the posterior is does not affect
+    the choice.
+
+    Parameters
+    ----------
+    clf : ZeroShotDiffusionClassifier or ConditionalDiffusionClassifier
+        Fitted, with a prefilter. All classes are evaluated, with all trials, whatever
+        its `n_candidates`, `prefilter_weight` and `pruning`.
+    X : list, array-like or Tensor of n_images
+        Images, as for ``clf.predict``, which the prefilter was not trained on.
+    y : array-like of shape (n_images,)
+        Their labels, of ``clf.classes_``.
+    cv : int, default=5
+        Number of folds.
+
+    Returns
+    -------
+    prefilter_weight : float
+        For the parameter of that name of an estimator that differs in nothing else.
+
+    Raises
+    ------
+    ValueError
+        If `clf` has no prefilter, a label is none of its classes, or there are fewer
+        images than folds.
+
+    Examples
+    --------
+    >>> from diffusion_sklearn import CLIPZeroShotClassifier, fit_prefilter_weight
+    >>> from diffusion_sklearn import ZeroShotDiffusionClassifier
+    >>> from diffusion_sklearn.datasets import make_fashion_scenes
+    >>> scenes = make_fashion_scenes(10, split="test", n_items=1, random_state=0)
+    >>> items = [scene.items[0] for scene in scenes.scenes]
+    >>> clf = ZeroShotDiffusionClassifier(
+    ...     model="fashion-scenes",
+    ...     n_trials=10,
+    ...     prefilter=CLIPZeroShotClassifier(model="fashion-clip"),
+    ... ).fit(classes=sorted({"bag", "sandal", "trouser", *items}))
+    >>> weight = fit_prefilter_weight(clf, scenes.images, items)
+    >>> clf = clf.set_params(prefilter_weight=weight)
+    """
+    if clf.prefilter_ is None:
+        raise ValueError("clf has no prefilter; set one, and fit again.")
+    y = np.asarray(y)
+    unknown_labels = sorted(set(y.tolist()) - set(clf.classes_.tolist()))
+    if unknown_labels:
+        raise ValueError(
+            f"y has {unknown_labels!r}, which are none of "
+            f"classes_={clf.classes_.tolist()}."
+        )
+    if not 2 <= cv <= len(y):
+        raise ValueError(f"cv={cv!r} must be from 2 to the {len(y)} labels.")
+    truth = np.searchsorted(clf.classes_, y)
+    priors = check_priors(clf.priors, clf.classes_)
+    plan = clf._fitted_plan(pruning=None)
+    errors = (clf._all_errors(X) * plan.weights).mean(axis=2)
+    scores = with_priors(-errors * plan.n_elements / clf.temperature, priors)
+    _, proba = candidates(clf.prefilter_, X, clf.classes_, 1)
+    log_proba = np.log(np.maximum(proba, np.finfo(float).tiny))
+
+    def nats(log_scale, weight, rows):
+        total = np.exp(log_scale) * (scores[rows] + weight * log_proba[rows])
+        return -log_softmax(total, axis=1)[np.arange(len(rows)), truth[rows]].mean()
+
+    def held_out_nats(weight):
+        total = 0
+        for train, test in KFold(cv, shuffle=True, random_state=0).split(y):
+            fitted = minimize_scalar(
+                nats, bounds=(-10, 10), args=(weight, train), method="bounded"
+            )
+            total += nats(fitted.x, weight, test) * len(test)
+        return total
+
+    return min(WEIGHTS, key=held_out_nats)

@@ -6,6 +6,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "_comparison": [
+            "ClassifierComparison",
+            "ClassifierComparisonDisplay",
+            "compare_classifiers",
+        ],
         "_denoising_error": ["DenoisingErrorDisplay"],
         "_effective_robustness": ["EffectiveRobustnessDisplay"],
         "_evidence": ["EvidenceDisplay"],

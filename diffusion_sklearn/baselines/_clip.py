@@ -110,16 +110,7 @@ class CLIPZeroShotClassifier(CheckpointClassifier):
     _load = staticmethod(get_contrastive)
 
     model: object = HUB_MODEL
-    classes: object = None
-    class_names: object = None
     prompt_template: object = "auto"
-    priors: object = None
-    temperature: float = 1.0
-    image_shape: object = None
-    batch_size: object = "auto"
-    device: object = "auto"
-    dtype: object = "auto"
-    verbose: int = 0
 
     def score_pairs(self, images, captions):
         """Score how well captions describe images.

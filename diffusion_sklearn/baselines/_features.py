@@ -15,8 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from diffusion_sklearn.backbones._batches import resolve_batch_size
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.baselines._activations import as_maps, find_layer, layer_output
-from diffusion_sklearn.baselines._checkpoints import MODEL_CONSTRAINTS, run_in_batches
-from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
+from diffusion_sklearn.baselines._checkpoints import ModelEstimator, run_in_batches
 from diffusion_sklearn.engine._kernels import FastKernels
 from diffusion_sklearn.images._pixels import holds_rows, to_pixels
 
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DiffusionFeatures(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseImageEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ModelEstimator
 ):
     """Features of images: the activations of a layer of a diffusion model.
 
@@ -115,7 +114,7 @@ class DiffusionFeatures(
     """
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
-        **MODEL_CONSTRAINTS,
+        **ModelEstimator._parameter_constraints,
         "timestep": [Interval(Integral, 0, None, closed="left")],
         "layer": [str, Integral],
         "output": [StrOptions({"pooled", "flat"})],
@@ -130,12 +129,7 @@ class DiffusionFeatures(
     output: str = "pooled"
     null_condition: object = None
     image_size: object = None
-    image_shape: object = None
-    batch_size: object = "auto"
-    device: object = "auto"
-    dtype: object = "auto"
     random_state: int = 0
-    verbose: int = 0
 
     def fit(self, X=None, y=None):
         """Load the model, find the layer and draw the noise. Nothing is trained.

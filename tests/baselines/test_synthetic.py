@@ -17,8 +17,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from diffusion_sklearn import clear_cache, load_backbone
-from diffusion_sklearn.baselines._delegating import squares
-from diffusion_sklearn.baselines._drawing import Sampler, plan_draws
+from diffusion_sklearn.baselines._drawing import Sampler, plan_draws, squares
 from diffusion_sklearn.baselines._synthetic import SyntheticDataClassifier
 from diffusion_sklearn.testing import tiny_pipelines
 from tests.conftest import save_pipeline, saved, tiny_dit, tiny_sd

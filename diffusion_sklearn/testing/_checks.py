@@ -166,25 +166,19 @@ def check_batches(backbone):
     batch, order = backbone.predict(*inputs), [2, 0, 1]
     permuted = backbone.predict(*(x[order] for x in inputs))
     assert_close(
-        permuted,
-        batch[order],
-        1e-4,
-        "permuted rows give other predictions; see forward",
+        permuted, batch[order], "permuted rows give other predictions; see forward"
     )
     alone = [backbone.predict(*(x[i : i + 1] for x in inputs)) for i in range(3)]
     assert_close(
         torch.cat(alone),
         batch,
-        1e-4,
         "a row alone gives another prediction than in a batch; see forward for what is "
         "computed across rows",
     )
     names = two_names(backbone)
-    alone = torch.cat([backbone.condition([name]) for name in names])
     assert_close(
-        alone,
+        torch.cat([backbone.condition([name]) for name in names]),
         backbone.condition(names),
-        1e-4,
         "condition gives other rows for a name alone; see whether it pads to the "
         "longest",
     )
@@ -221,9 +215,9 @@ def check_errors(backbone):
     assert_close(
         errors,
         expected,
-        1e-5,
         "denoising_errors differ from a double loop over images and trials; see "
         "encode, add_noise and prediction_and_target",
+        tolerance=1e-5,
     )
 
 
@@ -269,26 +263,24 @@ def check_null_condition(backbone):
 def check_modes(backbone):
     """Modules run in evaluation mode, and get their mode back."""
     backbone = copy_backbone(backbone, backbone.dtype)
-    parts = {
-        f"{name}.{path}".rstrip("."): module
-        for name, part in backbone.pipeline.components.items()
-        if isinstance(part, torch.nn.Module)
-        for path, module in part.named_modules()
-    }
+    parts = backbone.pipeline.components.items()
+    whole = torch.nn.ModuleDict(
+        {name: part for name, part in parts if isinstance(part, torch.nn.Module)}
+    )
     used = set()
-    for name, module in parts.items():
+    for name, module in whole.named_modules():
         module.register_forward_pre_hook(
             lambda module, _, name=name: used.add(name) if module.training else None
         )
     for training in (True, False):
-        for module in parts.values():
-            module.training = training
+        whole.train(training)
         backbone.predict(*make_inputs(backbone))
         assert not used, (
             f"{min(used)} runs in train mode, with dropout; run it within "
             "evaluation_mode, as Backbone.predict does."
         )
-        changed = [name for name in parts if parts[name].training != training]
+        modules = whole.named_modules()
+        changed = [name for name, module in modules if module.training != training]
         assert not changed, (
             f"{changed[0]}.training was {training} and is {not training} afterwards; "
             "give modules their mode back."
@@ -310,7 +302,6 @@ def check_pickle(backbone):
     assert_close(
         pickle.loads(pickled).predict(*inputs),
         backbone.predict(*inputs),
-        1e-4,
         "the unpickled backbone predicts something else; see what is set outside of "
         "the pipeline",
     )

@@ -49,7 +49,7 @@ def copy_backbone(backbone, dtype):
     return copied
 
 
-def assert_close(actual, expected, tolerance, message):
+def assert_close(actual, expected, message, tolerance=1e-4):
     """Compare to within a tolerance, relative to the largest expected value."""
     actual, expected = (torch.as_tensor(x).double().cpu() for x in (actual, expected))
     assert actual.shape == expected.shape, (

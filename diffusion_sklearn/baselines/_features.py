@@ -1,7 +1,6 @@
 """Activations inside a diffusion model, as features of images."""
 
 import logging
-from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -16,7 +15,7 @@ from diffusion_sklearn.backbones._batches import resolve_batch_size
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.baselines._activations import as_maps, find_layer, layer_output
 from diffusion_sklearn.baselines._checkpoints import ModelEstimator, run_in_batches
-from diffusion_sklearn.engine._kernels import FastKernels
+from diffusion_sklearn.engine._kernels import fast_kernels
 from diffusion_sklearn.images._pixels import holds_rows, to_pixels
 
 logger = logging.getLogger(__name__)
@@ -215,8 +214,7 @@ class DiffusionFeatures(
             maps = _feature_maps(
                 backbone, self.layer_, latents, self._timestep, self._noise_seed, null
             )
-            is_pooled = self.output == "pooled"
-            maps = maps.mean(dim=(2, 3)) if is_pooled else maps.flatten(1)
+            maps = maps.mean(dim=(2, 3)) if self.output == "pooled" else maps.flatten(1)
             return maps.float().cpu().numpy()  # (b, d) or (b, d h w)
 
         features = run_in_batches(
@@ -260,11 +258,9 @@ def _feature_maps(backbone, layer, latents, timestep, noise_seed, null):
     noised = backbone.add_noise(latents.to(**kind), noise, timesteps)  # (b, c, h, w)
     conditions = null.to(backbone.device).expand(n, *null.shape[1:])
 
-    context = nullcontext()
+    context = fast_kernels(backbone)
     if backbone.is_compiled:  # a compiled network does not call hooks
         context = torch.compiler.set_stance("force_eager")
-    elif backbone.device.type == "cpu":
-        context = FastKernels()
     with torch.inference_mode(), context:
         output = layer_output(
             backbone.network.get_submodule(layer),

@@ -12,6 +12,7 @@ from diffusion_sklearn.classifiers import (
 )
 from diffusion_sklearn.testing._common import (
     assert_close,
+    assert_output,
     copy_backbone,
     make_images,
     make_inputs,
@@ -140,10 +141,9 @@ def check_shapes(backbone):
         "_latent_side."
     )
     latents = backbone.encode(to_tensor(make_images(backbone, 1)))
-    for name, tensor in {"encode": latents, "add_noise": noised}.items():
-        assert tensor.dtype == dtype, (
-            f"{name} returns {tensor.dtype} where {dtype} is needed."
-        )
+    hint = "see that latents stay in compute_dtype"
+    assert_output("encode", latents, (1, *shape[1:]), dtype, hint)
+    assert_output("add_noise", noised, shape, dtype, hint)
     n_rows = len(backbone.condition(two_names(backbone)))
     assert n_rows == 2, f"condition returns {n_rows} rows for two names."
     outputs = {"predict": [backbone.predict(noised, timesteps, conditions)]}
@@ -152,11 +152,7 @@ def check_shapes(backbone):
         outputs["predict_with_variance"] = both
     for name, tensors in outputs.items():
         for tensor in tensors:
-            assert (tensor.shape, tensor.dtype) == (shape, dtype), (
-                f"{name} returns shape {tuple(tensor.shape)} and {tensor.dtype} where "
-                f"{shape} and {dtype} are needed; see what forward returns."
-            )
-            assert tensor.isfinite().all(), f"{name} returns NaN or infinity."
+            assert_output(name, tensor, shape, dtype, "see what forward returns")
 
 
 @torch.no_grad()
@@ -249,12 +245,8 @@ def check_null_condition(backbone):
             f"null_condition raises {type(error).__name__}; implement it, and raise "
             "ValueError if the model has none."
         ) from error
-    expected = (1, *conditions.shape[1:]), conditions.dtype
-    assert (null.shape, null.dtype) == expected, (
-        f"null_condition returns shape {tuple(null.shape)} and {null.dtype} where "
-        f"{expected[0]} and {expected[1]} are needed; raise ValueError if the model "
-        "has none."
-    )
+    shape, hint = (1, *conditions.shape[1:]), "raise ValueError if the model has none"
+    assert_output("null_condition", null, shape, conditions.dtype, hint)
     predicted = backbone.predict(noised, timesteps, null.expand(3, *null.shape[1:]))
     assert predicted.isfinite().all(), "null_condition gives NaN or infinity."
 
@@ -314,11 +306,8 @@ def check_half_precision(backbone):
     predicted = half.predict(*inputs)
     latents = half.encode(to_tensor(make_images(half, 1)))
     for name, tensor in {"encode": latents, "predict": predicted}.items():
-        assert tensor.dtype == torch.float32, (
-            f"{name} of a model in bfloat16 returns {tensor.dtype}, which is not "
-            "float32."
-        )
-        assert tensor.isfinite().all(), f"{name} in bfloat16 gives NaN or infinity."
+        hint = "the model is in bfloat16, its errors are computed in float32"
+        assert_output(name, tensor, tensor.shape, torch.float32, hint)
     conditions = half.condition(two_names(half))
     assert conditions.isfinite().all(), "condition in bfloat16 gives NaN or infinity."
     full = backbone.predict(*inputs)

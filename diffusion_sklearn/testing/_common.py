@@ -41,6 +41,15 @@ def make_inputs(backbone):
     return noised, timesteps, backbone.condition(two_names(backbone))[[0, 1, 0]]
 
 
+def assert_output(name, tensor, shape, dtype, hint):
+    """Check what a method of the backbone returns."""
+    assert (tuple(tensor.shape), tensor.dtype) == (tuple(shape), dtype), (
+        f"{name} returns shape {tuple(tensor.shape)} and {tensor.dtype} where "
+        f"{tuple(shape)} and {dtype} are needed; {hint}."
+    )
+    assert tensor.isfinite().all(), f"{name} returns NaN or infinity."
+
+
 def copy_backbone(backbone, dtype):
     """A backbone of the same family around a copy of the pipeline."""
     with quiet():

@@ -5,14 +5,6 @@ from functools import partial, wraps
 import diffusers
 import torch
 import transformers
-from transformers import (
-    Gemma2Config,
-    Gemma2Model,
-    GemmaTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.-,"
 CLASS_NAMES = ["ant", "bee", "cat", "dog, hound", "eel"]
@@ -126,12 +118,13 @@ def _t5():
     """A tokenizer and a text encoder of T5."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)]
     pieces += [(letter, -2.0) for letter in LETTERS]
-    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
-    config = T5Config(
+    settings = {"extra_ids": 0, "model_max_length": 512}
+    tokenizer = transformers.T5Tokenizer(vocab=pieces, **settings)
+    config = transformers.T5Config(
         vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=16, num_layers=1,
         num_heads=2,
     )  # fmt: skip
-    return tokenizer, _varied(T5EncoderModel(config))
+    return tokenizer, _varied(transformers.T5EncoderModel(config))
 
 
 def _text_parts(*pairs):
@@ -262,8 +255,9 @@ def sana():
         downsample_block_type="conv", scaling_factor=0.41407,
     )  # fmt: skip
     words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *LETTERS, "▁"]
-    tokenizer = GemmaTokenizer({w: k for k, w in enumerate(words)}, merges=[])
-    config = Gemma2Config(
+    vocab = {word: k for k, word in enumerate(words)}
+    tokenizer = transformers.GemmaTokenizer(vocab, merges=[])
+    config = transformers.Gemma2Config(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, head_dim=4,
         num_attention_heads=2, num_hidden_layers=1, num_key_value_heads=2,
         pad_token_id=0, eos_token_id=1, bos_token_id=2,
@@ -271,11 +265,8 @@ def sana():
     scheduler = diffusers.DPMSolverMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
     )
-    parts = (
-        _varied(Gemma2Model(config)),
-        autoencoder.eval(),
-        _varied(transformer),
-    )
+    encoder = _varied(transformers.Gemma2Model(config))
+    parts = encoder, autoencoder.eval(), _varied(transformer)
     return diffusers.SanaPipeline(tokenizer, *parts, scheduler)
 
 

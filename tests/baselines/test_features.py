@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from diffusion_sklearn import ImageError, load_backbone
-from diffusion_sklearn.baselines import DiffusionFeatures, ResNetHead, _features
+from diffusion_sklearn.baselines import DiffusionFeatures, ResNetHead
 from diffusion_sklearn.baselines._activations import find_layer, layer_output
 from diffusion_sklearn.baselines._resnet import compute_logits, hold_out
 from tests.backbones.test_families import (
@@ -188,14 +188,16 @@ def test_every_form_of_images_gives_the_same(features, tmp_path):
 
 def test_no_more_images_than_a_batch_are_open(features, monkeypatch):
     sizes = []
+    features.set_params(batch_size=3).fit(PHOTOS)
+    backbone = type(features.backbone_)
+    encode = backbone.encode
 
-    def counting(images, size, first):
-        sizes.append((first, len(images)))
-        return read(images, size, first)
+    def counting(self, pixels):
+        sizes.append((sum(n for _, n in sizes), len(pixels)))
+        return encode(self, pixels)
 
-    read = _features.to_pixels
-    monkeypatch.setattr(_features, "to_pixels", counting)
-    features.set_params(batch_size=3).fit(PHOTOS).transform(PHOTOS)
+    monkeypatch.setattr(backbone, "encode", counting)
+    features.transform(PHOTOS)
     assert sizes == [(0, 3), (3, 3), (6, 1)]
 
 

@@ -17,6 +17,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from transformers import (
+    AutoModelForImageClassification,
     ConvNextImageProcessorPil,
     ResNetConfig,
     ResNetForImageClassification,
@@ -26,7 +27,7 @@ from transformers import (
 )
 
 from diffusion_sklearn import ConditionalDiffusionClassifier, clear_cache
-from diffusion_sklearn.baselines import _checkpoints, _pretrained
+from diffusion_sklearn.baselines import _pretrained
 from diffusion_sklearn.baselines._pretrained import PretrainedImageClassifier
 from diffusion_sklearn.datasets import load_fashion_photos
 from tests.conftest import save_tiny_clip, saved
@@ -90,13 +91,13 @@ def clf(folder):
 @pytest.fixture
 def loads(monkeypatch):
     """Names of the models that are really read from disk."""
-    load, names = _checkpoints.load_pretrained, []
+    load, names = AutoModelForImageClassification.from_pretrained, []
 
-    def counting(name, *args):
+    def counting(name, **options):
         names.append(name)
-        return load(name, *args)
+        return load(name, **options)
 
-    monkeypatch.setattr(_checkpoints, "load_pretrained", counting)
+    monkeypatch.setattr(AutoModelForImageClassification, "from_pretrained", counting)
     clear_cache()
     return names
 

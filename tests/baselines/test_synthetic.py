@@ -2,13 +2,18 @@
 
 import json
 import pickle
+from functools import wraps
 from inspect import signature
 from unittest import SkipTest
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
+from diffusers import (
+    DiTPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
@@ -17,7 +22,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from diffusion_sklearn import clear_cache, load_backbone
-from diffusion_sklearn.baselines._drawing import Sampler, plan_draws, squares
+from diffusion_sklearn.baselines._drawing import plan_draws, squares
 from diffusion_sklearn.baselines._synthetic import SyntheticDataClassifier
 from diffusion_sklearn.testing import tiny_pipelines
 from tests.conftest import save_pipeline, saved, tiny_dit, tiny_sd
@@ -51,16 +56,23 @@ def clf(request):
     return SyntheticDataClassifier(model=model, estimator=Remember(), **FEW)
 
 
+def before_each_call(monkeypatch, run):
+    """Run a function of the number of images before each call of a pipeline."""
+    for cls in (DiTPipeline, StableDiffusionPipeline):
+
+        @wraps(cls.__call__)
+        def call(self, *args, original=cls.__call__, **options):
+            run(len(options["generator"]))
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(cls, "__call__", call)
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """How many images each call of a pipeline drew."""
-    draw, counts = Sampler.draw, []
-
-    def counting(self, draws):
-        counts.append(len(draws))
-        return draw(self, draws)
-
-    monkeypatch.setattr(Sampler, "draw", counting)
+    counts = []
+    before_each_call(monkeypatch, counts.append)
     return counts
 
 
@@ -253,15 +265,13 @@ def test_what_is_there_is_not_drawn_again(clf, calls, tmp_path):
 
 def test_a_run_that_is_cut_off_goes_on(clf, calls, tmp_path, monkeypatch):
     clf.set_params(cache=tmp_path, batch_size=2)
-    counting = Sampler.draw
 
-    def cut_off(self, draws):
+    def cut_off(n_images):
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return counting(self, draws)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Sampler, "draw", cut_off)
+        before_each_call(patch, cut_off)
         with pytest.raises(KeyboardInterrupt):
             clf.fit(classes=NAMES)
     assert not hasattr(clf, "classes_")

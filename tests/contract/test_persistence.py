@@ -18,7 +18,6 @@ from diffusion_sklearn import (
     clear_cache,
     load_backbone,
 )
-from diffusion_sklearn.engine import _workers
 from tests.conftest import tiny_dit
 
 NAMES = ["ant", "bee", "eel"]
@@ -249,14 +248,14 @@ def test_workers_give_the_same(clf):
 
 def test_joblib_is_configured_from_outside(clf, monkeypatch):
     expected = clf.fit(classes=NAMES).predict_proba(IMAGES)
-    parts = []
-    iter_errors = _workers.iter_errors
+    parts, backbone = [], type(clf.backbone_)
+    encode = backbone.encode
 
-    def counting(plan, images, *args):
-        parts.append(len(images))
-        return iter_errors(plan, images, *args)
+    def counting(self, pixels):
+        parts.append(len(pixels))
+        return encode(self, pixels)
 
-    monkeypatch.setattr(_workers, "iter_errors", counting)
+    monkeypatch.setattr(backbone, "encode", counting)
     with joblib.parallel_config(backend="threading", n_jobs=2):
         found = clf.predict_proba(IMAGES)
     assert sorted(parts) == [2, 3]

@@ -171,9 +171,11 @@ def test_integer_labels_with_names(clf):
 
 
 def test_integers_without_names_are_warned_about(clf):
-    with pytest.warns(UserWarning, match=r"labels \[1, 7\] are used as names") as found:
+    with pytest.warns(
+        UserWarning, match=r"labels \[1, 7\] are used as names"
+    ) as warned:
         clf.fit(IMAGES[:2], [7, 1])
-    assert found[0].filename == __file__
+    assert warned[0].filename == __file__
     with pytest.raises(ValueError, match=r"classes=\[1, 7\] are no names.*class_names"):
         clf.fit(classes=[7, 1])
 

@@ -141,9 +141,9 @@ def test_posterior_against_plain_transformers(clf, images):
     logits = plain_logits(clf.model, images)[:, IDS]
     expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert np.ptp(np.exp(expected)) > 0.05
-    found = clf.predict_log_proba(images)
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    log_proba = clf.predict_log_proba(images)
+    assert log_proba.dtype == np.float64
+    np.testing.assert_allclose(log_proba, expected, rtol=1e-6)
     np.testing.assert_array_equal(
         clf.predict(images), np.array(NAMES)[expected.argmax(axis=1)]
     )
@@ -261,9 +261,9 @@ def test_integers_are_ids_or_have_names(clf):
         fitted.predict_proba(IMAGES), expected.predict_proba(IMAGES)
     )
     clf.set_params(class_names=None)
-    with pytest.warns(UserWarning, match="If they are encoded") as found:
+    with pytest.warns(UserWarning, match="If they are encoded") as warned:
         clf.fit(IMAGES[:2], [0, 1])
-    assert found[0].filename == __file__
+    assert warned[0].filename == __file__
 
 
 @pytest.mark.parametrize(

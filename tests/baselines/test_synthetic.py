@@ -128,10 +128,10 @@ def test_images_are_those_of_the_pipeline(model, guidance_scale):
     options = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     conditions = [one for one in shown for _ in range(2)]
     expected = by_hand(clf, conditions, [draw.seed for draw in draws], **options)
-    found = clf.estimator_.X_
-    assert found.dtype == np.uint8 and found.shape == (6, 8, 8, 3)
-    assert len({image.tobytes() for image in found}) == 6
-    np.testing.assert_array_equal(found, expected)
+    drawn = clf.estimator_.X_
+    assert drawn.dtype == np.uint8 and drawn.shape == (6, 8, 8, 3)
+    assert len({image.tobytes() for image in drawn}) == 6
+    np.testing.assert_array_equal(drawn, expected)
     assert clf.estimator_.y_.tolist() == ["ant"] * 2 + ["bee"] * 2 + ["eel"] * 2
     assert clf.n_drawn_ == 6 and clf.cache_ is None
     if clf.model == SD:
@@ -166,8 +166,8 @@ def test_guidance_of_a_dit_leads_away_from_its_own_null_class():
             x = then.sqrt() * clean + (1 - then).sqrt() * eps
         pixels = vae.decode(x / vae.config.scaling_factor).sample
         expected.append((pixels[0] / 2 + 0.5).clamp(0, 1).movedim(0, -1).numpy())
-    found = clf.estimator_.X_.astype(int)
-    assert np.abs(found - np.array(expected) * 255).max() < 0.51  # rounding
+    drawn = clf.estimator_.X_.astype(int)
+    assert np.abs(drawn - np.array(expected) * 255).max() < 0.51  # rounding
     assert not network._forward_pre_hooks  # as it was
 
 
@@ -190,12 +190,12 @@ def test_other_families(name):
         num_inference_steps=2,
         batch_size=1,
     )
-    found = clf.fit(classes=["bee", "cat"]).estimator_.X_
+    drawn = clf.fit(classes=["bee", "cat"]).estimator_.X_
     binned = "use_resolution_binning" in signature(type(pipeline).__call__).parameters
-    options = {"height": found.shape[1], "width": found.shape[2]}
+    options = {"height": drawn.shape[1], "width": drawn.shape[2]}
     options |= {"use_resolution_binning": False} if binned else {}
     draws = plan_draws(["bee", "cat"], clf.prompts_, 1, seed=0)
-    for draw, image in zip(draws, found, strict=True):
+    for draw, image in zip(draws, drawn, strict=True):
         generator = torch.Generator().manual_seed(draw.seed)
         expected = pipeline(
             draw.condition, generator=generator, num_inference_steps=2, **options

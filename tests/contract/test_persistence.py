@@ -79,8 +79,8 @@ def test_a_new_process_predicts_the_same(sd_folder, dit_folder, tmp_path):
         files += [tmp_path / f"{k}.pkl", tmp_path / f"{k}.joblib"]
         files[-2].write_bytes(pickle.dumps(clf))
         joblib.dump(clf, files[-1])
-    found = predict_elsewhere(tmp_path, *files)
-    np.testing.assert_array_equal(found, expected)
+    proba = predict_elsewhere(tmp_path, *files)
+    np.testing.assert_array_equal(proba, expected)
 
 
 def from_backbone(folder):
@@ -241,9 +241,9 @@ def test_workers_give_the_same(clf):
     errors = clf.denoising_errors(IMAGES)
     many = clf.set_params(n_jobs=2)
     np.testing.assert_allclose(many.predict_proba(IMAGES), expected, rtol=1e-4)
-    found = many.denoising_errors(IMAGES)
-    np.testing.assert_allclose(found.errors, errors.errors, rtol=1e-4)
-    np.testing.assert_array_equal(found.n_evaluations, errors.n_evaluations)
+    result = many.denoising_errors(IMAGES)
+    np.testing.assert_allclose(result.errors, errors.errors, rtol=1e-4)
+    np.testing.assert_array_equal(result.n_evaluations, errors.n_evaluations)
 
 
 def test_joblib_is_configured_from_outside(clf, monkeypatch):
@@ -257,6 +257,6 @@ def test_joblib_is_configured_from_outside(clf, monkeypatch):
 
     monkeypatch.setattr(backbone, "encode", counting)
     with joblib.parallel_config(backend="threading", n_jobs=2):
-        found = clf.predict_proba(IMAGES)
+        proba = clf.predict_proba(IMAGES)
     assert sorted(parts) == [2, 3]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(proba, expected, rtol=1e-4)

@@ -99,17 +99,13 @@ def write(file, args, rows, **settings):
     path.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
 
 
-def run_in_process(file, *arguments, environment=None):
-    """Run a benchmark in a process of its own and parse the JSON that it prints.
-
-    `environment` has variables to set there, a dict of str.
-    """
+def run_in_process(file, *arguments):
+    """Run a benchmark in a process of its own and parse the JSON that it prints."""
     done = subprocess.run(
         [sys.executable, "-m", module_of(file), *arguments],
         check=True,
         stdout=subprocess.PIPE,
         cwd=ROOT,
-        env={**os.environ, **(environment or {})},
     )
     return json.loads(done.stdout)
 

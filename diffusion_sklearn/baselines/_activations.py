@@ -107,13 +107,11 @@ def layer_output(module, run):
         if threading.get_ident() == thread:
             raise _Reached(output)
 
-    hook = module.register_forward_hook(stop)
-    try:
-        run()
-    except _Reached as reached:
-        return reached.args[0]
-    finally:
-        hook.remove()
+    with module.register_forward_hook(stop):
+        try:
+            run()
+        except _Reached as reached:
+            return reached.args[0]
 
 
 def as_maps(output, n_rows, layer):

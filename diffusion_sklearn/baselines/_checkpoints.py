@@ -1,6 +1,7 @@
 """Loading, fit and predict of classifiers around a checkpoint."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -21,39 +22,59 @@ from diffusion_sklearn.backbones._sources import (
     resolve_name,
 )
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
+from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
 from diffusion_sklearn.engine._posterior import check_priors, with_priors
 from diffusion_sklearn.images._read import read_image
 
 IMAGES_PER_BATCH = 64
 
-MODEL_CONSTRAINTS = {
-    "model": "no_validation",
-    "image_shape": ["array-like", None],
-    "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-    "device": "no_validation",
-    "dtype": "no_validation",
-    "verbose": ["verbose"],
-}
+AT_LEAST_1 = Interval(Integral, 1, None, closed="left")
 LABEL_CONSTRAINTS = {
     "classes": ["array-like", None],
     "class_names": ["array-like", None],
 }
 
 
-class CheckpointClassifier(BaseImageClassifier):
+@dataclass(kw_only=True, eq=False, repr=False)
+class ModelEstimator(BaseImageEstimator):
+    """Base class: the parameters that all estimators around a model have."""
+
+    _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
+        "image_shape": ["array-like", None],
+        "batch_size": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "verbose": ["verbose"],
+    }
+
+    model: object
+    image_shape: object = None
+    batch_size: object = "auto"
+    device: object = "auto"
+    dtype: object = "auto"
+    verbose: int = 0
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CheckpointClassifier(BaseImageClassifier, ModelEstimator):
     """Base class: fit and predict_log_proba of a classifier around a checkpoint.
 
-    A subclass has the parameters in `_parameter_constraints` and sets ``_bundled``, the
-    models that ship; ``_accepted``, the values of `model`; and ``_saved_parts``, the
-    parts that `save_pretrained` has to save.
+    A subclass sets ``_bundled``, the models that ship; ``_accepted``, the values of
+    `model`; and ``_saved_parts``, the parts that `save_pretrained` has to save.
     """
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
-        **MODEL_CONSTRAINTS,
+        **ModelEstimator._parameter_constraints,
         **LABEL_CONSTRAINTS,
         "priors": ["array-like", None],
         "temperature": [Interval(Real, 0, None, closed="neither")],
     }
+
+    classes: object = None
+    class_names: object = None
+    priors: object = None
+    temperature: float = 1.0
 
     def fit(self, X=None, y=None, *, classes=None):
         """Resolve the classes and prepare them for the model. Nothing is trained.

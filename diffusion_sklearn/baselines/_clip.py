@@ -6,11 +6,7 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from diffusion_sklearn.baselines._checkpoints import CheckpointClassifier
-from diffusion_sklearn.baselines._contrastive import (
-    BUNDLED,
-    HUB_MODEL,
-    get_contrastive,
-)
+from diffusion_sklearn.baselines._contrastive import BUNDLED, HUB_MODEL, get_contrastive
 from diffusion_sklearn.classifiers._pairs import read_pairs
 from diffusion_sklearn.classifiers._prompts import make_prompts
 
@@ -110,16 +106,7 @@ class CLIPZeroShotClassifier(CheckpointClassifier):
     _load = staticmethod(get_contrastive)
 
     model: object = HUB_MODEL
-    classes: object = None
-    class_names: object = None
     prompt_template: object = "auto"
-    priors: object = None
-    temperature: float = 1.0
-    image_shape: object = None
-    batch_size: object = "auto"
-    device: object = "auto"
-    dtype: object = "auto"
-    verbose: int = 0
 
     def score_pairs(self, images, captions):
         """Score how well captions describe images.

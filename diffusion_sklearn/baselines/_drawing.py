@@ -4,7 +4,7 @@ import copy
 import inspect
 import json
 import re
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import diffusers
@@ -16,7 +16,7 @@ from diffusion_sklearn.backbones._batches import in_batches
 from diffusion_sklearn.backbones._digest import digest, digest_weights
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._sources import quiet
-from diffusion_sklearn.baselines._delegating import squares
+from diffusion_sklearn.images._pixels import to_pixels
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,8 @@ class Sampler:
         return json.loads(json.dumps(settings, default=str))
 
 
-@contextmanager
 def _own_null_class(backbone):
-    """Guide a DiTPipeline with the null class of its model.
+    """A context in which a DiTPipeline is guided with the null class of its model.
 
     In diffusers the null class is always 1000, that of ImageNet.
     """
@@ -188,11 +187,7 @@ def _own_null_class(backbone):
         labels[len(labels) // 2 :] = backbone.n_labels
         return args, {**kwargs, "class_labels": labels}
 
-    hook = backbone.network.register_forward_pre_hook(replace, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return backbone.network.register_forward_pre_hook(replace, with_kwargs=True)
 
 
 def draw_images(sampler, draws, folder, image_size, batch_size, verbose):
@@ -240,3 +235,23 @@ def draw_images(sampler, draws, folder, image_size, batch_size, verbose):
                     folder.write(draw, image)
             bar.update(len(batch))
     return images, len(missing)
+
+
+def squares(images, image_size, first=0):
+    """Bring images to one size.
+
+    Parameters
+    ----------
+    images : sequence
+        Anything that :func:`to_pixels` reads.
+    image_size : int
+        Side of the result in pixels.
+    first : int, default=0
+        Index of the first image, for error messages.
+
+    Returns
+    -------
+    squares : ndarray of shape (len(images), image_size, image_size, 3), uint8
+    """
+    pixels = to_pixels(images, image_size, first)  # (n, 3, s, s)
+    return np.rint((np.moveaxis(pixels, 1, -1) + 1) * 127.5).astype(np.uint8)

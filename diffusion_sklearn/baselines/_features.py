@@ -1,7 +1,6 @@
 """Activations inside a diffusion model, as features of images."""
 
 import logging
-from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -15,9 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from diffusion_sklearn.backbones._batches import resolve_batch_size
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.baselines._activations import as_maps, find_layer, layer_output
-from diffusion_sklearn.baselines._checkpoints import MODEL_CONSTRAINTS, run_in_batches
-from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
-from diffusion_sklearn.engine._kernels import FastKernels
+from diffusion_sklearn.baselines._checkpoints import ModelEstimator, run_in_batches
+from diffusion_sklearn.engine._kernels import fast_kernels
 from diffusion_sklearn.images._pixels import holds_rows, to_pixels
 
 logger = logging.getLogger(__name__)
@@ -25,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DiffusionFeatures(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseImageEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ModelEstimator
 ):
     """Features of images: the activations of a layer of a diffusion model.
 
@@ -115,7 +113,7 @@ class DiffusionFeatures(
     """
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
-        **MODEL_CONSTRAINTS,
+        **ModelEstimator._parameter_constraints,
         "timestep": [Interval(Integral, 0, None, closed="left")],
         "layer": [str, Integral],
         "output": [StrOptions({"pooled", "flat"})],
@@ -130,12 +128,7 @@ class DiffusionFeatures(
     output: str = "pooled"
     null_condition: object = None
     image_size: object = None
-    image_shape: object = None
-    batch_size: object = "auto"
-    device: object = "auto"
-    dtype: object = "auto"
     random_state: int = 0
-    verbose: int = 0
 
     def fit(self, X=None, y=None):
         """Load the model, find the layer and draw the noise. Nothing is trained.
@@ -221,8 +214,7 @@ class DiffusionFeatures(
             maps = _feature_maps(
                 backbone, self.layer_, latents, self._timestep, self._noise_seed, null
             )
-            is_pooled = self.output == "pooled"
-            maps = maps.mean(dim=(2, 3)) if is_pooled else maps.flatten(1)
+            maps = maps.mean(dim=(2, 3)) if self.output == "pooled" else maps.flatten(1)
             return maps.float().cpu().numpy()  # (b, d) or (b, d h w)
 
         features = run_in_batches(
@@ -266,11 +258,9 @@ def _feature_maps(backbone, layer, latents, timestep, noise_seed, null):
     noised = backbone.add_noise(latents.to(**kind), noise, timesteps)  # (b, c, h, w)
     conditions = null.to(backbone.device).expand(n, *null.shape[1:])
 
-    context = nullcontext()
+    context = fast_kernels(backbone)
     if backbone.is_compiled:  # a compiled network does not call hooks
         context = torch.compiler.set_stance("force_eager")
-    elif backbone.device.type == "cpu":
-        context = FastKernels()
     with torch.inference_mode(), context:
         output = layer_output(
             backbone.network.get_submodule(layer),

@@ -128,16 +128,7 @@ class PretrainedImageClassifier(CheckpointClassifier):
     _saved_parts = "image processor"
 
     model: object = HUB_MODEL
-    classes: object = None
-    class_names: object = None
     class_ids: object = None
-    priors: object = None
-    temperature: float = 1.0
-    image_shape: object = None
-    batch_size: object = "auto"
-    device: object = "auto"
-    dtype: object = "auto"
-    verbose: int = 0
 
     def _fit_classes(self, model, labels, names, classes_given):
         """Set the model's classes of each label, as lists."""

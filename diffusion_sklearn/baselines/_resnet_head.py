@@ -119,8 +119,6 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "patience": [Interval(Integral, 1, None, closed="left"), None],
-        "device": "no_validation",
-        "dtype": "no_validation",
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }

@@ -12,27 +12,46 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn.backbones._batches import BatchSize, resolve_batch_size
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._stable_diffusion import HUB_MODEL
 from diffusion_sklearn.baselines._checkpoints import (
+    AT_LEAST_1,
     LABEL_CONSTRAINTS,
-    MODEL_CONSTRAINTS,
+    ModelEstimator,
+    run_in_batches,
 )
-from diffusion_sklearn.baselines._delegating import DelegatingClassifier
-from diffusion_sklearn.baselines._drawing import Sampler, draw_images, plan_draws
+from diffusion_sklearn.baselines._drawing import (
+    Sampler,
+    draw_images,
+    plan_draws,
+    squares,
+)
 from diffusion_sklearn.baselines._image_folder import ImageFolder
+from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
 from diffusion_sklearn.classifiers._labels import resolve_class_ids
 from diffusion_sklearn.classifiers._prompts import make_prompts
 
 DEFAULT_SIZE = 32  # of the images for the default estimator
 EVALUATIONS_PER_IMAGE = 4  # in memory: two with guidance, and the decoder
 PROMPTS_PER_BATCH = 64
+IMAGES_PER_BATCH = 256  # in prediction
+
+
+def _estimator_has(method):
+    def has(clf):
+        # Raises an AttributeError with its cause, as scikit-learn's meta-estimators.
+        estimator = getattr(clf, "estimator_", None) or clf._make_estimator()
+        return getattr(estimator, method)
+
+    return has
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SyntheticDataClassifier(DelegatingClassifier):
+class SyntheticDataClassifier(BaseImageClassifier, ModelEstimator):
     """Draw images of each class with a diffusion model and train a classifier on them.
 
     The baseline "Synthetic SD Data" of the paper [1]_, which needs no labelled images
@@ -142,17 +161,17 @@ class SyntheticDataClassifier(DelegatingClassifier):
     """
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
-        **MODEL_CONSTRAINTS,
+        **ModelEstimator._parameter_constraints,
         **LABEL_CONSTRAINTS,
         "estimator": [HasMethods(["fit", "predict"]), None],
         "flatten": ["boolean"],
-        "n_images_per_class": [Interval(Integral, 1, None, closed="left")],
-        "num_inference_steps": [Interval(Integral, 1, None, closed="left"), None],
+        "n_images_per_class": [AT_LEAST_1],
+        "num_inference_steps": [AT_LEAST_1, None],
         "guidance_scale": [Interval(Real, 0, None, closed="left"), None],
         "cache": [str, os.PathLike, None],
         "class_ids": ["array-like", StrOptions({"order"}), None],
         "prompt_template": [str, list, tuple],
-        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "image_size": [AT_LEAST_1, None],
         "random_state": ["random_state"],
     }
 
@@ -168,12 +187,7 @@ class SyntheticDataClassifier(DelegatingClassifier):
     class_ids: object = None
     prompt_template: object = "auto"
     image_size: object = None
-    image_shape: object = None
-    batch_size: object = "auto"
-    device: object = "auto"
-    dtype: object = "auto"
     random_state: int = 0
-    verbose: int = 0
 
     def fit(self, X=None, y=None, *, classes=None):
         """Draw images of the classes and train the estimator on them.
@@ -244,6 +258,80 @@ class SyntheticDataClassifier(DelegatingClassifier):
         self.cache_ = None if folder is None else folder.folder
         self._size = size
         return self
+
+    def predict(self, X):
+        """Predict the class of each image with the trained estimator.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images: PIL images, paths, arrays, tensors, or flat rows with
+            `image_shape`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_images,)
+            Taken from `classes_`.
+        """
+        return self._predict_with("predict", X)
+
+    @available_if(_estimator_has("predict_proba"))
+    def predict_proba(self, X):
+        """Probability of each class, by the trained estimator.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_images, n_classes)
+            Columns in the order of `classes_`.
+        """
+        return self._predict_with("predict_proba", X)
+
+    @available_if(_estimator_has("predict_log_proba"))
+    def predict_log_proba(self, X):
+        """Log probability of each class, by the trained estimator.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_images, n_classes)
+            Columns in the order of `classes_`.
+        """
+        return self._predict_with("predict_log_proba", X)
+
+    @available_if(_estimator_has("decision_function"))
+    def decision_function(self, X):
+        """Scores of the classes, by the trained estimator.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_images, n_classes) or (n_images,)
+            With two classes, the score of ``classes_[1]``.
+        """
+        return self._predict_with("decision_function", X)
+
+    def _predict_with(self, method, X):
+        check_is_fitted(self, "classes_")
+        images, predict = self._read_images(X), getattr(self.estimator_, method)
+
+        def compute(rows):
+            batch = squares(images[rows], self._size, rows.start)
+            return np.asarray(predict(self._prepare(batch)))
+
+        return run_in_batches(compute, len(images), BatchSize(IMAGES_PER_BATCH))
 
     def _make_estimator(self):
         if self.estimator is not None:

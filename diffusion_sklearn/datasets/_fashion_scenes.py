@@ -129,13 +129,7 @@ def is_held_out(scene):
 
 
 def make_fashion_scenes(
-    n,
-    *,
-    split="train",
-    n_items=None,
-    scenes=None,
-    data_home=None,
-    random_state=0,
+    n, *, split="train", n_items=None, scenes=None, data_home=None, random_state=0
 ):
     """Compose Fashion-MNIST photos into captioned colour scenes of 32 x 32 pixels.
 

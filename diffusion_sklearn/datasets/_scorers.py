@@ -10,11 +10,7 @@ from scipy.special import expit
 
 from diffusion_sklearn.backbones._sources import quiet, resolve_name
 from diffusion_sklearn.baselines._checkpoints import pixels_for
-from diffusion_sklearn.baselines._contrastive import (
-    BUNDLED,
-    HUB_MODEL,
-    get_contrastive,
-)
+from diffusion_sklearn.baselines._contrastive import BUNDLED, HUB_MODEL, get_contrastive
 
 
 class ClipAestheticScorer:

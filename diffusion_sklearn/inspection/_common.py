@@ -1,10 +1,7 @@
 """Axes, errors and checks for all displays."""
 
 import numpy as np
-from sklearn.utils.validation import (
-    check_consistent_length,
-    column_or_1d,
-)
+from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
 from diffusion_sklearn.engine._posterior import (

@@ -4,7 +4,6 @@ from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn.engine._trials import Trials
 from diffusion_sklearn.inspection._common import (
@@ -110,7 +109,6 @@ class DenoisingErrorDisplay:
         if not isinstance(n_noises, Integral) or n_noises < 1:
             raise ValueError(f"n_noises={n_noises!r} must be an int of at least 1.")
         check_classifier(clf)
-        check_is_fitted(clf, "classes_")
         timesteps = resolve_timesteps(timesteps, clf.backbone_.n_timesteps)
         trial_timesteps = np.repeat(timesteps, n_noises)
         trials = _RepeatedNoise(trial_timesteps, clf.trials_.seed, n_noises=n_noises)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.inspection._common import (
@@ -92,7 +91,6 @@ class EvidenceDisplay:
             If `a` or `b` is not a class.
         """
         check_classifier(clf)
-        check_is_fitted(clf, "classes_")
         X = as_batch(image)
         (evidence,) = clf.evidence(X, a, b)
         pixels = to_pixels(clf._read_images(X), len(evidence))[0]  # (3, h, w)

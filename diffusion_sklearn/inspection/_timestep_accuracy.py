@@ -4,7 +4,6 @@ from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn.inspection._common import (
     check_classifier,
@@ -109,9 +108,8 @@ class TimestepAccuracyDisplay:
             If `n_bands` is invalid, or `y` has an unknown label.
         """
         check_classifier(clf)
-        check_is_fitted(clf, "classes_")
-        y = check_labels(X, y, clf.classes_)
         n_timesteps, timesteps = clf.backbone_.n_timesteps, clf.trials_.timesteps
+        y = check_labels(X, y, clf.classes_)
         if n_bands is None:
             points, group = np.unique(timesteps, return_inverse=True)
         elif isinstance(n_bands, Integral) and 1 <= n_bands <= n_timesteps:

@@ -141,16 +141,10 @@ class TrialScalingDisplay:
             is_nested = not (isinstance(timesteps, str) and timesteps == "even")
             n_correct = []
             for nested in [budgets] if is_nested else budgets[:, None]:
-                trials = make_trials(
-                    timesteps,
-                    nested[-1],
-                    clf.backbone_.n_timesteps,
-                    check_random_state(clf.random_state),
-                )
-                errors = clf._all_errors(X, trials)
-                errors *= trial_weights(
-                    clf.timestep_weights, trials, clf.backbone_, clf.target
-                )
+                rng, backbone = check_random_state(clf.random_state), clf.backbone_
+                trials = make_trials(timesteps, nested[-1], backbone.n_timesteps, rng)
+                weights = clf.timestep_weights, trials, backbone, clf.target
+                errors = clf._all_errors(X, trials) * trial_weights(*weights)
                 n_correct += [count_correct(clf, errors[:, :, :n], y) for n in nested]
             accuracy.append(np.array(n_correct) / len(y))
         display = cls(budgets, np.array(accuracy), strategies=list(strategies))

@@ -12,6 +12,7 @@ from diffusion_sklearn.classifiers import (
 )
 from diffusion_sklearn.testing._common import (
     assert_close,
+    assert_output,
     copy_backbone,
     make_images,
     make_inputs,
@@ -140,10 +141,9 @@ def check_shapes(backbone):
         "_latent_side."
     )
     latents = backbone.encode(to_tensor(make_images(backbone, 1)))
-    for name, tensor in {"encode": latents, "add_noise": noised}.items():
-        assert tensor.dtype == dtype, (
-            f"{name} returns {tensor.dtype} where {dtype} is needed."
-        )
+    hint = "see that latents stay in compute_dtype"
+    assert_output("encode", latents, (1, *shape[1:]), dtype, hint)
+    assert_output("add_noise", noised, shape, dtype, hint)
     n_rows = len(backbone.condition(two_names(backbone)))
     assert n_rows == 2, f"condition returns {n_rows} rows for two names."
     outputs = {"predict": [backbone.predict(noised, timesteps, conditions)]}
@@ -152,11 +152,7 @@ def check_shapes(backbone):
         outputs["predict_with_variance"] = both
     for name, tensors in outputs.items():
         for tensor in tensors:
-            assert (tensor.shape, tensor.dtype) == (shape, dtype), (
-                f"{name} returns shape {tuple(tensor.shape)} and {tensor.dtype} where "
-                f"{shape} and {dtype} are needed; see what forward returns."
-            )
-            assert tensor.isfinite().all(), f"{name} returns NaN or infinity."
+            assert_output(name, tensor, shape, dtype, "see what forward returns")
 
 
 @torch.no_grad()
@@ -166,25 +162,19 @@ def check_batches(backbone):
     batch, order = backbone.predict(*inputs), [2, 0, 1]
     permuted = backbone.predict(*(x[order] for x in inputs))
     assert_close(
-        permuted,
-        batch[order],
-        1e-4,
-        "permuted rows give other predictions; see forward",
+        permuted, batch[order], "permuted rows give other predictions; see forward"
     )
     alone = [backbone.predict(*(x[i : i + 1] for x in inputs)) for i in range(3)]
     assert_close(
         torch.cat(alone),
         batch,
-        1e-4,
         "a row alone gives another prediction than in a batch; see forward for what is "
         "computed across rows",
     )
     names = two_names(backbone)
-    alone = torch.cat([backbone.condition([name]) for name in names])
     assert_close(
-        alone,
+        torch.cat([backbone.condition([name]) for name in names]),
         backbone.condition(names),
-        1e-4,
         "condition gives other rows for a name alone; see whether it pads to the "
         "longest",
     )
@@ -221,9 +211,9 @@ def check_errors(backbone):
     assert_close(
         errors,
         expected,
-        1e-5,
         "denoising_errors differ from a double loop over images and trials; see "
         "encode, add_noise and prediction_and_target",
+        tolerance=1e-5,
     )
 
 
@@ -255,12 +245,8 @@ def check_null_condition(backbone):
             f"null_condition raises {type(error).__name__}; implement it, and raise "
             "ValueError if the model has none."
         ) from error
-    expected = (1, *conditions.shape[1:]), conditions.dtype
-    assert (null.shape, null.dtype) == expected, (
-        f"null_condition returns shape {tuple(null.shape)} and {null.dtype} where "
-        f"{expected[0]} and {expected[1]} are needed; raise ValueError if the model "
-        "has none."
-    )
+    shape, hint = (1, *conditions.shape[1:]), "raise ValueError if the model has none"
+    assert_output("null_condition", null, shape, conditions.dtype, hint)
     predicted = backbone.predict(noised, timesteps, null.expand(3, *null.shape[1:]))
     assert predicted.isfinite().all(), "null_condition gives NaN or infinity."
 
@@ -269,26 +255,24 @@ def check_null_condition(backbone):
 def check_modes(backbone):
     """Modules run in evaluation mode, and get their mode back."""
     backbone = copy_backbone(backbone, backbone.dtype)
-    parts = {
-        f"{name}.{path}".rstrip("."): module
-        for name, part in backbone.pipeline.components.items()
-        if isinstance(part, torch.nn.Module)
-        for path, module in part.named_modules()
-    }
+    parts = backbone.pipeline.components.items()
+    whole = torch.nn.ModuleDict(
+        {name: part for name, part in parts if isinstance(part, torch.nn.Module)}
+    )
     used = set()
-    for name, module in parts.items():
+    for name, module in whole.named_modules():
         module.register_forward_pre_hook(
             lambda module, _, name=name: used.add(name) if module.training else None
         )
     for training in (True, False):
-        for module in parts.values():
-            module.training = training
+        whole.train(training)
         backbone.predict(*make_inputs(backbone))
         assert not used, (
             f"{min(used)} runs in train mode, with dropout; run it within "
             "evaluation_mode, as Backbone.predict does."
         )
-        changed = [name for name in parts if parts[name].training != training]
+        modules = whole.named_modules()
+        changed = [name for name, module in modules if module.training != training]
         assert not changed, (
             f"{changed[0]}.training was {training} and is {not training} afterwards; "
             "give modules their mode back."
@@ -310,7 +294,6 @@ def check_pickle(backbone):
     assert_close(
         pickle.loads(pickled).predict(*inputs),
         backbone.predict(*inputs),
-        1e-4,
         "the unpickled backbone predicts something else; see what is set outside of "
         "the pipeline",
     )
@@ -323,11 +306,8 @@ def check_half_precision(backbone):
     predicted = half.predict(*inputs)
     latents = half.encode(to_tensor(make_images(half, 1)))
     for name, tensor in {"encode": latents, "predict": predicted}.items():
-        assert tensor.dtype == torch.float32, (
-            f"{name} of a model in bfloat16 returns {tensor.dtype}, which is not "
-            "float32."
-        )
-        assert tensor.isfinite().all(), f"{name} in bfloat16 gives NaN or infinity."
+        hint = "the model is in bfloat16, its errors are computed in float32"
+        assert_output(name, tensor, tensor.shape, torch.float32, hint)
     conditions = half.condition(two_names(half))
     assert conditions.isfinite().all(), "condition in bfloat16 gives NaN or infinity."
     full = backbone.predict(*inputs)

@@ -41,6 +41,15 @@ def make_inputs(backbone):
     return noised, timesteps, backbone.condition(two_names(backbone))[[0, 1, 0]]
 
 
+def assert_output(name, tensor, shape, dtype, hint):
+    """Check what a method of the backbone returns."""
+    assert (tuple(tensor.shape), tensor.dtype) == (tuple(shape), dtype), (
+        f"{name} returns shape {tuple(tensor.shape)} and {tensor.dtype} where "
+        f"{tuple(shape)} and {dtype} are needed; {hint}."
+    )
+    assert tensor.isfinite().all(), f"{name} returns NaN or infinity."
+
+
 def copy_backbone(backbone, dtype):
     """A backbone of the same family around a copy of the pipeline."""
     with quiet():
@@ -49,7 +58,7 @@ def copy_backbone(backbone, dtype):
     return copied
 
 
-def assert_close(actual, expected, tolerance, message):
+def assert_close(actual, expected, message, tolerance=1e-4):
     """Compare to within a tolerance, relative to the largest expected value."""
     actual, expected = (torch.as_tensor(x).double().cpu() for x in (actual, expected))
     assert actual.shape == expected.shape, (

@@ -1,10 +1,10 @@
 """Checks against one denoising step of the pipeline's own ``__call__``."""
 
 import inspect
-from dataclasses import dataclass
 from functools import wraps
 
 import torch
+from sklearn.utils import Bunch
 
 from diffusion_sklearn.backbones._noise_schedule import RectifiedFlow
 from diffusion_sklearn.backbones._sources import quiet
@@ -29,7 +29,6 @@ def check_denoising_step(backbone):
         assert_close(
             step.predicted,
             step.expected,
-            1e-4,
             f"at timestep {timestep} the predicted clean latents are not those of the "
             "pipeline's own step; see sign, time and conditions in forward, and the "
             "noise schedule",
@@ -50,29 +49,9 @@ def check_latents(backbone):
     assert_close(
         step.decoded,
         encoded,
-        1e-4,
         "from the latents of an image, the pipeline decodes something else than was "
         "encoded; see scale, shift and layout in encode",
     )
-
-
-@dataclass(frozen=True)
-class OneStep:
-    """What a pipeline and a backbone make of the same noised latents.
-
-    Attributes
-    ----------
-    expected, predicted : Tensor of shape (1, ...)
-        Predicted clean latents of the pipeline's step and of the backbone, in the
-        layout of the network's input.
-    decoded : Tensor of shape (1, ...) or None
-        What the pipeline hands to its autoencoder to decode the latents that the
-        backbone encoded; None without an autoencoder.
-    """
-
-    expected: torch.Tensor
-    predicted: torch.Tensor
-    decoded: torch.Tensor | None
 
 
 def run_one_step(backbone, timestep):
@@ -88,8 +67,12 @@ def run_one_step(backbone, timestep):
 
     Returns
     -------
-    step : OneStep or None
-        None if the pipeline has no ``__call__``.
+    step : Bunch or None
+        ``predicted`` and ``expected``, Tensors of shape (1, ...): predicted clean
+        latents of the backbone and of the pipeline's step, in the layout of the
+        network's input. ``decoded``, a Tensor: what the pipeline hands to its
+        autoencoder to decode the latents that the backbone encoded; None without an
+        autoencoder. None if the pipeline has no ``__call__``.
 
     Raises
     ------
@@ -124,7 +107,6 @@ def run_one_step(backbone, timestep):
         "max_sequence_length": getattr(backbone, "max_sequence_length", None),
         "use_resolution_binning": False,
         "clean_caption": False,
-        "generator": torch.Generator().manual_seed(0),
         "output_type": "np",
     }
     options = {k: v for k, v in options.items() if k in parameters and v is not None}
@@ -149,7 +131,9 @@ def run_one_step(backbone, timestep):
     clean, _ = backbone.noise_schedule.latents_and_noise(
         backbone.prediction_type, predicted, noised, t
     )
-    return OneStep(spy.expected, spy.network_input(clean), spy.decoded)
+    return Bunch(
+        predicted=spy.network_input(clean), expected=spy.expected, decoded=spy.decoded
+    )
 
 
 class _Stop(Exception):

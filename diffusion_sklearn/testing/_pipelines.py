@@ -2,10 +2,19 @@
 
 from functools import partial, wraps
 
+import diffusers
 import torch
+import transformers
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.-,"
 CLASS_NAMES = ["ant", "bee", "cat", "dog, hound", "eel"]
+BETAS = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+}
+"""Noise schedule of Stable Diffusion 1, 2 and XL."""
 
 
 def tiny_pipelines():
@@ -37,7 +46,7 @@ def tiny_pipelines():
     8
     """
     sd, sd3 = stable_diffusion, stable_diffusion_3
-    makers = {
+    return {
         "Stable Diffusion 1.x, 2.x": sd,
         "Stable Diffusion, velocity": partial(sd, "v_prediction"),
         "Stable Diffusion, image to image": partial(sd, image_to_image=True),
@@ -52,7 +61,6 @@ def tiny_pipelines():
         "DiT": dit,
         "U-Net on pixels": pixels,
     }
-    return makers
 
 
 def _same_weights(make):
@@ -76,9 +84,7 @@ def _varied(module):
 
 
 def _vae(**config):
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 2,
         up_block_types=["UpDecoderBlock2D"] * 2,
         block_out_channels=[4, 8], norm_num_groups=2, latent_channels=4,
@@ -88,18 +94,14 @@ def _vae(**config):
 
 def clip_tokenizer():
     """A tokenizer of CLIP for which every letter is a token."""
-    from transformers import CLIPTokenizer
-
     words = [*LETTERS, *(f"{c}</w>" for c in LETTERS)]
     words += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {word: k for k, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=40)
+    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=40)
 
 
 def _clip(n_pooled=None):
     """A tokenizer and a text encoder of CLIP, projected if `n_pooled`."""
-    import transformers
-
     tokenizer = clip_tokenizer()
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16,
@@ -114,64 +116,15 @@ def _clip(n_pooled=None):
 
 def _t5():
     """A tokenizer and a text encoder of T5."""
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
-
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)]
     pieces += [(letter, -2.0) for letter in LETTERS]
-    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
-    config = T5Config(
+    settings = {"extra_ids": 0, "model_max_length": 512}
+    tokenizer = transformers.T5Tokenizer(vocab=pieces, **settings)
+    config = transformers.T5Config(
         vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=16, num_layers=1,
         num_heads=2,
     )  # fmt: skip
-    return tokenizer, _varied(T5EncoderModel(config))
-
-
-@_same_weights
-def stable_diffusion(prediction_type="epsilon", image_to_image=False):
-    """Stable Diffusion 1.x or 2.x."""
-    import diffusers
-
-    tokenizer, text_encoder = _clip()
-    unet = diffusers.UNet2DConditionModel(
-        block_out_channels=(4, 8), layers_per_block=1, sample_size=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=8,
-        attention_head_dim=2, norm_num_groups=2,
-    )  # fmt: skip
-    scheduler = diffusers.DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-        steps_offset=1, clip_sample=False, prediction_type=prediction_type,
-    )  # fmt: skip
-    kind = "Img2Img" if image_to_image else ""
-    return getattr(diffusers, f"StableDiffusion{kind}Pipeline")(
-        vae=_vae(scaling_factor=0.18215), text_encoder=text_encoder,
-        tokenizer=tokenizer, unet=_varied(unet), scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-
-
-@_same_weights
-def stable_diffusion_xl():
-    """Stable Diffusion XL."""
-    import diffusers
-
-    unet = diffusers.UNet2DConditionModel(
-        block_out_channels=(4, 8), layers_per_block=1, sample_size=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16,
-        attention_head_dim=2, norm_num_groups=2, addition_embed_type="text_time",
-        addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 6,
-    )  # fmt: skip
-    scheduler = diffusers.EulerDiscreteScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-        steps_offset=1, timestep_spacing="leading",
-    )  # fmt: skip
-    return diffusers.StableDiffusionXLPipeline(
-        _vae(scaling_factor=0.13025, force_upcast=True),
-        **_text_parts(_clip(), _clip(n_pooled=6)),
-        unet=_varied(unet),
-        scheduler=scheduler,
-    )
+    return tokenizer, _varied(transformers.T5EncoderModel(config))
 
 
 def _text_parts(*pairs):
@@ -183,11 +136,49 @@ def _text_parts(*pairs):
     return parts
 
 
+def _unet(**config):
+    """A U-Net of latents with cross-attention."""
+    return diffusers.UNet2DConditionModel(
+        block_out_channels=(4, 8), layers_per_block=1, sample_size=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2, norm_num_groups=2, **config,
+    )  # fmt: skip
+
+
+@_same_weights
+def stable_diffusion(prediction_type="epsilon", image_to_image=False):
+    """Stable Diffusion 1.x or 2.x."""
+    text_parts, unet = _text_parts(_clip()), _unet(cross_attention_dim=8)
+    scheduler = diffusers.DDIMScheduler(
+        **BETAS, clip_sample=False, prediction_type=prediction_type
+    )
+    kind = "Img2Img" if image_to_image else ""
+    return getattr(diffusers, f"StableDiffusion{kind}Pipeline")(
+        **text_parts, vae=_vae(scaling_factor=0.18215), unet=_varied(unet),
+        scheduler=scheduler, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+@_same_weights
+def stable_diffusion_xl():
+    """Stable Diffusion XL."""
+    unet = _unet(
+        cross_attention_dim=16, addition_embed_type="text_time",
+        addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 6,
+    )  # fmt: skip
+    return diffusers.StableDiffusionXLPipeline(
+        _vae(scaling_factor=0.13025, force_upcast=True),
+        **_text_parts(_clip(), _clip(n_pooled=6)),
+        unet=_varied(unet),
+        scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
+    )
+
+
 @_same_weights
 def stable_diffusion_3(with_t5=True):
     """Stable Diffusion 3 or 3.5."""
-    import diffusers
-
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=4, patch_size=2, in_channels=4, out_channels=4, num_layers=1,
         attention_head_dim=4, num_attention_heads=2, joint_attention_dim=16,
@@ -205,8 +196,6 @@ def stable_diffusion_3(with_t5=True):
 @_same_weights
 def flux(guidance_embeds=True):
     """Flux.1 dev, or schnell without an embedding of the guidance scale."""
-    import diffusers
-
     transformer = diffusers.FluxTransformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
         num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=8,
@@ -223,8 +212,6 @@ def flux(guidance_embeds=True):
 
 
 def _pixart(cls, sample_size):
-    import diffusers
-
     transformer = diffusers.PixArtTransformer2DModel(
         sample_size=sample_size, num_attention_heads=2, attention_head_dim=6,
         in_channels=4, out_channels=8, num_layers=1, patch_size=2,
@@ -253,9 +240,6 @@ def pixart_sigma():
 @_same_weights
 def sana():
     """Sana."""
-    import diffusers
-    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
-
     transformer = diffusers.SanaTransformer2DModel(
         sample_size=16, in_channels=4, out_channels=4, num_layers=1, patch_size=1,
         num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2,
@@ -271,8 +255,9 @@ def sana():
         downsample_block_type="conv", scaling_factor=0.41407,
     )  # fmt: skip
     words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *LETTERS, "▁"]
-    tokenizer = GemmaTokenizer({w: k for k, w in enumerate(words)}, merges=[])
-    config = Gemma2Config(
+    vocab = {word: k for k, word in enumerate(words)}
+    tokenizer = transformers.GemmaTokenizer(vocab, merges=[])
+    config = transformers.Gemma2Config(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, head_dim=4,
         num_attention_heads=2, num_hidden_layers=1, num_key_value_heads=2,
         pad_token_id=0, eos_token_id=1, bos_token_id=2,
@@ -280,15 +265,14 @@ def sana():
     scheduler = diffusers.DPMSolverMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
     )
-    parts = _varied(Gemma2Model(config)), autoencoder.eval(), _varied(transformer)
+    encoder = _varied(transformers.Gemma2Model(config))
+    parts = encoder, autoencoder.eval(), _varied(transformer)
     return diffusers.SanaPipeline(tokenizer, *parts, scheduler)
 
 
 @_same_weights
 def dit():
     """DiT, with five classes."""
-    import diffusers
-
     transformer = diffusers.DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=8,
         num_layers=1, sample_size=4, patch_size=2, num_embeds_ada_norm=5,
@@ -308,8 +292,6 @@ def dit():
 @_same_weights
 def pixels():
     """A class-conditional U-Net on pixels, with five classes."""
-    import diffusers
-
     unet = diffusers.UNet2DModel(
         sample_size=8, num_class_embeds=5, block_out_channels=(4, 8),
         layers_per_block=1, norm_num_groups=2, attention_head_dim=4,

@@ -74,11 +74,11 @@ def test_answers_are_the_same_where_memory_is_short(dit_folder, monkeypatch, par
 
     monkeypatch.setattr(backbone, name, short)
     with pytest.warns(RuntimeWarning, match="does not fit into memory"):
-        found = clf.denoising_errors(PHOTOS)
-    np.testing.assert_allclose(found.errors, expected.errors, rtol=1e-5)
-    np.testing.assert_array_equal(found.n_evaluations, expected.n_evaluations)
+        result = clf.denoising_errors(PHOTOS)
+    np.testing.assert_allclose(result.errors, expected.errors, rtol=1e-5)
+    np.testing.assert_array_equal(result.n_evaluations, expected.n_evaluations)
     if part == "network":
-        assert sum(sizes) == found.n_evaluations.sum()  # nothing twice
+        assert sum(sizes) == result.n_evaluations.sum()  # nothing twice
 
 
 def test_auto_fits_into_a_gpu(monkeypatch):

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier, clear_cache
-from diffusion_sklearn.baselines import CLIPZeroShotClassifier, _checkpoints
+from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 from tests.conftest import tiny_clip, tiny_sd
 
 NAMES = ["ant", "bee", "eel"]
@@ -40,13 +40,13 @@ def clf(folder):
 @pytest.fixture
 def loads(monkeypatch):
     """Names of the models that are really read from disk."""
-    load, names = _checkpoints.load_pretrained, []
+    load, names = AutoModel.from_pretrained, []
 
-    def counting(name, *args):
+    def counting(name, **options):
         names.append(name)
-        return load(name, *args)
+        return load(name, **options)
 
-    monkeypatch.setattr(_checkpoints, "load_pretrained", counting)
+    monkeypatch.setattr(AutoModel, "from_pretrained", counting)
     clear_cache()
     return names
 
@@ -171,9 +171,11 @@ def test_integer_labels_with_names(clf):
 
 
 def test_integers_without_names_are_warned_about(clf):
-    with pytest.warns(UserWarning, match=r"labels \[1, 7\] are used as names") as found:
+    with pytest.warns(
+        UserWarning, match=r"labels \[1, 7\] are used as names"
+    ) as warned:
         clf.fit(IMAGES[:2], [7, 1])
-    assert found[0].filename == __file__
+    assert warned[0].filename == __file__
     with pytest.raises(ValueError, match=r"classes=\[1, 7\] are no names.*class_names"):
         clf.fit(classes=[7, 1])
 

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from diffusion_sklearn import ImageError, load_backbone
-from diffusion_sklearn.baselines import DiffusionFeatures, ResNetHead, _features
+from diffusion_sklearn.baselines import DiffusionFeatures, ResNetHead
 from diffusion_sklearn.baselines._activations import find_layer, layer_output
 from diffusion_sklearn.baselines._resnet import compute_logits, hold_out
 from tests.backbones.test_families import (
@@ -94,13 +94,13 @@ CASES = [
 
 def by_hand(name, layer, timestep, null):
     """Activations of each image, (d, positions), from the pipeline's own modules."""
-    pipeline, found = in_float64(FAMILIES[name]()), []
+    pipeline, outputs = in_float64(FAMILIES[name]()), []
     network = getattr(pipeline, "unet", None) or pipeline.transformer
     if name == "Sana":
         pipeline.tokenizer.padding_side = "right"  # as its pipeline does
     seed = np.random.RandomState(0).randint(2**31)
     network.get_submodule(layer).register_forward_hook(
-        lambda module, args, output: found.append(output)
+        lambda module, args, output: outputs.append(output)
     )
     for image in IMAGES:
         x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
@@ -118,7 +118,7 @@ def by_hand(name, layer, timestep, null):
             xt = abar.sqrt() * x + (1 - abar).sqrt() * eps
         CALLS[name](pipeline, xt, t, null)
     maps = []
-    for output in found:
+    for output in outputs:
         if layer.startswith("down_blocks"):  # residuals come second
             output = output[0]
         elif isinstance(output, tuple):  # text comes first
@@ -141,11 +141,11 @@ def test_against_a_hook_by_hand(name, layer, named):
         expected = by_hand(name, named, 300, null)  # (n, d, positions)
     d, h, w = flat.feature_shape_
     assert (d, h * w) == expected.shape[1:] and h == w
-    found, scale = flat.transform(IMAGES), np.abs(expected).mean()
+    activations, scale = flat.transform(IMAGES), np.abs(expected).mean()
     assert np.isfinite(scale)
-    assert found.dtype == np.float32
+    assert activations.dtype == np.float32
     expected = expected / scale
-    np.testing.assert_allclose(found / scale, expected.reshape(3, -1), atol=3e-5)
+    np.testing.assert_allclose(activations / scale, expected.reshape(3, -1), atol=3e-5)
     pooled = flat.set_params(output="pooled").transform(IMAGES)
     np.testing.assert_allclose(pooled / scale, expected.mean(axis=2), atol=3e-5)
     assert np.ptp(expected, axis=0).max() > 1e-3  # the image matters
@@ -166,8 +166,8 @@ def test_neither_batch_size_nor_order_nor_company_matters(features):
     order = np.random.RandomState(2).permutation(7)
     for batch_size in (1, 3, 7):
         again = clone(features).set_params(batch_size=batch_size).fit()
-        found = again.transform(PHOTOS[order])
-        np.testing.assert_allclose(found, expected[order], rtol=1e-4, atol=1e-5)
+        activations = again.transform(PHOTOS[order])
+        np.testing.assert_allclose(activations, expected[order], rtol=1e-4, atol=1e-5)
     alone = features.transform(PHOTOS[3:4])
     np.testing.assert_allclose(alone, expected[3:4], rtol=1e-4, atol=1e-5)
 
@@ -188,14 +188,16 @@ def test_every_form_of_images_gives_the_same(features, tmp_path):
 
 def test_no_more_images_than_a_batch_are_open(features, monkeypatch):
     sizes = []
+    features.set_params(batch_size=3).fit(PHOTOS)
+    backbone = type(features.backbone_)
+    encode = backbone.encode
 
-    def counting(images, size, first):
-        sizes.append((first, len(images)))
-        return read(images, size, first)
+    def counting(self, pixels):
+        sizes.append((sum(n for _, n in sizes), len(pixels)))
+        return encode(self, pixels)
 
-    read = _features.to_pixels
-    monkeypatch.setattr(_features, "to_pixels", counting)
-    features.set_params(batch_size=3).fit(PHOTOS).transform(PHOTOS)
+    monkeypatch.setattr(backbone, "encode", counting)
+    features.transform(PHOTOS)
     assert sizes == [(0, 3), (3, 3), (6, 1)]
 
 
@@ -354,8 +356,8 @@ def test_clones_share_the_model_and_pickles_hold_its_name():
     features = DiffusionFeatures(model="fashion-dit").fit()  # megabytes of weights
     pickled = pickle.dumps(features)
     assert len(pickled) < 2**12
-    found = pickle.loads(pickled).transform(PHOTOS)
-    np.testing.assert_array_equal(found, features.transform(PHOTOS))
+    activations = pickle.loads(pickled).transform(PHOTOS)
+    np.testing.assert_array_equal(activations, features.transform(PHOTOS))
 
 
 # The residual network -----------------------------------------------------------------
@@ -447,8 +449,8 @@ def test_the_network_is_what_it_is_said_to_be():
     inner = conv(np.maximum(norm(x, "2.layers.0"), 0), "2.layers.2")
     x = x + conv(np.maximum(norm(inner, "2.layers.3"), 0), "2.layers.5")
     logits = np.maximum(norm(x, "3"), 0) @ weights["7.weight"].T + weights["7.bias"]
-    found = compute_logits(head.network_, X)
-    np.testing.assert_allclose(found, logits, rtol=1e-9)
+    network_logits = compute_logits(head.network_, X)
+    np.testing.assert_allclose(network_logits, logits, rtol=1e-9)
     proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(head.predict_proba(X), proba, rtol=1e-9)
 

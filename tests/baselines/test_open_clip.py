@@ -226,8 +226,8 @@ def test_in_cross_val_score(resnet_folder):
     clf = CLIPZeroShotClassifier(model=resnet_folder)
     images = np.random.RandomState(0).randint(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     y = np.array(NAMES[:2] * 4)
-    found = clone(clf).fit(classes=NAMES[:2]).predict(images)
-    expected = [np.mean(found[k : k + 4] == y[k : k + 4]) for k in (0, 4)]
+    labels = clone(clf).fit(classes=NAMES[:2]).predict(images)
+    expected = [np.mean(labels[k : k + 4] == y[k : k + 4]) for k in (0, 4)]
     scores = cross_val_score(clf, images, y, cv=2)
     np.testing.assert_array_equal(np.sort(scores), np.sort(expected))
 

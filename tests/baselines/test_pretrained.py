@@ -17,6 +17,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from transformers import (
+    AutoModelForImageClassification,
     ConvNextImageProcessorPil,
     ResNetConfig,
     ResNetForImageClassification,
@@ -26,7 +27,7 @@ from transformers import (
 )
 
 from diffusion_sklearn import ConditionalDiffusionClassifier, clear_cache
-from diffusion_sklearn.baselines import _checkpoints, _pretrained
+from diffusion_sklearn.baselines import _pretrained
 from diffusion_sklearn.baselines._pretrained import PretrainedImageClassifier
 from diffusion_sklearn.datasets import load_fashion_photos
 from tests.conftest import save_tiny_clip, saved
@@ -90,13 +91,13 @@ def clf(folder):
 @pytest.fixture
 def loads(monkeypatch):
     """Names of the models that are really read from disk."""
-    load, names = _checkpoints.load_pretrained, []
+    load, names = AutoModelForImageClassification.from_pretrained, []
 
-    def counting(name, *args):
+    def counting(name, **options):
         names.append(name)
-        return load(name, *args)
+        return load(name, **options)
 
-    monkeypatch.setattr(_checkpoints, "load_pretrained", counting)
+    monkeypatch.setattr(AutoModelForImageClassification, "from_pretrained", counting)
     clear_cache()
     return names
 
@@ -140,9 +141,9 @@ def test_posterior_against_plain_transformers(clf, images):
     logits = plain_logits(clf.model, images)[:, IDS]
     expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert np.ptp(np.exp(expected)) > 0.05
-    found = clf.predict_log_proba(images)
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    log_proba = clf.predict_log_proba(images)
+    assert log_proba.dtype == np.float64
+    np.testing.assert_allclose(log_proba, expected, rtol=1e-6)
     np.testing.assert_array_equal(
         clf.predict(images), np.array(NAMES)[expected.argmax(axis=1)]
     )
@@ -260,9 +261,9 @@ def test_integers_are_ids_or_have_names(clf):
         fitted.predict_proba(IMAGES), expected.predict_proba(IMAGES)
     )
     clf.set_params(class_names=None)
-    with pytest.warns(UserWarning, match="If they are encoded") as found:
+    with pytest.warns(UserWarning, match="If they are encoded") as warned:
         clf.fit(IMAGES[:2], [0, 1])
-    assert found[0].filename == __file__
+    assert warned[0].filename == __file__
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,18 @@
 
 import json
 import pickle
+from functools import wraps
 from inspect import signature
 from unittest import SkipTest
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
+from diffusers import (
+    DiTPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
@@ -17,8 +22,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from diffusion_sklearn import clear_cache, load_backbone
-from diffusion_sklearn.baselines._delegating import squares
-from diffusion_sklearn.baselines._drawing import Sampler, plan_draws
+from diffusion_sklearn.baselines._drawing import plan_draws, squares
 from diffusion_sklearn.baselines._synthetic import SyntheticDataClassifier
 from diffusion_sklearn.testing import tiny_pipelines
 from tests.conftest import save_pipeline, saved, tiny_dit, tiny_sd
@@ -52,16 +56,23 @@ def clf(request):
     return SyntheticDataClassifier(model=model, estimator=Remember(), **FEW)
 
 
+def before_each_call(monkeypatch, run):
+    """Run a function of the number of images before each call of a pipeline."""
+    for cls in (DiTPipeline, StableDiffusionPipeline):
+
+        @wraps(cls.__call__)
+        def call(self, *args, original=cls.__call__, **options):
+            run(len(options["generator"]))
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(cls, "__call__", call)
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """How many images each call of a pipeline drew."""
-    draw, counts = Sampler.draw, []
-
-    def counting(self, draws):
-        counts.append(len(draws))
-        return draw(self, draws)
-
-    monkeypatch.setattr(Sampler, "draw", counting)
+    counts = []
+    before_each_call(monkeypatch, counts.append)
     return counts
 
 
@@ -117,10 +128,10 @@ def test_images_are_those_of_the_pipeline(model, guidance_scale):
     options = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     conditions = [one for one in shown for _ in range(2)]
     expected = by_hand(clf, conditions, [draw.seed for draw in draws], **options)
-    found = clf.estimator_.X_
-    assert found.dtype == np.uint8 and found.shape == (6, 8, 8, 3)
-    assert len({image.tobytes() for image in found}) == 6
-    np.testing.assert_array_equal(found, expected)
+    drawn = clf.estimator_.X_
+    assert drawn.dtype == np.uint8 and drawn.shape == (6, 8, 8, 3)
+    assert len({image.tobytes() for image in drawn}) == 6
+    np.testing.assert_array_equal(drawn, expected)
     assert clf.estimator_.y_.tolist() == ["ant"] * 2 + ["bee"] * 2 + ["eel"] * 2
     assert clf.n_drawn_ == 6 and clf.cache_ is None
     if clf.model == SD:
@@ -155,8 +166,8 @@ def test_guidance_of_a_dit_leads_away_from_its_own_null_class():
             x = then.sqrt() * clean + (1 - then).sqrt() * eps
         pixels = vae.decode(x / vae.config.scaling_factor).sample
         expected.append((pixels[0] / 2 + 0.5).clamp(0, 1).movedim(0, -1).numpy())
-    found = clf.estimator_.X_.astype(int)
-    assert np.abs(found - np.array(expected) * 255).max() < 0.51  # rounding
+    drawn = clf.estimator_.X_.astype(int)
+    assert np.abs(drawn - np.array(expected) * 255).max() < 0.51  # rounding
     assert not network._forward_pre_hooks  # as it was
 
 
@@ -179,12 +190,12 @@ def test_other_families(name):
         num_inference_steps=2,
         batch_size=1,
     )
-    found = clf.fit(classes=["bee", "cat"]).estimator_.X_
+    drawn = clf.fit(classes=["bee", "cat"]).estimator_.X_
     binned = "use_resolution_binning" in signature(type(pipeline).__call__).parameters
-    options = {"height": found.shape[1], "width": found.shape[2]}
+    options = {"height": drawn.shape[1], "width": drawn.shape[2]}
     options |= {"use_resolution_binning": False} if binned else {}
     draws = plan_draws(["bee", "cat"], clf.prompts_, 1, seed=0)
-    for draw, image in zip(draws, found, strict=True):
+    for draw, image in zip(draws, drawn, strict=True):
         generator = torch.Generator().manual_seed(draw.seed)
         expected = pipeline(
             draw.condition, generator=generator, num_inference_steps=2, **options
@@ -254,15 +265,13 @@ def test_what_is_there_is_not_drawn_again(clf, calls, tmp_path):
 
 def test_a_run_that_is_cut_off_goes_on(clf, calls, tmp_path, monkeypatch):
     clf.set_params(cache=tmp_path, batch_size=2)
-    counting = Sampler.draw
 
-    def cut_off(self, draws):
+    def cut_off(n_images):
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return counting(self, draws)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Sampler, "draw", cut_off)
+        before_each_call(patch, cut_off)
         with pytest.raises(KeyboardInterrupt):
             clf.fit(classes=NAMES)
     assert not hasattr(clf, "classes_")

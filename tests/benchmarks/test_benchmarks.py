@@ -1,7 +1,6 @@
 """The benchmarks run, and compare equal things."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -169,14 +168,14 @@ def test_parts_benchmark(monkeypatch):
     assert type(_errors.fast_kernels(None)).__name__ == "nullcontext"
 
 
-def test_a_process_of_its_own_has_the_environment(monkeypatch):
+def test_a_process_of_its_own(monkeypatch):
     monkeypatch.setattr(_common, "module_of", lambda file: "json.tool")
     monkeypatch.setattr(subprocess, "run", run := Mock())
     run.return_value.stdout = "[1]"
-    assert _common.run_in_process("a.py", "--b", environment={"C": "2"}) == [1]
+    assert _common.run_in_process("a.py", "--b") == [1]
     (command,), options = run.call_args
     assert command == [sys.executable, "-m", "json.tool", "--b"]
-    assert options["env"] == {**os.environ, "C": "2"}
+    assert options["check"] and options["cwd"] == _common.ROOT
 
 
 def test_comparison_with_a_revision(monkeypatch, tmp_path):

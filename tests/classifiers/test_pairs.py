@@ -130,8 +130,8 @@ def plain_scores(prediction_type, captions, trials):
                 truth = eps
                 if prediction_type == "v_prediction":
                     truth = a**0.5 * eps - (1 - a) ** 0.5 * z
-                found = unet(noised, int(t), encoder_hidden_states=encoder(ids)[0])
-                scores[i, k] -= (found.sample - truth).square().sum() / len(trials)
+                output = unet(noised, int(t), encoder_hidden_states=encoder(ids)[0])
+                scores[i, k] -= (output.sample - truth).square().sum() / len(trials)
     return scores
 
 
@@ -140,9 +140,9 @@ def test_scores_against_double_loop(prediction_type, clf):
     clf.set_params(model=tiny_sd(prediction_type), random_state=3)
     trials = clf.fit(classes=["x", "y"]).trials_
     expected = plain_scores(prediction_type, [*CAPTIONS, ""], trials)
-    found = clf.score_pairs(IMAGES, CAPTIONS)
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, expected[:, :3], rtol=1e-5)
+    scores = clf.score_pairs(IMAGES, CAPTIONS)
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, expected[:, :3], rtol=1e-5)
     gain = clf.score_pairs(IMAGES, CAPTIONS, subtract_unconditional=True)
     np.testing.assert_allclose(gain, expected[:, :3] - expected[:, 3:], atol=1e-4)
     assert np.ptp(gain) > 0.1  # those 1e-4 are little
@@ -153,12 +153,12 @@ def test_nested_scores_are_those_of_the_flat_table(clf, subtract, evaluated):
     flat = clf.score_pairs(IMAGES, CAPTIONS, subtract_unconditional=subtract)
     assert flat.shape == (4, 3)
     evaluated.clear()
-    found = clf.score_pairs(FORMS["array"], PAIRS, subtract_unconditional=subtract)
+    scores = clf.score_pairs(FORMS["array"], PAIRS, subtract_unconditional=subtract)
     expected = [flat[:2, :2], flat[2:, 1:]]
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-6)
     # Nothing beside the pairs asked for: 4 images, 2 captions, 4 trials.
     assert sum(evaluated) == 4 * (2 + subtract) * 4
-    assert winoground_scores(found).n == 2
+    assert winoground_scores(scores).n == 2
 
 
 def test_a_caption_twice_is_scored_once(clf, evaluated):
@@ -174,10 +174,10 @@ def test_the_empty_caption_gains_nothing(clf):
 
 
 def test_needs_no_fit_and_leaves_none(clf):
-    found = clf.score_pairs(IMAGES, CAPTIONS)
+    scores = clf.score_pairs(IMAGES, CAPTIONS)
     assert not hasattr(clf, "trials_") and not hasattr(clf, "classes_")
     fitted = clf.fit(classes=["x", "y"])
-    np.testing.assert_array_equal(fitted.score_pairs(IMAGES, CAPTIONS), found)
+    np.testing.assert_array_equal(fitted.score_pairs(IMAGES, CAPTIONS), scores)
 
 
 @pytest.mark.parametrize("fitted", [False, True])
@@ -199,8 +199,8 @@ def test_what_plays_no_part(clf, clip_folder, change, fitted):
     clf.set_params(**change)
     if fitted:
         clf.fit(classes=["x", "y"])
-    found = clf.score_pairs(IMAGES, CAPTIONS)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    scores = clf.score_pairs(IMAGES, CAPTIONS)
+    np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -214,15 +214,15 @@ def test_scores_follow_from_the_denoising_errors(clf, change):
     if "timestep_weights" in change:
         weights = clf.trials_.timesteps / 1000
     expected = -4 * 4 * 4 * (errors * weights).mean(axis=2)
-    found = clf.score_pairs(IMAGES, clf.classes_)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    scores = clf.score_pairs(IMAGES, clf.classes_)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
 def test_kept_errors_are_not_evaluated_again(clf, tmp_path, evaluated):
     expected = clf.score_pairs(FORMS["array"], PAIRS, subtract_unconditional=True)
     clf.set_params(memory=tmp_path)
-    found = clf.score_pairs(FORMS["array"], PAIRS, subtract_unconditional=True)
-    np.testing.assert_array_equal(found, expected)
+    scores = clf.score_pairs(FORMS["array"], PAIRS, subtract_unconditional=True)
+    np.testing.assert_array_equal(scores, expected)
     evaluated.clear()
     again = clf.score_pairs(FORMS["array"], PAIRS, subtract_unconditional=True)
     np.testing.assert_array_equal(again, expected)
@@ -235,5 +235,5 @@ def test_kept_errors_are_not_evaluated_again(clf, tmp_path, evaluated):
 def test_workers_give_the_same(clf):
     expected = clf.score_pairs(FORMS["array"], PAIRS)
     with joblib.parallel_config(backend="threading", n_jobs=2):
-        found = clf.score_pairs(FORMS["array"], PAIRS)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+        scores = clf.score_pairs(FORMS["array"], PAIRS)
+    np.testing.assert_allclose(scores, expected, rtol=1e-9)

@@ -30,11 +30,11 @@ def clf(dit_folder):
 
 def test_only_the_candidates_are_scored(clf):
     fitted = clf.fit(ROWS, Y)
-    found = fitted.denoising_errors(ROWS)
-    assert found.n_evaluations.tolist() == [2 * 3] * 12
+    result = fitted.denoising_errors(ROWS)
+    assert result.n_evaluations.tolist() == [2 * 3] * 12
     proba = LogisticRegression().fit(ROWS, Y).predict_proba(ROWS)
     best_two = proba.argsort(axis=1)[:, ::-1][:, :2]
-    scored = ~np.isnan(found.errors).any(axis=2)
+    scored = ~np.isnan(result.errors).any(axis=2)
     for row, best in zip(scored, best_two, strict=True):
         assert np.flatnonzero(row).tolist() == sorted(best)
     # Bayes' rule among the candidates, for what the prefilter gives them; its own
@@ -45,7 +45,7 @@ def test_only_the_candidates_are_scored(clf):
     expected *= np.where(scored, proba, 0).sum(axis=1, keepdims=True)
     expected = np.where(scored, expected, proba)
     np.testing.assert_allclose(fitted.predict_proba(ROWS), expected, rtol=1e-4)
-    np.testing.assert_allclose(np.exp(found.log_proba), expected, rtol=1e-4)
+    np.testing.assert_allclose(np.exp(result.log_proba), expected, rtol=1e-4)
     assert scored[np.arange(12), expected.argmax(axis=1)].all()
     parallel = clone(clf).set_params(n_jobs=2).fit(ROWS, Y).predict_proba(ROWS)
     np.testing.assert_allclose(parallel, expected, rtol=1e-4)
@@ -55,20 +55,20 @@ def test_only_the_candidates_are_scored(clf):
 def test_a_race_and_stages_start_from_the_candidates(clf, pruning):
     """As if nothing but the candidates of an image had been asked for."""
     clf.set_params(pruning=pruning, n_trials=30, n_candidates=3).fit(ROWS, Y)
-    found = clf.denoising_errors(ROWS)
+    result = clf.denoising_errors(ROWS)
     costs = set()
     for index, row in enumerate(ROWS):
-        scored = ~np.isnan(found.errors[index]).all(axis=1)
+        scored = ~np.isnan(result.errors[index]).all(axis=1)
         alone = clone(clf).set_params(prefilter=None).fit(classes=clf.classes_[scored])
         expected = alone.denoising_errors([row])
         np.testing.assert_allclose(
-            found.errors[index][scored], expected.errors[0], rtol=1e-4
+            result.errors[index][scored], expected.errors[0], rtol=1e-4
         )
-        assert found.n_evaluations[index] == expected.n_evaluations[0]
-        among = found.log_proba[index][scored]
+        assert result.n_evaluations[index] == expected.n_evaluations[0]
+        among = result.log_proba[index][scored]
         among = among - np.log(np.exp(among).sum())
         np.testing.assert_allclose(among, expected.log_proba[0], rtol=1e-4, atol=1e-4)
-        costs.add(int(found.n_evaluations[index]))
+        costs.add(int(result.n_evaluations[index]))
     assert max(costs) < 3 * 30  # it did prune
     assert pruning != 0.6 or len(costs) > 1
 
@@ -83,9 +83,9 @@ def test_one_candidate_is_the_answer_of_the_prefilter(clf):
 
 
 def test_more_candidates_than_classes_change_nothing(clf):
-    found = clf.set_params(n_candidates=20).fit(ROWS, Y).predict_proba(ROWS)
+    proba = clf.set_params(n_candidates=20).fit(ROWS, Y).predict_proba(ROWS)
     plain = clf.set_params(prefilter=None).fit(ROWS, Y).predict_proba(ROWS)
-    np.testing.assert_allclose(found, plain, rtol=1e-6)
+    np.testing.assert_allclose(proba, plain, rtol=1e-6)
 
 
 def test_a_fitted_prefilter_that_lacks_a_class(clf):
@@ -102,26 +102,26 @@ def test_classes_that_the_prefilter_knows_beside_ours(clf):
     """Their share goes to ours, in proportion."""
     known = LogisticRegression().fit(ROWS, Y)
     clf.set_params(prefilter=FrozenEstimator(known), n_candidates=1)
-    found = clf.fit(classes=NAMES[:3]).predict_proba(ROWS)
+    proba = clf.fit(classes=NAMES[:3]).predict_proba(ROWS)
     expected = known.predict_proba(ROWS)[:, :3]
     expected /= expected.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(proba, expected, rtol=1e-6)
 
 
 def test_a_prior_of_0_rules_a_class_out(clf):
     clf.set_params(priors=[0.0, 0.2, 0.3, 0.5]).fit(ROWS, Y)
-    found = clf.denoising_errors(ROWS)
-    assert (np.exp(found.log_proba)[:, 0] == 0).all()
-    np.testing.assert_allclose(np.exp(found.log_proba).sum(axis=1), 1)
-    assert np.isnan(found.errors[:, 0]).all()  # and is no candidate
+    result = clf.denoising_errors(ROWS)
+    assert (np.exp(result.log_proba)[:, 0] == 0).all()
+    np.testing.assert_allclose(np.exp(result.log_proba).sum(axis=1), 1)
+    assert np.isnan(result.errors[:, 0]).all()  # and is no candidate
 
 
 def test_what_workers_return_may_be_read_only():
     log_proba = np.array([[np.log(0.5), np.log(0.5), -np.inf]])
     log_proba.flags.writeable = False
     outside = np.array([[0.0, 0.0, 0.2]])
-    found = np.exp(combine_with_prefilter(log_proba, outside))
-    np.testing.assert_allclose(found, [[0.4, 0.4, 0.2]])
+    proba = np.exp(combine_with_prefilter(log_proba, outside))
+    np.testing.assert_allclose(proba, [[0.4, 0.4, 0.2]])
 
 
 def test_no_class_outside_comes_first(clf):

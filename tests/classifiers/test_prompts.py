@@ -98,6 +98,6 @@ def test_template_and_words_survive_saving(tmp_path):
 
 
 def test_names_go_into_templates_as_they_are():
-    found = make_prompts(["{} or {}", "a {}"], ["{}", "50% {x}"], "auto", True)
-    assert found == [["{} or {}", "a {}"], ["50% {x} or 50% {x}", "a 50% {x}"]]
+    prompts = make_prompts(["{} or {}", "a {}"], ["{}", "50% {x}"], "auto", True)
+    assert prompts == [["{} or {}", "a {}"], ["50% {x} or 50% {x}", "a 50% {x}"]]
     assert make_prompts("auto", ["ant"], "one {}", True) == [["one ant"]]

@@ -148,12 +148,12 @@ def test_classify(photos, tmp_path, capsys):
     result = clf.fit(classes=CLASSES).denoising_errors(paths)
     proba = np.sort(np.exp(result.log_proba), axis=1)
     assert [row["label"] for row in rows] == clf.predict(paths).tolist()
-    found = [float(row["probability"]) for row in rows]
-    np.testing.assert_allclose(found, proba[:, -1], rtol=1e-4)
-    found = [float(row["runner_up_probability"]) for row in rows]
-    np.testing.assert_allclose(found, proba[:, -2], rtol=1e-3, atol=1e-30)
-    found = [int(row["evaluations"]) for row in rows]
-    assert found == result.n_evaluations.tolist()
+    values = [float(row["probability"]) for row in rows]
+    np.testing.assert_allclose(values, proba[:, -1], rtol=1e-4)
+    values = [float(row["runner_up_probability"]) for row in rows]
+    np.testing.assert_allclose(values, proba[:, -2], rtol=1e-3, atol=1e-30)
+    counts = [int(row["evaluations"]) for row in rows]
+    assert counts == result.n_evaluations.tolist()
     assert all(row["label"] != row["runner_up"] in CLASSES for row in rows)
     bar = capsys.readouterr().err
     assert "18/18" in bar and re.search(r"[\d,]+ evaluations, [\d,]+ a second", bar)
@@ -277,9 +277,9 @@ def test_evaluate(photos, tmp_path, capsys):
     scores = report["scores"]
     assert scores.keys() == {"acc1", "mean_per_class_recall"}
     assert scores["acc1"]["value"] == accuracy_score(truth, labels)
-    found = scores["mean_per_class_recall"]
-    np.testing.assert_allclose(found["value"], balanced_accuracy_score(truth, labels))
-    assert found["low"] <= found["value"] <= found["high"]
+    recall = scores["mean_per_class_recall"]
+    np.testing.assert_allclose(recall["value"], balanced_accuracy_score(truth, labels))
+    assert recall["low"] <= recall["value"] <= recall["high"]
     assert np.sum(report["confusion_matrix"]) == report["n_images"] == 18
     assert list(report["skipped"]) == [str(photos / "bag" / "broken.png")]
     # What is written is enough to do it again.
@@ -391,10 +391,10 @@ def test_evaluate_a_data_set_with_a_baseline(scenes, tmp_path, capsys):
     finally:
         (scenes / "bag" / "broken.png").unlink()
     printed = capsys.readouterr()
-    found = json.loads(table.read_text())
-    ours, clip = found["results"]
+    report = json.loads(table.read_text())
+    ours, clip = report["results"]
     assert ours["evaluations"]["mean"] == 3 * 2 + 2 * 4
-    assert found["loss"] == "l2" and found["n_images"] == 12
+    assert report["loss"] == "l2" and report["n_images"] == 12
     assert ours["prompts"] == clip["prompts"] == [[f"a {name}"] for name in CLASSES]
     rows = [row for row in read_csv(output / "predictions.csv") if not row["error"]]
     paths = [row["path"] for row in rows]
@@ -417,7 +417,7 @@ def test_evaluate_a_data_set_with_a_baseline(scenes, tmp_path, capsys):
     assert main(["evaluate", "--dataset", "food-101", *flags]) == 0
     again = json.loads(table.read_text())["results"]
     assert again[0]["evaluations"]["mean"] == 0
-    assert [r["scores"] for r in again] == [r["scores"] for r in found["results"]]
+    assert [r["scores"] for r in again] == [r["scores"] for r in report["results"]]
 
 
 def test_evaluate_takes_the_schedule_of_the_data_set(sd_folder, tmp_path, capsys):
@@ -471,8 +471,8 @@ def test_evaluate_winoground(sd_folder, clip_folder, tmp_path, capsys):
         scores = model.score_pairs(pixels.reshape(4, 2, 8, 8, 3), captions)
         expected = winoground_scores(scores, [row["collapsed_tag"] for row in rows])
         assert result["scores"]["text score"]["value"] == expected.text
-        found = result["scores"]["text score, Both"]
-        assert (found["low"], found["high"]) == expected.tags["Both"].intervals["text"]
+        both = result["scores"]["text score, Both"]
+        assert (both["low"], both["high"]) == expected.tags["Both"].intervals["text"]
     assert re.search(r"text score, Object +[\d.]+%   95 % int", capsys.readouterr().out)
 
 

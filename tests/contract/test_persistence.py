@@ -18,7 +18,6 @@ from diffusion_sklearn import (
     clear_cache,
     load_backbone,
 )
-from diffusion_sklearn.engine import _workers
 from tests.conftest import tiny_dit
 
 NAMES = ["ant", "bee", "eel"]
@@ -80,8 +79,8 @@ def test_a_new_process_predicts_the_same(sd_folder, dit_folder, tmp_path):
         files += [tmp_path / f"{k}.pkl", tmp_path / f"{k}.joblib"]
         files[-2].write_bytes(pickle.dumps(clf))
         joblib.dump(clf, files[-1])
-    found = predict_elsewhere(tmp_path, *files)
-    np.testing.assert_array_equal(found, expected)
+    proba = predict_elsewhere(tmp_path, *files)
+    np.testing.assert_array_equal(proba, expected)
 
 
 def from_backbone(folder):
@@ -242,22 +241,22 @@ def test_workers_give_the_same(clf):
     errors = clf.denoising_errors(IMAGES)
     many = clf.set_params(n_jobs=2)
     np.testing.assert_allclose(many.predict_proba(IMAGES), expected, rtol=1e-4)
-    found = many.denoising_errors(IMAGES)
-    np.testing.assert_allclose(found.errors, errors.errors, rtol=1e-4)
-    np.testing.assert_array_equal(found.n_evaluations, errors.n_evaluations)
+    result = many.denoising_errors(IMAGES)
+    np.testing.assert_allclose(result.errors, errors.errors, rtol=1e-4)
+    np.testing.assert_array_equal(result.n_evaluations, errors.n_evaluations)
 
 
 def test_joblib_is_configured_from_outside(clf, monkeypatch):
     expected = clf.fit(classes=NAMES).predict_proba(IMAGES)
-    parts = []
-    iter_errors = _workers.iter_errors
+    parts, backbone = [], type(clf.backbone_)
+    encode = backbone.encode
 
-    def counting(plan, images, *args):
-        parts.append(len(images))
-        return iter_errors(plan, images, *args)
+    def counting(self, pixels):
+        parts.append(len(pixels))
+        return encode(self, pixels)
 
-    monkeypatch.setattr(_workers, "iter_errors", counting)
+    monkeypatch.setattr(backbone, "encode", counting)
     with joblib.parallel_config(backend="threading", n_jobs=2):
-        found = clf.predict_proba(IMAGES)
+        proba = clf.predict_proba(IMAGES)
     assert sorted(parts) == [2, 3]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(proba, expected, rtol=1e-4)

@@ -108,8 +108,8 @@ def test_the_check_that_needs_the_array_api():
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_images_gives_the_same(clf, form):
     expected = clf.fit(ARRAY, Y).predict_proba(ARRAY)
-    found = clone(clf).fit(FORMS[form], Y).predict_proba(FORMS[form])
-    np.testing.assert_array_equal(found, expected)
+    proba = clone(clf).fit(FORMS[form], Y).predict_proba(FORMS[form])
+    np.testing.assert_array_equal(proba, expected)
     assert clf.score(FORMS["pil"], Y) == accuracy_score(Y, clf.predict(ARRAY))
 
 
@@ -131,8 +131,8 @@ def test_cross_validation_agrees_with_one_fit(clf, form):
     expected = clone(clf).fit(classes=NAMES)
     # It encodes labels, unlike cross_val_score: only class_names survive.
     named = clone(clf).set_params(class_names=NAMES)
-    found = cross_val_predict(named, X, Y, cv=2, method="predict_proba")
-    np.testing.assert_allclose(found, expected.predict_proba(X), rtol=1e-4, atol=1e-6)
+    proba = cross_val_predict(named, X, Y, cv=2, method="predict_proba")
+    np.testing.assert_allclose(proba, expected.predict_proba(X), rtol=1e-4, atol=1e-6)
     scores = cross_val_score(clf, X, Y, cv=2)
     assert scores.mean() == pytest.approx(expected.score(X, Y))
     results = cross_validate(clf, X, Y, cv=2, scoring=["roc_auc_ovr", "neg_log_loss"])
@@ -321,9 +321,9 @@ def test_y_may_lack_some_of_the_classes(clf):
 def test_priors_follow_the_sorted_labels(clf):
     flat = clone(clf).fit(classes=NAMES).predict_proba(ARRAY)
     priors = np.array([0.2, 0.5, 0.3])
-    found = clf.set_params(priors=priors, classes=["eel", "ant", "bee"]).fit()
+    fitted = clf.set_params(priors=priors, classes=["eel", "ant", "bee"]).fit()
     expected = flat * priors / (flat * priors).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(found.predict_proba(ARRAY), expected, rtol=1e-6)
+    np.testing.assert_allclose(fitted.predict_proba(ARRAY), expected, rtol=1e-6)
     certain = clf.set_params(priors=[0, 0, 1]).fit()
     assert set(certain.predict(ARRAY)) == {"eel"}
 
@@ -340,9 +340,11 @@ def test_two_classes_have_a_one_dimensional_decision(clf):
 
 def test_integers_without_names_are_warned_about(sd_folder):
     clf = ZeroShotDiffusionClassifier(model=sd_folder, n_trials=2)
-    with pytest.warns(UserWarning, match=r"labels \[1, 7\] are used as names") as found:
+    with pytest.warns(
+        UserWarning, match=r"labels \[1, 7\] are used as names"
+    ) as warned:
         clf.fit(ARRAY[:2], [7, 1])
-    assert found[0].filename == __file__
+    assert warned[0].filename == __file__
     assert clf.prompts_ == [["a photo of a 1."], ["a photo of a 7."]]
 
 
@@ -359,11 +361,11 @@ def test_class_ids(dit_folder, class_ids, classes, expected):
     clf = ConditionalDiffusionClassifier(
         model=dit_folder, n_trials=3, pruning=None, class_ids=class_ids
     )
-    found = clf.fit(classes=classes).predict_proba(ARRAY)
+    proba = clf.fit(classes=classes).predict_proba(ARRAY)
     by_id = ConditionalDiffusionClassifier(model=dit_folder, n_trials=3, pruning=None)
     by_id.fit(classes=expected)
     order = np.argsort(np.argsort(expected))
-    np.testing.assert_allclose(found, by_id.predict_proba(ARRAY)[:, order], rtol=1e-5)
+    np.testing.assert_allclose(proba, by_id.predict_proba(ARRAY)[:, order], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

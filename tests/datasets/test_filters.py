@@ -109,8 +109,8 @@ def test_layers_go_by_number(clip_folder, embeddings):
         head |= {f"{name}.weight": weight, f"{name}.bias": bias}
     (a, b), (c, d), (e, f) = HIDDEN
     by_hand = embeddings @ (e @ c @ a)[0] + (e @ (c @ b + d) + f)
-    found = ClipAestheticScorer(clip_folder, head=head)(IMAGES)
-    np.testing.assert_allclose(found, by_hand, atol=1e-4)
+    scores = ClipAestheticScorer(clip_folder, head=head)(IMAGES)
+    np.testing.assert_allclose(scores, by_hand, atol=1e-4)
     hidden = np.maximum(embeddings @ a.T + b, 0)
     hidden = np.maximum(hidden @ c.T + d, 0)
     proba = ClipSafetyScorer(clip_folder, head=head)(IMAGES)

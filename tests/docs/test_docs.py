@@ -54,11 +54,11 @@ def public_names():
 def public_methods(name, cls):
     """Methods, properties and class methods that the package defines."""
     for method in dir(cls):
-        found = getattr(inspect.getattr_static(cls, method), "__func__", None)
-        found = found or inspect.getattr_static(cls, method)
-        found = getattr(found, "fget", found)
-        ours = str(getattr(found, "__module__", "")).startswith("diffusion_sklearn")
-        if ours and not method.startswith("_") and inspect.isfunction(found):
+        function = getattr(inspect.getattr_static(cls, method), "__func__", None)
+        function = function or inspect.getattr_static(cls, method)
+        function = getattr(function, "fget", function)
+        ours = str(getattr(function, "__module__", "")).startswith("diffusion_sklearn")
+        if ours and not method.startswith("_") and inspect.isfunction(function):
             yield f"{name}.{method}", getattr(cls, method)
 
 

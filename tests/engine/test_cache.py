@@ -36,9 +36,9 @@ def test_same_answers_and_nothing_twice(clf, pruning):
     clf.set_params(pruning=pruning, classes=["ant", "bee", "cat"])
     plain = clone(clf).set_params(memory=None).fit().denoising_errors(IMAGES)
     for _ in range(2):
-        found = clf.fit().denoising_errors(IMAGES)
-        np.testing.assert_array_equal(found.errors, plain.errors)
-        np.testing.assert_array_equal(found.log_proba, plain.log_proba)
+        result = clf.fit().denoising_errors(IMAGES)
+        np.testing.assert_array_equal(result.errors, plain.errors)
+        np.testing.assert_array_equal(result.log_proba, plain.log_proba)
 
 
 def test_evaluations_are_only_those_that_are_new(clf):
@@ -72,8 +72,8 @@ def test_budgets_nest_with_anytime_timesteps(clf):
 )
 def test_other_settings_are_other_errors(clf, change):
     clf.set_params(classes=["ant", "bee"]).fit().predict(IMAGES[:1])
-    found = clf.set_params(**change).fit().denoising_errors(IMAGES[:1])
-    assert found.n_evaluations.tolist() == [24]
+    result = clf.set_params(**change).fit().denoising_errors(IMAGES[:1])
+    assert result.n_evaluations.tolist() == [24]
 
 
 def test_other_weights_are_other_errors_and_names_do_not_matter(clf):
@@ -82,8 +82,8 @@ def test_other_weights_are_other_errors_and_names_do_not_matter(clf):
     assert same.n_evaluations.tolist() == [0]
     other = tiny_dit()
     other.transformer.proj_out_2.bias.data += 1e-3
-    found = clf.set_params(model=other).fit().denoising_errors(IMAGES[:1])
-    assert found.n_evaluations.tolist() == [24]
+    result = clf.set_params(model=other).fit().denoising_errors(IMAGES[:1])
+    assert result.n_evaluations.tolist() == [24]
 
 
 @pytest.mark.slow
@@ -96,8 +96,8 @@ def test_kept_across_processes(clf, dit_folder):
         "    memory=sys.argv[2]).fit(classes=['ant', 'bee']).predict(images)\n"
     )
     subprocess.run([sys.executable, "-c", code, dit_folder, clf.memory], check=True)
-    found = clf.fit(classes=["ant", "bee"]).denoising_errors(IMAGES)
-    assert found.n_evaluations.tolist() == [0] * 4
+    result = clf.fit(classes=["ant", "bee"]).denoising_errors(IMAGES)
+    assert result.n_evaluations.tolist() == [0] * 4
 
 
 def test_what_was_computed_before_a_failure_is_kept(clf, monkeypatch):
@@ -115,8 +115,8 @@ def test_what_was_computed_before_a_failure_is_kept(clf, monkeypatch):
     with pytest.raises(RuntimeError, match="power cut"):
         clf.predict(IMAGES)
     monkeypatch.setattr(cls, "predict_with_variance", predict)
-    found = clf.denoising_errors(IMAGES)
-    assert found.n_evaluations.tolist() == [0, 2, 4, 4]
+    result = clf.denoising_errors(IMAGES)
+    assert result.n_evaluations.tolist() == [0, 2, 4, 4]
 
 
 def test_prompts_are_the_key_and_an_ensemble_adds_only_new_ones(sd_folder, tmp_path):
@@ -125,8 +125,8 @@ def test_prompts_are_the_key_and_an_ensemble_adds_only_new_ones(sd_folder, tmp_p
     )
     clf.fit(classes=["a", "b"]).predict(IMAGES[:1])
     clf.set_params(prompt_template=["a photo of a {}.", "{}"])
-    found = clf.fit(classes=["a", "b"]).denoising_errors(IMAGES[:1])
-    assert found.n_evaluations.tolist() == [6]
+    result = clf.fit(classes=["a", "b"]).denoising_errors(IMAGES[:1])
+    assert result.n_evaluations.tolist() == [6]
 
 
 def test_changed_weights_and_configs_are_noticed(clf):
@@ -161,10 +161,10 @@ def test_one_pass_gives_all_losses(clf):
     clf.set_params(classes=["ant", "bee"]).fit().predict(IMAGES)
     for loss in ("l1", "l2", "huber", "vlb", "l2+vlb"):
         clf.set_params(loss=loss)
-        found = clf.denoising_errors(IMAGES)
-        assert found.n_evaluations.tolist() == [0] * 4
+        result = clf.denoising_errors(IMAGES)
+        assert result.n_evaluations.tolist() == [0] * 4
         plain = clone(clf).set_params(memory=None).fit().denoising_errors(IMAGES)
-        np.testing.assert_array_equal(found.errors, plain.errors)
+        np.testing.assert_array_equal(result.errors, plain.errors)
 
 
 def test_a_grid_costs_its_largest_cell_once(clf, counted):
@@ -265,9 +265,9 @@ def test_killed_and_shared_runs_end_with_the_right_answers(dit_folder, tmp_path)
     assert sum(rows) == 800  # the pass that was killed never ran, the others are kept
     # Each kept at least what it computed itself; nothing was computed three times.
     for name in ("killed", "shared"):
-        found = ErrorStore(tmp_path / name).info()
-        assert found["n_images"] == 100
-        assert 800 <= found["n_evaluations"] <= 1600
+        info = ErrorStore(tmp_path / name).info()
+        assert info["n_images"] == 100
+        assert 800 <= info["n_evaluations"] <= 1600
 
 
 def test_info_and_clear(clf, dit_folder):
@@ -302,8 +302,8 @@ def test_a_store_is_a_parameter_like_others(clf):
     store = ErrorStore(clf.memory, max_bytes=10**9)
     clf.set_params(memory=store, classes=["ant", "bee"])
     clone(clf).fit().predict(IMAGES)
-    found = pickle.loads(pickle.dumps(clf.fit())).denoising_errors(IMAGES)
-    assert found.n_evaluations.tolist() == [0] * 4
+    result = pickle.loads(pickle.dumps(clf.fit())).denoising_errors(IMAGES)
+    assert result.n_evaluations.tolist() == [0] * 4
     assert repr(store) == f"ErrorStore({str(store.folder)!r}, max_bytes=1000000000)"
 
 
@@ -323,9 +323,9 @@ def test_a_damaged_file_is_set_aside(clf, kind):
         assert not (clf.memory / left).exists()
     path.write_bytes(DAMAGE[kind](path.read_bytes()))
     with pytest.warns(RuntimeWarning, match=r"can't be used .* a new one is begun"):
-        found = clf.denoising_errors(IMAGES)
-    assert found.n_evaluations.tolist() == [24] * 4
-    np.testing.assert_array_equal(np.exp(found.log_proba), expected)
+        result = clf.denoising_errors(IMAGES)
+    assert result.n_evaluations.tolist() == [24] * 4
+    np.testing.assert_array_equal(np.exp(result.log_proba), expected)
     assert clf.denoising_errors(IMAGES).n_evaluations.tolist() == [0] * 4
     assert len(list(clf.memory.glob("errors.sqlite.unusable-*"))) == 1
 
@@ -338,9 +338,9 @@ def test_a_flipped_bit_is_never_a_number(clf):
         connection.execute("UPDATE errors SET records=? WHERE rowid=?", (wrong, row))
     connection.close()
     with pytest.warns(RuntimeWarning, match="damaged entry; it is dropped"):
-        found = clf.denoising_errors(IMAGES)
-    assert sum(found.n_evaluations) == len(data) // RECORD.itemsize
-    np.testing.assert_array_equal(np.exp(found.log_proba), expected)
+        result = clf.denoising_errors(IMAGES)
+    assert sum(result.n_evaluations) == len(data) // RECORD.itemsize
+    np.testing.assert_array_equal(np.exp(result.log_proba), expected)
     assert not clf.denoising_errors(IMAGES).n_evaluations.any()
 
 
@@ -394,10 +394,10 @@ def test_damage_in_the_middle_of_a_run(clf, monkeypatch):
     monkeypatch.setattr(ErrorCache, "_write", damaged)
     clf.set_params(n_trials=20, classes=["ant", "bee", "cat"]).fit()
     with pytest.warns(RuntimeWarning, match="a new one is begun"):
-        found = clf.denoising_errors(IMAGES[:2])
+        result = clf.denoising_errors(IMAGES[:2])
     again = clf.denoising_errors(IMAGES[:2])
-    assert 0 < again.n_evaluations.sum() < found.n_evaluations.sum()
-    np.testing.assert_allclose(again.errors, found.errors, rtol=1e-5)
+    assert 0 < again.n_evaluations.sum() < result.n_evaluations.sum()
+    np.testing.assert_allclose(again.errors, result.errors, rtol=1e-5)
     clf.set_params(n_trials=12, classes=["ant", "bee"]).fit()
     np.testing.assert_allclose(clf.predict_proba(IMAGES[:2]), expected, rtol=1e-4)
 
@@ -415,7 +415,7 @@ def test_a_full_disk_loses_nothing_of_the_run(clf, monkeypatch):
     monkeypatch.setattr(sqlite3, "connect", tiny_disk)
     clf.set_params(n_trials=100).fit(classes=["ant", "bee"])
     with pytest.warns(RuntimeWarning, match="is full.* the run goes on"):
-        found = clf.predict_proba(IMAGES)
+        proba = clf.predict_proba(IMAGES)
     clf.set_params(memory=None)
-    np.testing.assert_array_equal(found, clf.predict_proba(IMAGES))
-    assert expected.shape == found.shape
+    np.testing.assert_array_equal(proba, clf.predict_proba(IMAGES))
+    assert expected.shape == proba.shape

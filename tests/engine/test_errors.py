@@ -57,8 +57,12 @@ def double_loop(vae, predict, conditions, scheduler, trials, images, loss):
                 truth = np.sqrt(abar[t]) * eps - np.sqrt(1 - abar[t]) * z
             for k, prompts in enumerate(conditions):
                 for condition in prompts:
-                    found = predict(torch.from_numpy(xt), torch.tensor([t]), condition)
-                    errors[i, k, j] += DISTANCES[loss](truth - found) / len(prompts)
+                    prediction = predict(
+                        torch.from_numpy(xt), torch.tensor([t]), condition
+                    )
+                    errors[i, k, j] += DISTANCES[loss](truth - prediction) / len(
+                        prompts
+                    )
     return errors
 
 
@@ -82,10 +86,10 @@ def test_dit_against_double_loop(loss):
     clf = ConditionalDiffusionClassifier(
         model=tiny_dit(), n_trials=6, pruning=None, loss=loss, random_state=3
     ).fit(classes=["eel", "ant", "hound"])
-    found = clf.denoising_errors(IMAGES)
+    result = clf.denoising_errors(IMAGES)
     expected = dit_loop(tiny_dit(), [0, 4, 3], clf.trials_, IMAGES, loss)
-    assert found.errors.dtype == np.float32
-    np.testing.assert_allclose(found.errors, expected, rtol=1e-5, atol=1e-5)
+    assert result.errors.dtype == np.float32
+    np.testing.assert_allclose(result.errors, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -99,7 +103,7 @@ def test_stable_diffusion_against_double_loop(prediction_type, loss):
         loss=loss,
         prompt_template=templates,
     ).fit(classes=["dog", "cat"])
-    found = clf.denoising_errors(IMAGES).errors
+    errors = clf.denoising_errors(IMAGES).errors
 
     pipeline = tiny_sd(prediction_type)
     vae, unet = pipeline.vae.double().eval(), pipeline.unet.double().eval()
@@ -117,7 +121,7 @@ def test_stable_diffusion_against_double_loop(prediction_type, loss):
         expected = double_loop(
             vae, predict, prompts, pipeline.scheduler, clf.trials_, IMAGES, loss
         )
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(errors, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["vlb", "l2+vlb"])
@@ -130,7 +134,7 @@ def test_variational_losses_against_gaussians(loss):
         pruning=None,
         loss=loss,
     ).fit(classes=["ant", "bee"])
-    found = clf.denoising_errors(IMAGES[:1]).errors[0]
+    errors = clf.denoising_errors(IMAGES[:1]).errors[0]
 
     pipeline = tiny_dit()
     vae, dit = pipeline.vae.double().eval(), pipeline.transformer.double().eval()
@@ -168,7 +172,7 @@ def test_variational_losses_against_gaussians(loss):
                 if loss == "l2+vlb":
                     expected += (predicted - eps).square().mean()
                 # The pipeline's schedule is float32, and 1 - abar is 1e-4 at t = 0.
-                np.testing.assert_allclose(found[k, j], expected, rtol=1e-3)
+                np.testing.assert_allclose(errors[k, j], expected, rtol=1e-3)
 
 
 def test_variational_losses_need_a_learned_variance(sd_folder):
@@ -185,8 +189,8 @@ def test_bundled_model_against_double_loop(photos):
     ).fit(classes=["ankle boot", "pullover"])
     pipeline = load_backbone("fashion-dit", dtype="float64").pipeline
     expected = dit_loop(pipeline, [9, 2], clf.trials_, images, "l2")
-    found = clf.denoising_errors(images).errors
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    errors = clf.denoising_errors(images).errors
+    np.testing.assert_allclose(errors, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
@@ -210,9 +214,9 @@ def test_targets_are_weightings_of_each_other(prediction_type, target):
         "sample": in_epsilon * (1 - abar) / abar,
         "velocity": in_epsilon / abar,
     }[target]
-    found = clf.set_params(target=target).fit(classes=["a", "b"])
-    found = found.denoising_errors(IMAGES).errors
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    fitted = clf.set_params(target=target).fit(classes=["a", "b"])
+    errors = fitted.denoising_errors(IMAGES).errors
+    np.testing.assert_allclose(errors, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("pruning", [None, 0.9, ((3, 3), (5, 2))])
@@ -224,8 +228,8 @@ def test_batch_size_order_and_subset_do_not_matter(dit_folder, pruning):
     expected = clf.set_params(batch_size=64).denoising_errors(images).errors
     log_proba = clf.predict_log_proba(images)
     for batch_size in (1, 7):
-        found = clf.set_params(batch_size=batch_size).denoising_errors(images).errors
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        errors = clf.set_params(batch_size=batch_size).denoising_errors(images).errors
+        np.testing.assert_allclose(errors, expected, rtol=1e-6)
     order = [4, 0, 5]
     np.testing.assert_allclose(
         clf.predict_log_proba(images[order]), log_proba[order], rtol=1e-6, atol=1e-9
@@ -269,8 +273,8 @@ def test_prompts_of_an_ensemble_count(sd_folder):
     clf = ZeroShotDiffusionClassifier(
         model=sd_folder, n_trials=3, pruning=None, prompt_template=["a {}", "b {}"]
     ).fit(classes=["x", "y", "z"])
-    found = clf.denoising_errors(IMAGES[:1])
-    assert found.n_evaluations.tolist() == [3 * 3 * 2]
+    result = clf.denoising_errors(IMAGES[:1])
+    assert result.n_evaluations.tolist() == [3 * 3 * 2]
 
 
 def test_half_precision_sums_in_float32(dit_folder):
@@ -332,7 +336,7 @@ def test_pruning_of_the_engine_is_that_of_the_rules(dit_folder, timesteps, pruni
     )
     names = ["ant", "bee", "cat", "eel"]
     whole = clf.set_params(pruning=None).fit(classes=names).denoising_errors(images)
-    found = clf.set_params(pruning=pruning).fit(classes=names).denoising_errors(images)
+    result = clf.set_params(pruning=pruning).fit(classes=names).denoising_errors(images)
 
     trials, errors = clf.trials_, whole.errors.astype(float)
     weighted = errors * (1 + trials.timesteps / 500)
@@ -350,9 +354,9 @@ def test_pruning_of_the_engine_is_that_of_the_rules(dit_folder, timesteps, pruni
                     weighted[i : i + 1, :, seen], active, trials.timesteps[seen]
                 )
             done = end
-    np.testing.assert_array_equal(~np.isnan(found.errors), kept)
-    np.testing.assert_allclose(found.errors[kept], errors[kept], rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(found.n_evaluations, kept.sum(axis=(1, 2)))
+    np.testing.assert_array_equal(~np.isnan(result.errors), kept)
+    np.testing.assert_allclose(result.errors[kept], errors[kept], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(result.n_evaluations, kept.sum(axis=(1, 2)))
     assert not kept.all()
 
 

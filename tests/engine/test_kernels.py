@@ -9,6 +9,12 @@ from diffusion_sklearn.engine import _kernels
 from diffusion_sklearn.engine._kernels import FastKernels, tanh_gelu
 
 
+@pytest.fixture(params=[torch.backends.mkldnn.is_available(), False])
+def onednn(request, monkeypatch):
+    """Whether oneDNN multiplies, whatever is faster on this machine."""
+    monkeypatch.setattr(_kernels, "onednn_is_faster", lambda: request.param)
+
+
 def test_gelu_is_the_tanh_approximation():
     x = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([-1e4, 0.0, 1e4])])
     exact = F.gelu(x.double(), approximate="tanh")
@@ -16,9 +22,7 @@ def test_gelu_is_the_tanh_approximation():
     assert (error <= 1e-6 * (1 + exact.abs())).all()
 
 
-@pytest.mark.parametrize("onednn", [torch.backends.mkldnn.is_available(), False])
-def test_kernels_agree_with_plain_ones_on_the_bundled_models(onednn, monkeypatch):
-    monkeypatch.setattr(_kernels, "onednn_is_faster", lambda: onednn)
+def test_kernels_agree_with_plain_ones_on_the_bundled_models(onednn):
     for name, asked in ("fashion-dit", [3, 7]), ("fashion-scenes", ["a bag", "a coat"]):
         backbone = load_backbone(name)
         seeded = torch.Generator().manual_seed(0)
@@ -31,16 +35,13 @@ def test_kernels_agree_with_plain_ones_on_the_bundled_models(onednn, monkeypatch
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_other_dtypes_and_other_operations_pass_through(monkeypatch):
-    monkeypatch.setattr(
-        _kernels, "onednn_is_faster", torch.backends.mkldnn.is_available
-    )
+def test_other_dtypes_and_other_operations_pass_through(onednn):
     for dtype in (torch.float64, torch.bfloat16):
         x, w = torch.randn(5, 4, dtype=dtype), torch.randn(3, 4, dtype=dtype)
         plain = F.linear(x, w), F.gelu(x, approximate="tanh"), F.gelu(x), x @ w.T
         with FastKernels():
-            found = F.linear(x, w), F.gelu(x, approximate="tanh"), F.gelu(x), x @ w.T
-        for a, b in zip(found, plain, strict=True):
+            fast = F.linear(x, w), F.gelu(x, approximate="tanh"), F.gelu(x), x @ w.T
+        for a, b in zip(fast, plain, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 

@@ -85,8 +85,8 @@ def test_race_by_hand():
         factor = quantile * np.sqrt(1 / 12 - 1 / 40)
         bound = {k: max(pooled, variance(gaps[k]) / 2) ** 0.5 for k in others}
         stay = {best} | {k for k in others if gaps[k].mean() <= factor * bound[k]}
-        found = race(errors, active, t, alpha, 40)
-        assert set(np.flatnonzero(found)) == stay
+        active_after = race(errors, active, t, alpha, 40)
+        assert set(np.flatnonzero(active_after)) == stay
         sizes.append(len(stay))
     assert sizes[0] < sizes[-1]  # alpha mattered
 

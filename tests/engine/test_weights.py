@@ -40,8 +40,8 @@ def snr_of(make, timesteps):
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_snr_makes_the_error_of_the_sample_that_of_epsilon(make):
-    found = log_odds(make, target="sample", timestep_weights="snr")
-    np.testing.assert_allclose(found, log_odds(make, target="epsilon"), rtol=1e-4)
+    odds = log_odds(make, target="sample", timestep_weights="snr")
+    np.testing.assert_allclose(odds, log_odds(make, target="epsilon"), rtol=1e-4)
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -152,14 +152,14 @@ def test_a_change_of_guidance_takes_effect_at_once(dit_folder):
 
 
 def test_another_null_condition(sd_folder, dit_folder):
-    found = [
+    errors = [
         classifier(sd_folder, guidance_scale=3.0, null_condition=null)
         .denoising_errors(IMAGES)
         .errors
         for null in (None, "", "blurred")
     ]
-    np.testing.assert_array_equal(found[0], found[1])
-    assert not np.allclose(found[2], found[0])
+    np.testing.assert_array_equal(errors[0], errors[1])
+    assert not np.allclose(errors[2], errors[0])
     with pytest.raises(ValueError, match=r"null_condition=3 is no prompt"):
         classifier(sd_folder, guidance_scale=3.0, null_condition=3)
     with pytest.raises(ValueError, match=r"null_condition=9 is no class id.*0 to 4"):
@@ -180,13 +180,13 @@ def test_workers_know_of_guidance(dit_folder):
     clf = classifier(dit_folder, guidance_scale=2.0)
     expected = clf.predict_log_proba(IMAGES)
     clf.set_params(n_jobs=2)
-    found = clf.predict_log_proba(IMAGES)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-9)
+    log_proba = clf.predict_log_proba(IMAGES)
+    np.testing.assert_allclose(log_proba, expected, rtol=1e-4, atol=1e-9)
 
 
 def test_unconditional_error(dit_folder):
     clf = classifier(dit_folder)
-    found = clf.score_samples(IMAGES)
+    scores = clf.score_samples(IMAGES)
     null = ConditionalDiffusionClassifier(
         model=dit_folder, n_trials=4, pruning=None, image_size=8
     )
@@ -196,7 +196,7 @@ def test_unconditional_error(dit_folder):
     )
     noise = torch.from_numpy(clf.trials_.noise(latents.shape[1:]))
     t = torch.from_numpy(clf.trials_.timesteps)
-    for z, one in zip(latents, found, strict=True):
+    for z, one in zip(latents, scores, strict=True):
         clean = z.expand_as(noise)
         with torch.no_grad():
             eps = backbone.predict(
@@ -205,7 +205,7 @@ def test_unconditional_error(dit_folder):
         total = (eps - noise).square().sum(dim=(1, 2, 3)).mean()
         np.testing.assert_allclose(one, -total, rtol=1e-4)
     # Without a fit, the same trials are drawn.
-    np.testing.assert_allclose(null.score_samples(IMAGES), found, rtol=1e-6)
+    np.testing.assert_allclose(null.score_samples(IMAGES), scores, rtol=1e-6)
     assert not hasattr(null, "trials_")
 
 
@@ -297,8 +297,8 @@ def test_calibration_error_in_closed_form():
     # Two bins: sure by 0.9 and right 1 of 2; sure by 0.6 and right 2 of 2.
     proba = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.6, 0.4]])
     truth = ["a", "b", "b", "a"]
-    found = expected_calibration_error(truth, proba, n_bins=10)
-    np.testing.assert_allclose(found, 0.5 * 0.4 + 0.5 * 0.4)
+    error = expected_calibration_error(truth, proba, n_bins=10)
+    np.testing.assert_allclose(error, 0.5 * 0.4 + 0.5 * 0.4)
     # In one bin the gaps cancel: right 3 of 4, sure by 0.75.
     assert expected_calibration_error(truth, proba, n_bins=1) == pytest.approx(0)
     assert expected_calibration_error([0, 1], np.eye(2)) == 0

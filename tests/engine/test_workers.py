@@ -72,8 +72,8 @@ def in_worker():
 
 
 def test_loky(clf, expected):
-    found = clf.set_params(n_jobs=2).predict_proba(IMAGES)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    proba = clf.set_params(n_jobs=2).predict_proba(IMAGES)
+    np.testing.assert_allclose(proba, expected, rtol=1e-4)
     # The model is loaded once a process, whose threads are not too many.
     tasks = Parallel(n_jobs=2)(delayed(in_worker)() for _ in range(20))
     assert os.getpid() not in {pid for pid, *_ in tasks}
@@ -84,8 +84,8 @@ def test_loky(clf, expected):
 @pytest.mark.slow
 def test_dask(clf, expected, dask_client):
     with joblib.parallel_config(backend="dask"):
-        found = clf.predict_proba(IMAGES)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+        proba = clf.predict_proba(IMAGES)
+    np.testing.assert_allclose(proba, expected, rtol=1e-4)
     workers = dask_client.run(in_worker)
     assert len({pid for pid, *_ in workers.values()}) == 2
     assert {n for _, n, _ in workers.values()} == {1}
@@ -96,8 +96,8 @@ def test_dask(clf, expected, dask_client):
 @pytest.mark.filterwarnings("ignore")
 def test_ray(clf, expected, ray_cluster):
     with joblib.parallel_config(backend="ray", n_jobs=2):
-        found = clf.predict_proba(IMAGES)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+        proba = clf.predict_proba(IMAGES)
+    np.testing.assert_allclose(proba, expected, rtol=1e-4)
 
 
 def deadly_images(folder, times):
@@ -141,8 +141,8 @@ def test_a_dead_worker_of_loky_is_an_error_and_what_was_done_is_kept(
 def test_dask_replaces_a_dead_worker(clf, expected, dask_client, tmp_path):
     images = deadly_images(tmp_path, times=1)
     with joblib.parallel_config(backend="dask"):
-        found = clf.predict_proba(images)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+        proba = clf.predict_proba(images)
+    np.testing.assert_allclose(proba, expected, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -156,8 +156,8 @@ def test_ray_replaces_a_dead_worker_when_told_to(clf, expected, ray_cluster, tmp
         clf.predict_proba(images)
     again = {"max_restarts": 3, "max_task_retries": 3}
     with joblib.parallel_config(backend="ray", n_jobs=2, ray_remote_args=again):
-        found = clf.predict_proba(images)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+        proba = clf.predict_proba(images)
+    np.testing.assert_allclose(proba, expected, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -167,10 +167,10 @@ def test_inside_a_parallel_grid_search(clf):
     search = GridSearchCV(
         clone(clf).set_params(n_jobs=2), {"n_trials": [3, 6]}, cv=2, n_jobs=2
     )
-    found = search.fit(IMAGES[:20], y).cv_results_["mean_test_score"]
+    mean_scores = search.fit(IMAGES[:20], y).cv_results_["mean_test_score"]
     plain = clone(search).set_params(n_jobs=None, estimator__n_jobs=None)
     np.testing.assert_allclose(
-        found, plain.fit(IMAGES[:20], y).cv_results_["mean_test_score"]
+        mean_scores, plain.fit(IMAGES[:20], y).cv_results_["mean_test_score"]
     )
     tasks = Parallel(n_jobs=2)(delayed(in_worker)() for _ in range(20))
     assert {n for _, n, _ in tasks} == {1}

@@ -43,10 +43,10 @@ def clf(request, dit_folder, sd_folder):
     """Either classifier, with a tiny model."""
     how = {"n_trials": 6, "pruning": ((2, 1),), "random_state": 3}
     if request.param == "class":
-        found = ConditionalDiffusionClassifier(model=dit_folder, **how)
+        clf = ConditionalDiffusionClassifier(model=dit_folder, **how)
     else:
-        found = ZeroShotDiffusionClassifier(model=sd_folder, **how)
-    return found.fit(classes=LABELS)
+        clf = ZeroShotDiffusionClassifier(model=sd_folder, **how)
+    return clf.fit(classes=LABELS)
 
 
 @pytest.fixture(scope="module")

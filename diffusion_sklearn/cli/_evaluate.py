@@ -3,7 +3,6 @@
 import time
 
 import numpy as np
-from sklearn.utils import Bunch
 
 from diffusion_sklearn import ConditionalDiffusionClassifier, load_backbone
 from diffusion_sklearn._versions import versions
@@ -18,9 +17,8 @@ from diffusion_sklearn.cli._scores import (
     write_json,
 )
 from diffusion_sklearn.cli._table import check_new, check_writable, printable
-from diffusion_sklearn.datasets._load import check_names, load_dataset, read_table
+from diffusion_sklearn.datasets._load import load_dataset, read_table
 from diffusion_sklearn.datasets._specs import DatasetSpec
-from diffusion_sklearn.images._folders import read_class_folders
 from diffusion_sklearn.metrics import winoground_scores
 
 SCORE_NAMES = {"acc1": "accuracy", "mean_per_class_recall": "mean per class"}
@@ -43,65 +41,52 @@ def run_evaluate(args):
     """
     if args.json is not None:
         check_writable(args.json, "--json", args.fail)
-    names = None if args.names is None else read_table(args.names)
-    if args.dataset is None:
-        options = (
-            "dataset_folder",
-            "split",
-            "data_home",
-            "max_images",
-            "baseline",
-            "json",
-        )
-        for name in options:
-            if getattr(args, name):
-                args.fail(f"--{name.replace('_', '-')} goes with --dataset")
-        data = _read_folder(args, names)
-    else:
-        data = load_dataset(
-            args.dataset,
-            folder=args.dataset_folder,
-            split=args.split,
-            data_home=args.data_home,
-            max_images=args.max_images,
-            class_names=names,
-        )
+    names = "dataset_folder", "split", "data_home", "max_images", "baseline", "json"
+    given = [name for name in names if getattr(args, name)]
+    if args.dataset is None and given:
+        args.fail(f"--{given[0].replace('_', '-')} goes with --dataset")
+    data = load_dataset(
+        args.dataset or DatasetSpec(name=args.folder.name),
+        folder=args.dataset_folder or args.folder,
+        exclude=args.output,
+        split=args.split,
+        data_home=args.data_home,
+        max_images=args.max_images,
+        class_names=None if args.names is None else read_table(args.names),
+    )
     for name in ("evaluation.json", ROWS):
         check_new(args.output / name, args.resume)
     spec = data.spec
     budget = {name: getattr(spec, name) for name in BUDGET} if spec.n_trials else {}
     clf = make_classifier(args, **budget)
-    if args.dataset is None:
-        report = evaluate_images(clf, data, _fit_classes(clf, data), args)
-        _print_report(report)
-    else:
-        report = _compare(clf, data, args)
-        _print_table(report)
+    templates = args.prompt_template or (
+        spec.prompt_template if args.dataset else "auto"
+    )
+    if "prompt_template" in clf.get_params():
+        clf.set_params(prompt_template=templates)
+    options = {"device": args.device, "dtype": args.dtype}
+    baselines = [
+        CLIPZeroShotClassifier(model=name, prompt_template=templates, **options)
+        for name in args.baseline
+    ]
+    run = _score_captions if spec.metric == "text score" else _score_classes
+    report = {
+        "dataset": spec.name,
+        "metric": spec.metric,
+        "n_classes": len(data.classes) if "classes" in data else None,
+        "n_classes_paper": spec.n_classes,
+        "n_trials": clf.n_trials,
+        "pruning": clf.pruning,
+        "loss": clf.loss,
+        "command": args.command_line,
+        "versions": versions(),
+    } | run(clf, baselines, data, args)
+    for path in (args.output / "evaluation.json", args.json):
+        if path is not None:
+            write_json(path, report)
+    _print_report(report, SCORE_NAMES if args.dataset else {})
     print(f"{'written to':<22} {args.output}")
     return report["skipped"], report["n_images"] + len(report["skipped"])
-
-
-def _read_folder(args, names):
-    images, target, classes = read_class_folders(args.folder, exclude=args.output)
-    if names is None:
-        names = {name: name.replace("_", " ") for name in classes}
-    missing = [name for name in classes if name not in names]
-    if missing:
-        raise ValueError(
-            f"--names={args.names} lacks the folders {', '.join(missing[:5])}; "
-            "give each a line: folder, tab, name."
-        )
-    names = {name: names[name] for name in classes}
-    check_names(names, f"--names={args.names}")
-    return Bunch(
-        images=images,
-        target=np.array(target),
-        classes=np.array(classes),
-        class_names=list(names.values()),
-        class_ids=None,
-        folder=args.folder,
-        spec=DatasetSpec(name=args.folder.name),
-    )
 
 
 def _fit_classes(clf, data):
@@ -140,33 +125,6 @@ def check_imagenet(clf, name):
         )
 
 
-def _compare(clf, data, args):
-    """Scores of the classifier and of the baselines, with the paper's settings."""
-    templates = args.prompt_template or data.spec.prompt_template
-    if "prompt_template" in clf.get_params():
-        clf.set_params(prompt_template=templates)
-    options = {"device": args.device, "dtype": args.dtype}
-    baselines = [
-        CLIPZeroShotClassifier(model=name, prompt_template=templates, **options)
-        for name in args.baseline
-    ]
-    run = _score_captions if data.spec.metric == "text score" else _score_classes
-    table = {
-        "dataset": data.spec.name,
-        "metric": data.spec.metric,
-        "n_classes": len(data.classes) if "classes" in data else None,
-        "n_classes_paper": data.spec.n_classes,
-        "n_trials": clf.n_trials,
-        "pruning": clf.pruning,
-        "loss": clf.loss,
-        "command": args.command_line,
-        "versions": versions(),
-    } | run(clf, baselines, data, args)
-    if args.json is not None:
-        write_json(args.json, table)
-    return table
-
-
 def _score_classes(clf, baselines, data, args):
     report = evaluate_images(clf, data, _fit_classes(clf, data), args)
     keys = ("model", "scores", "seconds", "evaluations", "prompts")
@@ -192,7 +150,7 @@ def _score_classes(clf, baselines, data, args):
                 "prompts": [clip.prompts_[some[0]] for some in members],
             }
         )
-    return {"n_images": report["n_images"], "skipped": skipped, "results": results}
+    return report | {"results": results}
 
 
 def _score_captions(clf, baselines, data, args):
@@ -220,35 +178,24 @@ def _score_captions(clf, baselines, data, args):
                 "seconds": time.perf_counter() - start,
             }
         )
-    table = {"n_images": 2 * len(data.images), "skipped": {}, "results": results}
     args.output.mkdir(parents=True, exist_ok=True)
-    report = table | {"command": args.command_line, "versions": versions()}
-    write_json(args.output / "evaluation.json", report)
-    return table
+    return {"n_images": 2 * len(data.images), "skipped": {}, "results": results}
 
 
-def _print_table(table):
+def _print_report(report, score_names):
     """Print a line for each model and score."""
-    few = ""
-    if table["n_classes"] not in (None, table["n_classes_paper"]):
-        few = f", {table['n_classes']} classes (the paper: {table['n_classes_paper']})"
-    print(f"{table['dataset']:<22} {table['n_images']} images{few}")
-    print(f"{'the paper reports':<22} {table['metric']}")
-    width = max(len(result["model"]) for result in table["results"])
-    for result in table["results"]:
+    few, paper = "", report["n_classes_paper"]
+    if paper is not None and report["n_classes"] != paper:
+        few = f", {report['n_classes']} classes (the paper: {paper})"
+    print(f"{report['dataset']:<22} {report['n_images']} images{few}")
+    if score_names:
+        print(f"{'the paper reports':<22} {report['metric']}")
+    width = max(len(result["model"]) for result in report["results"])
+    for result in report["results"]:
         for name, value in result["scores"].items():
-            name = SCORE_NAMES.get(name, name)
+            name = score_names.get(name, name)
             print(f"{result['model']:<{width}}  {name:<22} {format_score(value)}")
     print("Intervals are Clopper and Pearson's; of a mean per class, a normal one.")
-
-
-def _print_report(report):
-    print(f"{'images':<22} {report['n_images']}")
-    for name, value in report["scores"].items():
-        print(f"{name:<22} {format_score(value)}")
-    cost = report["evaluations"]
-    print(
-        f"{'evaluations':<22} {cost['mean']:.0f} an image, 95 % below "
-        f"{cost['percentile_95']:.0f}"
-    )
-    print(f"{'seconds':<22} {report['seconds']:.1f}")
+    if "evaluations" in report:
+        cost = "{mean:.0f} an image, 95 % below {percentile_95:.0f}"
+        print(f"{'evaluations':<22} {cost.format(**report['evaluations'])}")

@@ -102,14 +102,12 @@ def _how_to_resume(args):
     if args.output is not None:
         written = f"The rows so far are in {args.output}; --resume goes on after them. "
     if args.memory is None:
-        return (
-            f"{written}With --memory DIR, what is computed would be kept, and the same "
-            "command would go on where it was interrupted."
+        kept = (
+            "With --memory DIR, what is computed would be kept, and the same command "
         )
-    return (
-        f"{written}What was computed is kept in {args.memory}: the same command goes "
-        "on from there."
-    )
+        return f"{written}{kept}would go on where it was interrupted."
+    kept = f"What was computed is kept in {args.memory}: the same command goes on"
+    return f"{written}{kept} from there."
 
 
 def _report(text):

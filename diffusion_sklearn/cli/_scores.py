@@ -13,7 +13,6 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from diffusion_sklearn._versions import versions
 from diffusion_sklearn.cli._arguments import BUDGET
 from diffusion_sklearn.cli._classify import classify_files
 from diffusion_sklearn.cli._table import COLUMNS, printable, read_rows, row_writer
@@ -56,19 +55,19 @@ def evaluate_images(clf, data, members, args):
     members : list of n_classes ndarrays of int
         Places in ``clf.classes_`` of what each class consists of.
     args : Namespace
-        The parsed arguments: `output`, `quiet`, `resume` and `command_line` are used.
+        The parsed arguments: `output`, `quiet` and `resume` are used.
 
     Returns
     -------
     report : dict
-        The contents of ``evaluation.json``.
+        For ``evaluation.json``, where the settings are written at the beginning.
 
     Raises
     ------
     ValueError
         If an evaluation that goes on had other settings.
     """
-    report, path = describe(clf, data, members, args), args.output / "evaluation.json"
+    report, path = describe(clf, data, members), args.output / "evaluation.json"
     args.output.mkdir(parents=True, exist_ok=True)
     rows = read_rows(args.output / ROWS, ROW_COLUMNS) if args.resume else []
     before = json.loads(path.read_text("utf-8")) if rows else report
@@ -111,19 +110,18 @@ def evaluate_images(clf, data, members, args):
         "seconds": time.perf_counter() - start,
         "confusion_matrix": matrix.tolist(),
     }
-    write_json(path, report)
     draw_confusion(matrix, data.classes, args.output / "confusion_matrix.png")
     return report
 
 
-def describe(clf, data, members, args):
+def describe(clf, data, members):
     """Model, classes, prompts, trials and parameters of an evaluation.
 
     Parameters
     ----------
     clf : estimator
         Fitted.
-    data, members, args
+    data, members
         As in :func:`evaluate_images`.
 
     Returns
@@ -150,8 +148,6 @@ def describe(clf, data, members, args):
         "budget": [parameters[name] for name in BUDGET],
         "parameters": parameters,
         "folder": str(Path(data.folder).absolute()),
-        "command": args.command_line,
-        "versions": versions(),
     }
     return json.loads(json.dumps(settings))
 

@@ -29,6 +29,7 @@ def load_dataset(
     data_home=None,
     max_images=None,
     class_names=None,
+    exclude=None,
 ):
     """Load one of the paper's data sets, or a folder of labelled images.
 
@@ -54,6 +55,8 @@ def load_dataset(
         Name of each class, by sub-folder. None: from a file ``names.tsv`` in the
         folder, else the names of the sub-folders. For a data set of the paper they
         only tell which class a sub-folder is; the prompts have the paper's names.
+    exclude : Path, default=None
+        A sub-folder that is no class, as that of the results.
 
     Returns
     -------
@@ -120,7 +123,7 @@ def load_dataset(
     if spec.metric == "text score":
         return _read_pairs(folder, spec, max_images)
 
-    images, subfolders, classes = read_class_folders(folder)
+    images, subfolders, classes = read_class_folders(folder, exclude)
     if class_names is None and (folder / NAMES_FILE).is_file():
         class_names = read_table(folder / NAMES_FILE)
     labels, names = _match_classes(classes, spec, class_names)

@@ -314,7 +314,7 @@ def test_evaluate_with_names_and_five_best(tmp_path, capsys):
     argv = ["evaluate", str(folder), "--names", str(names), *flags]
     names.write_text("".join(lines[1:]))
     assert main(argv) == 1
-    assert "lacks the folders n0" in capsys.readouterr().err
+    assert "lacks the sub-folders ['n0']" in capsys.readouterr().err
     names.write_text("".join(lines))
     assert main(argv) == 0
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())

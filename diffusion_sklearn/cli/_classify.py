@@ -27,7 +27,7 @@ from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.images._folders import images_below
 from diffusion_sklearn.images._pixels import read_square
 
-GROUP_SIZE = 64  # images read and classified at a time, for each worker
+GROUP_SIZE = 16  # images between two writings of rows, for each worker
 
 
 def run_classify(args):

@@ -118,6 +118,8 @@ def _add_model_options(command):
     _add(command, "--n-jobs", "processes; -1: all cores", int)
     text = "folder that keeps every error computed, for the next run"
     _add(command, "--memory", text, Path)
+    text = "go on with the rows of --output, of the same command"
+    command.add_argument("--resume", action="store_true", help=text)
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     text = "model, device, dtype and batch size"
     command.add_argument("--verbose", action="store_true", help=text)

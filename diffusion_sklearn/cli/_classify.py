@@ -1,15 +1,11 @@
 """The command ``classify``: image files in, a table of labels out."""
 
-import csv
 import glob
-import json
-import sys
-from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from joblib import effective_n_jobs
+from scipy.special import logsumexp
 from sklearn.utils import gen_batches
 
 from diffusion_sklearn import (
@@ -19,23 +15,19 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.cli._arguments import BUDGET
+from diffusion_sklearn.cli._table import (
+    COLUMNS,
+    check_output,
+    printable,
+    read_rows,
+    row_writer,
+)
+from diffusion_sklearn.datasets._load import read_text
 from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.images._folders import images_below
 from diffusion_sklearn.images._pixels import read_square
 
-COLUMNS = {
-    "path": "string",
-    "label": "string",
-    "probability": "double",
-    "runner_up": "string",
-    "runner_up_probability": "double",
-    "evaluations": "int64",
-    "error": "string",
-}
-"""Columns of the table, and their types in Parquet."""
-
-FORMATS = (".csv", ".jsonl", ".parquet")
-GROUP_SIZE = 64  # images read and classified at a time, for each worker
+GROUP_SIZE = 16  # images between two writings of rows, for each worker
 
 
 def run_classify(args):
@@ -53,31 +45,50 @@ def run_classify(args):
     n_images : int
         Number of files.
     """
-    check_output(args.output)
+    check_output(args)
     paths = find_images(args.paths)
-    clf = make_classifier(args).fit(classes=_read_classes(args))
-    skipped = {}
-    with row_writer(args.output) as write:
+    classes = _read_classes(args)
+    rows = read_rows(args.output) if args.resume else []
+    unknown = {row["label"] for row in rows} - {*classes, None}
+    if unknown:
+        raise ValueError(
+            f"--resume: {args.output} has the labels {sorted(unknown)!r}, which are "
+            "none of the classes; pass those that it was begun with."
+        )
+    done = {row["path"] for row in rows}
+    paths = [path for path in paths if printable(path) not in done]
+    clf = make_classifier(args).fit(classes=classes)
+    with row_writer(args.output, rows=rows) as write:
         for row, _ in classify_files(clf, paths, args.quiet):
             write(row)
-            if row["error"]:
-                skipped[row["path"]] = row["error"]
-    return skipped, len(paths)
+            rows.append(row)
+    return {row["path"]: row["error"] for row in rows if row["error"]}, len(rows)
 
 
 def _read_classes(args):
     """The options ``--classes`` and ``--classes-file`` as a list."""
     if args.classes is None:
-        classes = args.classes_file.read_text("utf-8").splitlines()
-        return [name.strip() for name in classes if name.strip()]
-    for name in args.classes:
-        if ("/" in name or "." in name) and Path(name).exists():
-            raise ValueError(
-                f"--classes has {name!r}, which is a path; put paths before --classes."
-            )
-    if len(args.classes) > 1:
-        return args.classes
-    return [name.strip() for name in args.classes[0].split(",")]
+        option = f"--classes-file={args.classes_file}"
+        classes = read_text(args.classes_file).rstrip().splitlines()
+    else:
+        option = f"--classes={args.classes!r}"
+        classes = args.classes
+        for name in classes:
+            if ("/" in name or "." in name) and Path(name).exists():
+                raise ValueError(
+                    f"--classes has {name!r}, which is a path; put paths before "
+                    "--classes."
+                )
+        if len(classes) == 1:
+            classes = classes[0].split(",")
+    classes = [name.strip() for name in classes]
+    blank = [k for k, name in enumerate(classes, 1) if not name]
+    if blank:
+        raise ValueError(
+            f"{option}: the names of the classes {blank[:5]} are empty; drop the "
+            "blank line or the comma too many."
+        )
+    return classes
 
 
 def find_images(patterns):
@@ -158,7 +169,7 @@ def make_classifier(args, **budget):
     return ZeroShotDiffusionClassifier(prompt_template=template, **params)
 
 
-def classify_files(clf, paths, quiet=False):
+def classify_files(clf, paths, quiet=False, classes=None, members=None):
     """Classify image files; rows of unreadable files hold the error.
 
     Parameters
@@ -169,6 +180,10 @@ def classify_files(clf, paths, quiet=False):
         The files.
     quiet : bool, default=False
         Without a progress bar.
+    classes : ndarray of shape (n_classes,), default=None
+        Labels to choose from; None: ``clf.classes_``.
+    members : list of n_classes ndarrays of int, default=None
+        Places in ``clf.classes_`` of what each class consists of.
 
     Yields
     ------
@@ -177,6 +192,7 @@ def classify_files(clf, paths, quiet=False):
     log_proba : ndarray of shape (n_classes,) or None
         Log posterior; None if the file can't be read.
     """
+    classes = clf.classes_ if classes is None else classes
     size = clf.image_size or clf.backbone_.image_size
     group_size = GROUP_SIZE * effective_n_jobs(clf.n_jobs)
     with ProgressBar(len(paths), not quiet) as bar:
@@ -187,11 +203,12 @@ def classify_files(clf, paths, quiet=False):
                     images.append(read_square(path, size, 0))
                 except ImageError as error:
                     errors[path] = str(error).removeprefix(f"X[0] ({path}) ")
-            predictions = _predict_rows(clf, images)
+            predictions = _predict_rows(clf, images, classes, members)
             for path in paths[group]:
-                row, log_proba = dict.fromkeys(COLUMNS) | {"path": str(path)}, None
+                row, log_proba = dict.fromkeys(COLUMNS), None
+                row["path"] = printable(path)
                 if path in errors:
-                    row["error"] = errors[path]
+                    row["error"] = printable(errors[path])
                 else:
                     prediction, log_proba = next(predictions)
                     row |= prediction
@@ -199,14 +216,15 @@ def classify_files(clf, paths, quiet=False):
                 yield row, log_proba
 
 
-def _predict_rows(clf, images):
+def _predict_rows(clf, images, classes, members):
     """Label, probability and cost of each image, with its log posterior."""
     if not images:
         return
     result = clf.denoising_errors(images)
-    for cost, log_proba in zip(result.n_evaluations, result.log_proba, strict=True):
+    log_probas = combine(result.log_proba, members)
+    for cost, log_proba in zip(result.n_evaluations, log_probas, strict=True):
         best = np.argsort(-log_proba, kind="stable")[:2]
-        labels, proba = clf.classes_[best].tolist(), np.exp(log_proba[best]).tolist()
+        labels, proba = classes[best].tolist(), np.exp(log_proba[best]).tolist()
         row = {
             "label": labels[0],
             "probability": proba[0],
@@ -217,72 +235,22 @@ def _predict_rows(clf, images):
         yield row, log_proba
 
 
-def check_output(path):
-    """Raise unless rows can be written to a path.
+def combine(log_proba, members):
+    """Log posterior of classes that consist of several of the model's.
 
     Parameters
     ----------
-    path : Path or None
-        None: standard output.
+    log_proba : ndarray of shape (n_images, n_model_classes)
+    members : list of n_classes ndarrays of int, or None
+        Places in the columns of `log_proba`. A class is as probable as its likeliest
+        member, as in the paper. None: the columns are the classes.
 
-    Raises
-    ------
-    ValueError
-        If the suffix is none of :data:`FORMATS`, or there is no such folder.
-    ImportError
-        If pyarrow is needed and missing.
+    Returns
+    -------
+    log_proba : ndarray of shape (n_images, n_classes)
     """
-    if path is None:
-        return
-    if path.suffix not in FORMATS:
-        raise ValueError(f"--output={path} must end in one of {', '.join(FORMATS)}.")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"--output={path}: there is no such folder; make it first.")
-    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ImportError(
-            f"--output={path} needs pyarrow: pip install "
-            "'diffusion-sklearn[parquet]', or write .csv or .jsonl."
-        )
-
-
-@contextmanager
-def row_writer(path):
-    """Write rows one by one; Parquet at the end, also after an interruption.
-
-    Parameters
-    ----------
-    path : Path or None
-        Ends in one of :data:`FORMATS`. None: CSV on standard output.
-
-    Yields
-    ------
-    write : callable
-        Takes a row, a dict with the keys :data:`COLUMNS`.
-    """
-    if path is not None and path.suffix == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
-        rows, types = [], pyarrow.type_for_alias
-        schema = pyarrow.schema((name, types(kind)) for name, kind in COLUMNS.items())
-        try:
-            yield rows.append
-        finally:
-            parquet.write_table(pyarrow.Table.from_pylist(rows, schema), path)
-        return
-
-    def write(row):
-        if table is None:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        else:
-            table.writerow(row)
-        file.flush()
-
-    output, table = nullcontext(sys.stdout), None
-    if path is not None:
-        output = path.open("w", newline="", encoding="utf-8")
-    with output as file:
-        if path is None or path.suffix == ".csv":
-            table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            table.writeheader()
-        yield write
+    if members is None:
+        return log_proba
+    best = [log_proba[:, columns].max(axis=1) for columns in members]
+    best = np.stack(best, axis=1)  # (n, k)
+    return best - logsumexp(best, axis=1, keepdims=True)

@@ -12,6 +12,7 @@ from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
 )
+from diffusion_sklearn.cli._table import check_writable
 from diffusion_sklearn.datasets import load_fashion_photos, load_fashion_winoground
 from diffusion_sklearn.metrics import clopper_pearson, winoground_scores
 
@@ -34,8 +35,7 @@ def run_demo(args):
         args.fail(f"--n-trials={n_trials} must be 1 or more")
     if args.output.suffix not in Image.registered_extensions():
         args.fail(f"--output={args.output} must end in .png or another image suffix")
-    if not args.output.absolute().parent.is_dir():
-        args.fail(f"--output={args.output}: there is no such folder")
+    check_writable(args.output, "--output", args.fail)
     run(args.n_images, n_trials).save(args.output)
     print(f"picture      {args.output}")
 

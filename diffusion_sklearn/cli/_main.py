@@ -1,13 +1,20 @@
 """Command line: ``diffusion-sklearn`` or ``python -m diffusion_sklearn``."""
 
 import logging
+import os
+import signal
 import sys
+import threading
+import warnings
 from pkgutil import resolve_name
 
 from diffusion_sklearn.cli._arguments import make_parser
 
-SKIPPED, INTERRUPTED = 3, 130
-"""Exit status when some images could not be read, and after Ctrl-C."""
+SKIPPED, PIPE_CLOSED = 3, 141
+"""Exit status when some images could not be read, and when the reader of the standard
+output is gone (``| head``)."""
+
+PROGRAM = "diffusion-sklearn"
 
 EXPECTED = (
     ValueError,
@@ -18,6 +25,14 @@ EXPECTED = (
     FloatingPointError,
 )
 """Errors that are reported without a traceback."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as Slurm, Docker and ``timeout`` send it."""
+
+
+STOPPED = {KeyboardInterrupt: ("interrupted", 130), Terminated: ("terminated", 143)}
+"""What is reported, and the exit status."""
 
 
 def main(argv=None):
@@ -32,7 +47,8 @@ def main(argv=None):
     -------
     status : int
         0 on success, 1 after an error, 3 when some images could not be read, 130 after
-        Ctrl-C. Invalid arguments exit with 2.
+        Ctrl-C, 141 when standard output is closed, 143 after SIGTERM. Invalid arguments
+        exit with 2.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     args = make_parser().parse_args(argv)
@@ -40,17 +56,32 @@ def main(argv=None):
     if getattr(args, "verbose", False):
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("diffusion_sklearn").setLevel(logging.INFO)
+    if hasattr(sys.stdout, "reconfigure"):  # for terminals that are not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
+    format_before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"{PROGRAM}: {message}\n"
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGTERM, _terminate) if in_main else None
     try:
         # Each command is a module, imported only when it runs.
         name = args.command.replace("-", "_")
         run = resolve_name(f"diffusion_sklearn.cli._{name}:run_{name}")
         skipped, n_images = run(args) or ({}, 0)
-    except KeyboardInterrupt:
-        _report(f"interrupted. {_how_to_resume(args)}")
-        return INTERRUPTED
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except KeyboardInterrupt as stop:
+        word, status = STOPPED[type(stop)]
+        _report(f"{word}. {_how_to_resume(args)}")
+        return status
     except EXPECTED as error:
         _report(f"error: {error}")
         return 1
+    finally:
+        warnings.formatwarning = format_before
+        if in_main:
+            signal.signal(signal.SIGTERM, handler)
     if not skipped:
         return 0
     _report(f"{len(skipped)} of {n_images} images could not be read:")
@@ -59,22 +90,25 @@ def main(argv=None):
     return SKIPPED
 
 
+def _terminate(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # sent again while files are closed
+    raise Terminated
+
+
 def _how_to_resume(args):
     if args.command not in ("classify", "evaluate"):
         return "Nothing was lost."
     written = ""
-    if args.output is not None and args.command == "classify":
-        written = f"The rows so far are in {args.output}. "
+    if args.output is not None:
+        written = f"The rows so far are in {args.output}; --resume goes on after them. "
     if args.memory is None:
-        return (
-            f"{written}With --memory DIR, what is computed would be kept, and the same "
-            "command would go on where it was interrupted."
+        kept = (
+            "With --memory DIR, what is computed would be kept, and the same command "
         )
-    return (
-        f"{written}What was computed is kept in {args.memory}: the same command goes "
-        "on from there."
-    )
+        return f"{written}{kept}would go on where it was interrupted."
+    kept = f"What was computed is kept in {args.memory}: the same command goes on"
+    return f"{written}{kept} from there."
 
 
 def _report(text):
-    print(f"diffusion-sklearn: {text}", file=sys.stderr)
+    print(f"{PROGRAM}: {text}", file=sys.stderr)

@@ -11,12 +11,19 @@ from sklearn.metrics import (
     ConfusionMatrixDisplay,
     confusion_matrix,
     recall_score,
-    top_k_accuracy_score,
 )
 
-from diffusion_sklearn._versions import versions
-from diffusion_sklearn.cli._classify import classify_files, row_writer
+from diffusion_sklearn.cli._arguments import BUDGET
+from diffusion_sklearn.cli._classify import classify_files
+from diffusion_sklearn.cli._table import COLUMNS, printable, read_rows, row_writer
 from diffusion_sklearn.metrics import clopper_pearson
+
+ROWS = "predictions.csv"
+ROW_COLUMNS = COLUMNS | {"target": "string", "rank": "int64"}
+"""Columns of the rows, with the true label and its place among the classes, from 0."""
+
+SETTINGS = ("classes", "names", "weights", "prompts", "timesteps", "seed", "budget")
+"""What must be the same where an evaluation goes on."""
 
 
 def format_score(score):
@@ -35,73 +42,114 @@ def format_score(score):
     return f"{score['value']:>7.2%}   95 % interval {low:.2%} to {high:.2%}"
 
 
-def evaluate_images(clf, data, args):
+def evaluate_images(clf, data, members, args):
     """Classify labelled images; write the scores and the settings.
 
     Parameters
     ----------
     clf : estimator
-        A diffusion classifier, not fitted.
+        A fitted diffusion classifier.
     data : Bunch
         With ``images``, ``target``, ``classes``, ``class_names`` and ``folder``, as
         :func:`~diffusion_sklearn.datasets.load_dataset` returns them.
+    members : list of n_classes ndarrays of int
+        Places in ``clf.classes_`` of what each class consists of.
     args : Namespace
-        The parsed arguments: `output`, `quiet` and `command_line` are used.
+        The parsed arguments: `output`, `quiet` and `resume` are used.
 
     Returns
     -------
     report : dict
-        The contents of ``evaluation.json``.
+        For ``evaluation.json``, where the settings are written at the beginning.
+
+    Raises
+    ------
+    ValueError
+        If an evaluation that goes on had other settings.
     """
-    clf.set_params(class_names=data.class_names).fit(classes=data.classes)
+    report, path = describe(clf, data, members), args.output / "evaluation.json"
     args.output.mkdir(parents=True, exist_ok=True)
-    target, log_proba, costs, skipped = [], [], [], {}
+    rows = read_rows(args.output / ROWS, ROW_COLUMNS) if args.resume else []
+    before = json.loads(path.read_text("utf-8")) if rows else report
+    changed = [name for name in SETTINGS if before[name] != report[name]]
+    if changed:
+        raise ValueError(
+            f"--resume: the rows in {args.output} were made with other "
+            f"{', '.join(changed)}; pass the same options or another --output."
+        )
+    write_json(path, report)  # the scores follow
+    done = {row["path"] for row in rows}
+    pairs = zip(data.images, data.target, strict=True)
+    pairs = [(p, label) for p, label in pairs if printable(p) not in done]
+    places = {label: k for k, label in enumerate(data.classes.tolist())}
     start = time.perf_counter()
-    with row_writer(args.output / "predictions.csv") as write:
-        rows = classify_files(clf, data.images, args.quiet)
-        for label, (row, row_log_proba) in zip(data.target, rows, strict=True):
+    with row_writer(args.output / ROWS, ROW_COLUMNS, rows) as write:
+        images = [p for p, _ in pairs]
+        new = classify_files(clf, images, args.quiet, data.classes, members)
+        for (_, label), (row, log_proba) in zip(pairs, new, strict=True):
+            row |= {"target": str(label), "rank": None}
+            if log_proba is not None:
+                order = np.argsort(-log_proba, kind="stable")
+                row["rank"] = order.tolist().index(places[label])
             write(row)
-            if row["error"]:
-                skipped[row["path"]] = row["error"]
-                continue
-            target.append(label)
-            log_proba.append(row_log_proba)
-            costs.append(row["evaluations"])
-    seconds = time.perf_counter() - start
-    scores, matrix = score(target, log_proba, clf.classes_)
-    backbone = clf.backbone_
-    report = {
+            rows.append(row)
+    scored = [row for row in rows if not row["error"]]
+    target, predicted, rank, costs = (
+        np.array([row[name] for row in scored])
+        for name in ("target", "label", "rank", "evaluations")
+    )
+    scores, matrix = score(target, predicted, rank, data.classes)
+    report |= {
         "scores": scores,
-        "n_images": len(target),
-        "skipped": skipped,
+        "n_images": len(scored),
+        "skipped": {row["path"]: row["error"] for row in rows if row["error"]},
         "evaluations": {
-            "mean": float(np.mean(costs or 0)),
-            "percentile_95": float(np.percentile(costs or 0, 95)),
+            "mean": float(np.mean(costs if scored else 0)),
+            "percentile_95": float(np.percentile(costs if scored else 0, 95)),
         },
-        "seconds": seconds,
-        "classes": clf.classes_.tolist(),
-        "names": data.class_names,
+        "seconds": time.perf_counter() - start,
         "confusion_matrix": matrix.tolist(),
+    }
+    draw_confusion(matrix, data.classes, args.output / "confusion_matrix.png")
+    return report
+
+
+def describe(clf, data, members):
+    """Model, classes, prompts, trials and parameters of an evaluation.
+
+    Parameters
+    ----------
+    clf : estimator
+        Fitted.
+    data, members
+        As in :func:`evaluate_images`.
+
+    Returns
+    -------
+    settings : dict
+    """
+    backbone, prompts = clf.backbone_, getattr(clf, "prompts_", None)
+    parameters = {
+        name: value if isinstance(value, (int, float, str, list, tuple)) else None
+        for name, value in clf.get_params(deep=False).items()
+        if name not in ("class_names", "classes")
+    }
+    settings = {
+        "classes": data.classes.tolist(),
+        "names": data.class_names,
         "model": backbone.name,
         "revision": getattr(backbone.spec, "revision", None),
         "weights": backbone.digest(),
         "device": str(backbone.device),
         "dtype": str(backbone.dtype),
-        "prompts": getattr(clf, "prompts_", None),
+        "prompts": prompts and [prompts[some[0]] for some in members],
         "timesteps": clf.trials_.timesteps.tolist(),
         "seed": clf.trials_.seed,
-        "parameters": {
-            name: value if isinstance(value, (int, float, str, list, tuple)) else None
-            for name, value in clf.get_params(deep=False).items()
-            if name not in ("class_names", "classes")
-        },
+        "budget": [parameters[name] for name in BUDGET],
+        "parameters": parameters,
         "folder": str(Path(data.folder).absolute()),
-        "command": args.command_line,
-        "versions": versions(),
     }
-    write_json(args.output / "evaluation.json", report)
-    draw_confusion(matrix, clf.classes_, args.output / "confusion_matrix.png")
-    return report
+    return json.loads(json.dumps(settings))
 
 
 def write_json(path, value):
@@ -115,15 +163,15 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=1), "utf-8")
 
 
-def score(target, log_proba, classes):
+def score(target, predicted, rank, classes):
     """Accuracy, top-5 accuracy and mean recall, with 95 % intervals.
 
     Parameters
     ----------
-    target : sequence of length n_images
-        True labels.
-    log_proba : sequence of n_images ndarrays of shape (n_classes,)
-        Log posterior.
+    target, predicted : ndarray of shape (n_images,)
+        Labels.
+    rank : ndarray of shape (n_images,)
+        Place of the true label among the classes, the likeliest first, from 0.
     classes : ndarray of shape (n_classes,)
         The sorted labels.
 
@@ -139,13 +187,9 @@ def score(target, log_proba, classes):
     """
     if not len(target):
         return {}, np.zeros((len(classes), len(classes)), np.int64)
-    n, log_proba = len(target), np.array(log_proba)
-    predicted = classes[log_proba.argmax(axis=1)]
-    scores = {"acc1": _proportion(int((predicted == target).sum()), n)}
+    scores = {"acc1": _proportion(int((rank == 0).sum()), len(rank))}
     if len(classes) > 5:
-        options = {"k": 5, "labels": classes, "normalize": False}
-        n_correct = top_k_accuracy_score(target, log_proba, **options)
-        scores["acc5"] = _proportion(int(n_correct), n)
+        scores["acc5"] = _proportion(int((rank < 5).sum()), len(rank))
     present, counts = np.unique(target, return_counts=True)
     recall = recall_score(target, predicted, labels=present, average=None)
     variance = (recall * (1 - recall) / counts).mean() / len(present)

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ def load_dataset(
     data_home=None,
     max_images=None,
     class_names=None,
+    exclude=None,
 ):
     """Load one of the paper's data sets, or a folder of labelled images.
 
@@ -50,29 +53,39 @@ def load_dataset(
         Size of a random sample, drawn with a fixed seed; None: all images.
     class_names : dict of str to str, default=None
         Name of each class, by sub-folder. None: from a file ``names.tsv`` in the
-        folder, else the paper's names, else the names of the sub-folders.
+        folder, else the names of the sub-folders. For a data set of the paper they
+        only tell which class a sub-folder is; the prompts have the paper's names.
+    exclude : Path, default=None
+        A sub-folder that is no class, as that of the results.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
         ``images``, list of Path; ``target`` (n,) str; ``classes`` (k,) str, the sorted
-        labels; ``class_names``, list of k str for prompts; ``folder``, a Path;
+        labels; ``class_names``, list of k str for prompts; ``class_ids``, list of k
+        tuples of int, the classes of a model of ImageNet, or None; ``folder``, a Path;
         ``spec``, a :class:`DatasetSpec`. For "winoground": ``images``, n lists of two,
         ``captions`` (n, 2) str, ``tags`` (n,) str and ``spec``.
 
     Raises
     ------
     ValueError
-        If a name or folder is unknown, or the sub-folders are not those of the data
-        set.
+        If a name or folder is unknown, the sub-folders or the classes on the Hub are
+        not those of the data set, or a name is blank or repeated.
     ImportError
         If ``datasets`` is needed and missing.
 
+    Warns
+    -----
+    UserWarning
+        If there are sub-folders of other classes beside all those of the data set, as
+        of ObjectNet's 313 classes beside the paper's 113: they are left out.
+
     Notes
     -----
-    The sub-folders of ImageNet-A and ImageNetV2 are synset ids and numbers: pass
-    `class_names` or a ``names.tsv``. ImageNet, ObjectNet and Winoground require
-    accepting their terms on the Hub first.
+    The labels of ImageNet, ImageNetV2 and ImageNet-A are synset ids, whose order is
+    that of the class ids. ImageNet, ObjectNet and Winoground require accepting their
+    terms on the Hub first.
 
     Examples
     --------
@@ -110,23 +123,27 @@ def load_dataset(
     if spec.metric == "text score":
         return _read_pairs(folder, spec, max_images)
 
-    images, subfolders, classes = read_class_folders(folder)
+    images, subfolders, classes = read_class_folders(folder, exclude)
     if class_names is None and (folder / NAMES_FILE).is_file():
         class_names = read_table(folder / NAMES_FILE)
     labels, names = _match_classes(classes, spec, class_names)
-    sample = _sample(len(images), max_images)
+    pairs = list(zip(images, subfolders, strict=True))
+    pairs = [(path, labels[sub]) for path, sub in pairs if sub in labels]
+    ids = dict(zip(spec.labels, spec.class_ids, strict=True)) if spec.class_ids else {}
+    sample = _sample(len(pairs), max_images)
     return Bunch(
-        images=[images[k] for k in sample],
-        target=np.array([labels[subfolders[k]] for k in sample]),
+        images=[pairs[k][0] for k in sample],
+        target=np.array([pairs[k][1] for k in sample]),
         classes=np.array(sorted(names)),
         class_names=[names[label] for label in sorted(names)],
+        class_ids=[ids[label] for label in sorted(names)] if ids else None,
         folder=folder,
         spec=spec,
     )
 
 
 def _match_classes(subfolders, spec, class_names):
-    """Label of each sub-folder, and name of each label."""
+    """Label of each sub-folder that is a class, and name of each label."""
     names = {sub: sub.replace("_", " ") for sub in subfolders}
     if class_names is not None:
         missing = [sub for sub in subfolders if sub not in class_names]
@@ -143,18 +160,60 @@ def _match_classes(subfolders, spec, class_names):
                 f"class_names, or a file {NAMES_FILE} beside them with lines of "
                 "sub-folder, tab, name."
             )
+        check_names(names, "class_names")
         return {sub: sub for sub in subfolders}, names
-    spec_names = [name.replace("_", " ") for name in spec.class_names or spec.labels]
-    label_of = dict(zip(map(_normalize, spec.labels), spec.labels, strict=True))
-    label_of |= zip(map(_normalize, spec_names), spec.labels, strict=True)
-    unknown = [name for name in names.values() if _normalize(name) not in label_of]
-    if unknown:
+    label_of = _label_by_name(spec)
+    labels = {sub: label_of.get(_normalize(name)) for sub, name in names.items()}
+    unknown = [names[sub] for sub, label in labels.items() if label is None]
+    if unknown and len(set(labels.values()) - {None}) < len(spec.labels):
         raise ValueError(
             f"The sub-folders {unknown[:5]!r} are no classes of {spec.name}, which "
             f"has {', '.join(spec.labels[:5])}, ...; rename them or give class_names."
         )
-    labels = {sub: label_of[_normalize(name)] for sub, name in names.items()}
-    return labels, dict(zip(spec.labels, spec_names, strict=True))
+    if unknown:
+        warnings.warn(
+            f"{len(unknown)} sub-folders are no classes of {spec.name} and left out: "
+            f"{', '.join(unknown[:5])}, ...",
+            UserWarning,
+            stacklevel=3,
+        )
+    labels = {sub: label for sub, label in labels.items() if label is not None}
+    return labels, dict(zip(spec.labels, spec.class_names or spec.labels, strict=True))
+
+
+def _label_by_name(spec):
+    """Labels by what is written for them: labels, unique names, ImageNet's ids."""
+    names = list(map(_normalize, spec.class_names or spec.labels))
+    pairs = zip(names, spec.labels, strict=True)
+    label_of = {name: label for name, label in pairs if names.count(name) == 1}
+    label_of |= {_normalize(label): label for label in spec.labels}
+    if spec.class_ids and re.fullmatch(r"n\d{8}", spec.labels[0]):
+        ids = (str(of_label[0]) for of_label in spec.class_ids)
+        label_of |= zip(ids, spec.labels, strict=True)
+    return label_of
+
+
+def check_names(names, parameter):
+    """Raise unless names of classes are different and not blank.
+
+    Parameters
+    ----------
+    names : dict of str to str
+        Name of each class.
+    parameter : str
+        What the user passed, for the error.
+
+    Raises
+    ------
+    ValueError
+        If a name is blank or repeated.
+    """
+    blank = [key for key, name in names.items() if not name.strip()]
+    if blank:
+        raise ValueError(f"{parameter} has no name for {blank[:5]!r}; give each one.")
+    repeated = [name for name, n in Counter(names.values()).items() if n > 1]
+    if repeated:
+        raise ValueError(f"{parameter} has {repeated!r} more than once; names differ.")
 
 
 def _normalize(text):
@@ -167,6 +226,33 @@ def _sample(n, max_images):
     return np.sort(np.random.RandomState(0).permutation(n)[:max_images])
 
 
+def read_text(path):
+    """Read a text file in UTF-8, without a byte order mark.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    text : str
+
+    Raises
+    ------
+    ValueError
+        If it has another encoding.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+        if "\0" not in text:  # UTF-16 of ASCII is valid UTF-8 with zeros
+            return text
+    except UnicodeDecodeError:
+        pass
+    raise ValueError(
+        f"{path} is not in UTF-8 (perhaps UTF-16 or Latin-1); save it as UTF-8."
+    )
+
+
 def read_table(path):
     """Read lines of sub-folder, tab, name.
 
@@ -177,9 +263,23 @@ def read_table(path):
     Returns
     -------
     names : dict of str to str
+
+    Raises
+    ------
+    ValueError
+        If a line is not of this form, a name is blank, or the file is not in UTF-8.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row[0]: row[1] for row in csv.reader(file, delimiter="\t") if row[1:]}
+    rows = csv.reader(read_text(path).splitlines(), delimiter="\t")
+    names = {}
+    for number, row in enumerate(rows, 1):
+        if len(row) < 2 or not row[0].strip() or not row[1].strip():
+            if any(text.strip() for text in row):
+                raise ValueError(
+                    f"{path}, line {number}: {row!r} is no sub-folder, tab and name."
+                )
+            continue
+        names[row[0]] = row[1].strip()
+    return names
 
 
 def _read_pairs(folder, spec, max_images):
@@ -190,7 +290,7 @@ def _read_pairs(folder, spec, max_images):
             f"folder={str(folder)!r} lacks examples.jsonl; it needs a line for each "
             "example, with image_0, image_1, caption_0, caption_1 and collapsed_tag."
         )
-    lines = path.read_text("utf-8").splitlines()
+    lines = read_text(path).splitlines()
     rows = [json.loads(line) for line in lines if line.strip()]
     rows = [rows[k] for k in _sample(len(rows), max_images)]
     files = [[folder / "images" / row[f"image_{i}"] for i in (0, 1)] for row in rows]
@@ -239,25 +339,52 @@ def _write_folder(rows, spec, folder, encoded):
             )
     rows = rows.cast_column(spec.image_column, encoded)
     names = getattr(rows.features[spec.label_column], "names", None)
-    if spec.labels and (names is None or all(name.isdecimal() for name in names)):
-        names = spec.labels
-    elif names is None:
-        names = sorted({str(label) for label in rows[spec.label_column]})
-    subfolders = {name: name.replace("/", "_") for name in names}
-    # The first of the synonyms, "tench" of "tench, Tinca tinca", where that is unique.
-    full = [name.replace("_", " ") for name in names]
-    short = [name.split(",")[0].strip() for name in full]
-    with_names = zip(subfolders.values(), full, short, strict=True)
+    values = range(len(names)) if names else sorted(set(rows[spec.label_column]))
+    labels = _match_hub_classes(list(map(str, names or values)), spec)
+    label_of = dict(zip(values, labels, strict=True))
+    subfolders = {label: label.replace("/", "_") for label in labels if label}
     folder.mkdir(parents=True)
-    with (folder / NAMES_FILE).open("w", encoding="utf-8") as file:
-        for sub, long_name, name in with_names:
-            (folder / sub).mkdir()
-            file.write(f"{sub}\t{name if short.count(name) == 1 else long_name}\n")
+    for subfolder in subfolders.values():
+        (folder / subfolder).mkdir()
+    if not spec.labels:
+        # The first of the synonyms, "dog" of "dog, hound", where that is unique.
+        full = [label.replace("_", " ") for label in labels]
+        short = [name.split(",")[0].strip() for name in full]
+        with (folder / NAMES_FILE).open("w", encoding="utf-8") as file:
+            for sub, long, name in zip(subfolders.values(), full, short, strict=True):
+                file.write(f"{sub}\t{name if short.count(name) == 1 else long}\n")
     for k, row in enumerate(rows):
-        label = row[spec.label_column]
-        name = names[label] if isinstance(label, int) else str(label)
-        path = folder / subfolders[name] / f"{k:06d}"
-        _write_image(row[spec.image_column], path)
+        label = label_of[row[spec.label_column]]
+        if label is not None:
+            path = folder / subfolders[label] / f"{k:06d}"
+            _write_image(row[spec.image_column], path)
+
+
+def _match_hub_classes(names, spec):
+    """Label of each class of the Hub's copy; None: it is none of the data set's."""
+    if not spec.labels:
+        return names
+    label_of = _label_by_name(spec)
+    labels = [label_of.get(_normalize(name)) for name in names]
+    if None not in labels:
+        return labels
+    numbers = [int(name) for name in names if name.isdecimal()]
+    if len(numbers) == len(names) and max(numbers) < len(spec.labels):
+        return [spec.labels[k] for k in numbers]
+    # "tench, Tinca tinca": what is recognized must show that the order is the same.
+    parts = [{label_of.get(_normalize(n)) for n in name.split(",")} for name in names]
+    known = [part - {None} for part in parts]
+    if len(names) == len(spec.labels) and sum(map(bool, known)) > len(names) / 2:
+        pairs = zip(known, spec.labels, strict=True)
+        if all(not part or label in part for part, label in pairs):
+            return list(spec.labels)
+    if set(spec.labels) <= set(labels):
+        return labels
+    unknown = [name for name, label in zip(names, labels, strict=True) if not label]
+    raise ValueError(
+        f"{spec.source} has the classes {unknown[:5]!r}, which are none of "
+        f"{spec.name}'s; pass folder= with a sub-folder for each class."
+    )
 
 
 def _write_pairs(rows, spec, folder, encoded):

@@ -1,6 +1,8 @@
-"""How the paper evaluated on each of its data sets; the numbers are in paper.toml."""
+"""How the paper evaluated on each of its data sets, read from paper.toml."""
 
+import csv
 import tomllib
+from collections import defaultdict
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -25,7 +27,11 @@ class DatasetSpec:
     labels : tuple of str, default=()
         Labels in the order of the data set's own numbers; (): those of the data.
     class_names : tuple of str, default=()
-        Names for prompts, aligned with `labels`; (): the labels themselves.
+        Names for prompts, aligned with `labels`; (): the labels themselves. Two
+        classes may have one name, as "missile" and "sunglasses" of ImageNet do.
+    class_ids : tuple of tuple of int, default=()
+        ImageNet's classes that each label stands for, aligned with `labels`, for
+        models of ImageNet such as DiT; (): none.
     n_classes : int, default=None
         Number of classes.
     prompt_template : str, default="a photo of a {}."
@@ -61,6 +67,7 @@ class DatasetSpec:
     label_column: str = "label"
     labels: tuple = ()
     class_names: tuple = ()
+    class_ids: tuple = ()
     n_classes: int | None = None
     prompt_template: str = "a photo of a {}."
     metric: str = "accuracy"
@@ -81,12 +88,20 @@ class DatasetSpec:
 
 
 def _read_specs():
-    path = files("diffusion_sklearn.datasets") / "data" / "paper.toml"
-    tables = tomllib.loads(path.read_text("utf-8"))
-    return {
-        name: DatasetSpec(name=name, **{key: _to_tuple(v) for key, v in table.items()})
-        for name, table in tables.items()
-    }
+    folder = files("diffusion_sklearn.datasets") / "data"
+    classes = defaultdict(list)
+    for row in csv.DictReader((folder / "classes.csv").read_text("utf-8").splitlines()):
+        ids = tuple(map(int, row["class_ids"].split()))
+        classes[row["dataset"]].append((row["label"], row["name"], ids))
+    tables = tomllib.loads((folder / "paper.toml").read_text("utf-8"))
+    for name, table in tables.items():
+        rows = classes[table.pop("classes", name)]
+        rows = [rows[i] for i in table.pop("class_ids", range(len(rows)))]
+        if rows:
+            table["labels"], table["class_names"], ids = zip(*rows, strict=True)
+            table |= {"class_ids": ids if any(ids) else (), "n_classes": len(rows)}
+        table |= {key: _to_tuple(value) for key, value in table.items()}
+    return {name: DatasetSpec(name=name, **table) for name, table in tables.items()}
 
 
 def _to_tuple(value):

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from diffusion_sklearn import (
 from diffusion_sklearn.cli import main
 from diffusion_sklearn.cli._arguments import parse_pruning
 from diffusion_sklearn.datasets import load_fashion_photos, make_fashion_scenes
+from diffusion_sklearn.datasets._specs import SPECS
 from diffusion_sklearn.metrics import clopper_pearson, winoground_scores
 
 MODEL = ["--model", "fashion-dit", "--n-trials", "8"]
@@ -253,11 +255,13 @@ def test_interruption_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
     assert main(argv) == 130
     assert f"kept in {memory}: the same command goes on" in capsys.readouterr().err
     assert parquet.read_table(output).num_rows == 10
+    output.unlink()
     assert main(argv) == 0
     rows = parquet.read_table(output).to_pylist()
     assert [row["evaluations"] > 0 for row in rows] == [False] * 10 + [True] * 8
     calls.clear()
     calls.append(0)
+    output.unlink()
     assert main(argv[:-2]) == 130
     assert "With --memory DIR, what is computed" in capsys.readouterr().err
 
@@ -310,7 +314,7 @@ def test_evaluate_with_names_and_five_best(tmp_path, capsys):
     argv = ["evaluate", str(folder), "--names", str(names), *flags]
     names.write_text("".join(lines[1:]))
     assert main(argv) == 1
-    assert "lacks the folders n0" in capsys.readouterr().err
+    assert "lacks the sub-folders ['n0']" in capsys.readouterr().err
     names.write_text("".join(lines))
     assert main(argv) == 0
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -378,8 +382,10 @@ def scenes(tmp_path_factory):
     return folder
 
 
-def test_evaluate_a_data_set_with_a_baseline(scenes, tmp_path, capsys):
+def test_evaluate_a_data_set_with_a_baseline(scenes, tmp_path, capsys, monkeypatch):
     """Both on the same images; what is printed is what scikit-learn counts."""
+    spec = replace(SPECS["food-101"], labels=(), class_names=())  # any classes
+    monkeypatch.setitem(SPECS, "food-101", spec)
     output, table = tmp_path / "out", tmp_path / "table.json"
     flags = ["--model", "fashion-scenes", "--baseline", "fashion-clip", "--quiet"]
     flags += ["--n-trials", "6", "--pruning", "2:2", "--prompt-template", "a {}"]
@@ -414,6 +420,7 @@ def test_evaluate_a_data_set_with_a_baseline(scenes, tmp_path, capsys):
     assert re.search(line, printed.out)
     assert "1 of 13 images could not be read" in printed.err
     # Again, from what is kept.
+    flags[flags.index(str(output))] = str(tmp_path / "again")
     assert main(["evaluate", "--dataset", "food-101", *flags]) == 0
     again = json.loads(table.read_text())["results"]
     assert again[0]["evaluations"]["mean"] == 0
@@ -428,8 +435,8 @@ def test_evaluate_takes_the_schedule_of_the_data_set(sd_folder, tmp_path, capsys
         Image.fromarray(image).save(tmp_path / "images" / name / "a.png")
     argv = ["evaluate", "--dataset", "stl-10", "--model", sd_folder, "--quiet"]
     argv += ["--dataset-folder", str(tmp_path / "images"), "--max-images", "1"]
-    argv += ["--output", str(tmp_path / "out")]
-    assert main(argv) == 0
+    first, argv = argv, [*argv, "--output", str(tmp_path / "0")]
+    assert main([*first, "--output", str(tmp_path / "out")]) == 0
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert report["evaluations"]["mean"] == 3000 and report["n_images"] == 1
     assert report["parameters"]["loss"] == "l1"
@@ -438,7 +445,7 @@ def test_evaluate_takes_the_schedule_of_the_data_set(sd_folder, tmp_path, capsys
     assert main([*argv, "--n-trials", "50"]) == 1
     assert "has a stage after 100 trials" in capsys.readouterr().err
     assert main([*argv, "--n-trials", "3", "--pruning", "none", "--loss", "l2"]) == 0
-    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    report = json.loads((tmp_path / "0" / "evaluation.json").read_text())
     assert report["evaluations"]["mean"] == 30
     assert report["parameters"]["loss"] == "l2"
 

@@ -1,5 +1,6 @@
 """The paper's data sets: its numbers, folders on disk, and the Hub's layout."""
 
+import hashlib
 import json
 import sys
 from dataclasses import FrozenInstanceError, replace
@@ -51,12 +52,17 @@ def test_schedules_of_the_paper(name, keep, trials, loss, n_evaluations):
 
 
 def test_every_spec_is_whole():
-    assert len(list_datasets()) == 11
+    assert len(list_datasets()) == 13
     for name in list_datasets():
         spec = get_dataset_spec(name)
-        assert spec.name == name and spec.n_trials
+        assert spec.name == name
+        assert spec.n_trials or name in ("cifar-100", "mnist")  # not in table 7
+        twice = {"imagenet": 2, "imagenet-v2": 2}.get(name, 0)  # in CLIP's names
+        assert len(set(spec.labels)) == len(spec.labels)
+        assert len(set(spec.class_names)) == len(spec.class_names) - twice
         for some in (spec.labels, spec.class_names):
-            assert len(set(some)) == len(some) and len(some) in (0, spec.n_classes)
+            assert len(some) in (0, spec.n_classes)
+        assert len(spec.class_ids) in (0, spec.n_classes)
         make_prompts(spec.prompt_template, ["x"], "", True)
     means = [n for n in list_datasets() if "mean" in get_dataset_spec(n).metric]
     assert means == ["aircraft", "pets", "flowers-102"]
@@ -64,6 +70,115 @@ def test_every_spec_is_whole():
         get_dataset_spec("pets").n_trials = 3
     with pytest.raises(ValueError, match="name='cats' is unknown; pass one of"):
         get_dataset_spec("cats")
+
+
+PROMPTS = {
+    "food-101": (101, "f471408b72b7c79e", "a photo of waffles, a type of food."),
+    "cifar-10": (10, "5f1c579eb50b7abd", "a blurry photo of a truck."),
+    "cifar-100": (100, "ae164e354a6a5bc4", "a blurry photo of a worm."),
+    "mnist": (10, "a122d46d4b2042de", "a photo of the number: '9'."),
+    "aircraft": (100, "b531651a81fdcd93", "a photo of a Yak-42, a type of aircraft."),
+    "pets": (
+        37,
+        "6bcbb904d809eba6",
+        "a photo of a Yorkshire Terrier dog, a type of pet.",
+    ),
+    "flowers-102": (
+        102,
+        "208b39ad0ff55eac",
+        "a photo of a blackberry lily, a type of flower.",
+    ),
+    "stl-10": (10, "62e4215765208dec", "a photo of a truck."),
+    "imagenet": (1000, "667e985c62f31901", "a photo of a toilet paper."),
+    "objectnet": (113, "cf9828b1d781bb67", "a photo of a wok."),
+}
+"""Of the paper's code: number of prompts, SHA-256 of their lines, and the last one."""
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_of_the_paper(name):
+    spec = get_dataset_spec(name)
+    prompts = make_prompts(spec.prompt_template, spec.class_names, "", True)
+    prompts = [prompt for (prompt,) in prompts]
+    n_prompts, digest, last = PROMPTS[name]
+    assert len(prompts) == n_prompts and prompts[-1] == last
+    lines = "\n".join(prompts).encode()
+    assert hashlib.sha256(lines).hexdigest().startswith(digest)
+
+
+def test_class_ids_of_imagenet():
+    """ImageNet-A's 200 classes, and those of ObjectNet's 113."""
+    v2, a, objects = map(get_dataset_spec, ("imagenet-v2", "imagenet-a", "objectnet"))
+    assert v2.class_ids == tuple((k,) for k in range(1000))
+    assert v2.labels[0] == "n01440764" and v2.class_names[0] == "tench"
+    assert list(v2.labels) == sorted(v2.labels)  # the order of fit's sorted labels
+    assert len(a.class_ids) == 200 and a.class_ids[-1] == (988,)
+    assert a.labels[0] == "n01498041" and a.class_names[0] == "stingray"
+    ids = dict(zip(objects.labels, objects.class_ids, strict=True))
+    assert ids["alarm_clock"] == (409, 530) and ids["banana"] == (954,)
+    assert len({k for some in objects.class_ids for k in some}) == 125
+    assert {v2.class_names[k] for k in ids["tie"]} == {"bow tie", "Windsor tie"}
+
+
+@pytest.mark.parametrize(
+    "name, subfolder, class_name",
+    [
+        ("imagenet", "n02012849", "crane bird"),
+        ("imagenet-v2", "517", "construction crane"),
+        ("imagenet-a", "n01498041", "stingray"),
+        ("imagenet", "hammerhead_shark", "hammerhead shark"),
+        ("aircraft", "F_A-18", "F/A-18"),
+        ("aircraft", "F-16A_B", "F-16A/B"),
+        ("food-101", "apple_pie", "apple pie"),
+        ("objectnet", "full_sized_towel", "bath towel"),
+        ("mnist", "7", "7"),
+    ],
+)
+def test_sub_folders_as_they_are_shipped(name, subfolder, class_name, tmp_path):
+    spec = get_dataset_spec(name)
+    other = spec.labels[1]
+    data = load_dataset(name, folder=fill(tmp_path, [subfolder, other], n=1))
+    names = dict(zip(data.classes, data.class_names, strict=True))
+    labels = {
+        path.parent.name: t for path, t in zip(data.images, data.target, strict=True)
+    }
+    assert names[labels[subfolder]] == class_name and labels[other] == other
+    assert len(names) == spec.n_classes and data.classes.tolist() == sorted(names)
+    if spec.class_ids:
+        k = data.classes.tolist().index(labels[subfolder])
+        assert data.class_ids[k] == spec.class_ids[spec.labels.index(labels[subfolder])]
+
+
+def test_other_classes_beside_those_of_the_data_set(tmp_path):
+    """ObjectNet has 313 classes, of which the paper takes 113."""
+    spec = get_dataset_spec("objectnet")
+    folder = fill(tmp_path, [*spec.labels, "air_freshener", "tongs"], n=1)
+    with pytest.warns(UserWarning, match="2 sub-folders are no classes of objectnet"):
+        data = load_dataset("objectnet", folder=folder)
+    assert len(data.images) == 113 and data.target.tolist() == list(spec.labels)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"a\tcat\nb\t \n", "line 2: .* is no sub-folder, tab and name"),
+        (b"a\tcat\n\n\tdog\n", "line 3: .* is no sub-folder, tab and name"),
+        (b"a,cat\nb,dog\n", "line 1: .* is no sub-folder, tab and name"),
+        (b"a\tcaf\xe9\nb\tdog\n", "is not in UTF-8"),
+        ("a\tcat\nb\tdog\n".encode("utf-16"), "is not in UTF-8"),
+        ("a\tcat\nb\tdog\n".encode("utf-16-le"), "is not in UTF-8"),
+        (b"a\tcat\nb\tcat\n", r"has \['cat'\] more than once"),
+    ],
+)
+def test_names_that_are_wrong(data, message, tmp_path):
+    folder = fill(tmp_path, ["a", "b"])
+    (folder / "names.tsv").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        load_dataset(folder)
+    (folder / "names.tsv").write_bytes(b"\xef\xbb\xbfa\tcat\r\nb\tdog\r\n")
+    assert load_dataset(folder).class_names == ["cat", "dog"]
+    with pytest.raises(ValueError, match=r"has no name for \['b'\]"):
+        load_dataset(folder, class_names={"a": "cat", "b": ""})
 
 
 def test_budget_is_what_the_classifier_spends(sd_folder):
@@ -111,14 +226,14 @@ def test_plain_folder_and_names(tmp_path):
         assert path.parent.name == label
     synsets = fill(tmp_path / "a", ["n02012849", "n03126707"])
     with pytest.raises(ValueError, match="are no names; give class_names"):
-        load_dataset("imagenet-a", folder=synsets)
+        load_dataset(synsets)
     given = {"n02012849": "crane", "n03126707": "construction crane"}
-    data = load_dataset("imagenet-a", folder=synsets, class_names=given)
+    data = load_dataset(synsets, class_names=given)
     assert data.class_names == ["crane", "construction crane"]
     with pytest.raises(ValueError, match=r"lacks the sub-folders \['n03126707'"):
-        load_dataset("imagenet-a", folder=synsets, class_names={"n02012849": "crane"})
+        load_dataset(synsets, class_names={"n02012849": "crane"})
     (synsets / "names.tsv").write_text("n02012849\tcrane\nn03126707\tbig crane\n")
-    data = load_dataset("imagenet-a", folder=synsets)
+    data = load_dataset(synsets)
     assert data.class_names == ["crane", "big crane"]
 
 
@@ -189,6 +304,9 @@ def test_hub_with_named_labels(hub_folder, home):
         [("image", "Image"), ("variant", "ClassLabel", 3, names)],
     )
     spec = replace(get_dataset_spec("aircraft"), source=source)
+    with pytest.raises(ValueError, match=r"\['A380, Airbus'\], which are none of air"):
+        load_dataset(spec, data_home=home)
+    spec = replace(spec, labels=(), class_names=())
     data = load_dataset(spec, data_home=home)
     assert data.classes.tolist() == ["A380, Airbus", "DC-3", "F-16A_B"]
     assert data.class_names == ["A380", "DC-3", "F-16A/B"]
@@ -222,6 +340,55 @@ def test_hub_with_numbered_labels(hub_folder, home):
     with pytest.raises(ValueError, match="has no column 'variant', but"):
         load_dataset(wrong, data_home=home)
     assert not (home / "aircraft" / "test").exists()
+
+
+@pytest.mark.parametrize(
+    "name, change, n_images",
+    [
+        ("cifar-100", {"crab": "cra"}, 3),  # as on the Hub: known by its place
+        ("imagenet", {"tench": "tench, Tinca tinca", "toilet paper": "tissue"}, 3),
+        ("flowers-102", "reversed", 3),
+        ("objectnet", "more", 2),
+        ("imagenet-a", "synsets", 3),
+    ],
+)
+def test_hub_with_other_names_or_order(name, change, n_images, hub_folder, home):
+    """What the Hub's copy calls the classes is mapped to the paper's."""
+    spec = get_dataset_spec(name)
+    hub = [*spec.class_names]
+    if name == "imagenet":  # two names stand for two classes each
+        hub = [f"{n}, {k}" if hub.count(n) > 1 else n for k, n in enumerate(hub)]
+    wanted = [spec.labels[k] for k in (0, 26, len(hub) - 1)]
+    if change == "reversed":
+        hub = hub[::-1]
+    elif change == "more":
+        hub.insert(1, "air freshener")
+    elif change == "synsets":
+        hub = list(spec.labels)
+    else:
+        hub = [change.get(n, n) for n in hub]
+    rows = [0, 26, len(hub) - 1]
+    if change == "reversed":
+        rows = [len(hub) - 1, len(hub) - 27, 0]
+    elif change == "more":
+        rows, wanted = [0, 1, len(hub) - 1], [wanted[0], None, wanted[2]]
+    source = hub_folder(
+        {
+            spec.image_column: [Image.fromarray(p) for p in PIXELS[:3]],
+            spec.label_column: rows,
+        },
+        [
+            (spec.image_column, "Image"),
+            (spec.label_column, "ClassLabel", len(hub), hub),
+        ],
+        split=spec.split,
+    )
+    data = load_dataset(replace(spec, source=source), data_home=home)
+    target = {
+        int(p.stem): label for p, label in zip(data.images, data.target, strict=True)
+    }
+    assert [target.get(k) for k in range(3)] == wanted
+    assert len(target) == n_images and len(data.classes) == spec.n_classes
 
 
 def test_hub_of_captions(hub_folder, home):

@@ -1,10 +1,12 @@
 """What every diffusion model offers to the estimators."""
 
 import copy
+import json
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from diffusion_sklearn.backbones._autoencoder import (
@@ -14,7 +16,11 @@ from diffusion_sklearn.backbones._autoencoder import (
 )
 from diffusion_sklearn.backbones._digest import digest_weights
 from diffusion_sklearn.backbones._modes import evaluation_mode
-from diffusion_sklearn.backbones._noise_schedule import read_noise_schedule
+from diffusion_sklearn.backbones._noise_schedule import (
+    RectifiedFlow,
+    flow_weights,
+    read_noise_schedule,
+)
 from diffusion_sklearn.backbones._tokens import DEFAULT_TEMPLATE, default_template
 
 
@@ -76,6 +82,9 @@ class Backbone:
     kind = "text"
     """What it is conditioned on: "text" or "class"."""
 
+    family_target = "native"
+    """Space of the error by default: a prediction type, or "native"."""
+
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 
@@ -136,12 +145,42 @@ class Backbone:
     @property
     def folder(self):
         """Local folder that the model was loaded from, a Path; None: none."""
-        model = getattr(self.spec, "model", None)
-        if not isinstance(model, str):
-            return None
-        bundled = Path(str(files("diffusion_sklearn.bundled") / model))
-        folder = bundled if bundled.is_dir() else Path(model)
-        return folder if folder.is_dir() else None
+        name = self.name if self.spec is not None else self.pipeline.name_or_path
+        bundled = Path(str(files("diffusion_sklearn.bundled"))) / str(name)
+        folder = bundled if bundled.is_dir() else Path(str(name))
+        return folder if (folder / "model_index.json").is_file() else None
+
+    @cached_property
+    def classifier_config(self):
+        """The model's own defaults as a classifier, from its folder.
+
+        A dict with "target" and "timestep_weights" (a dict of "timesteps" and
+        "weights", between which one interpolates), or with neither.
+        """
+        file = self.folder and self.folder / "classifier_config.json"
+        return json.loads(file.read_text()) if file and file.is_file() else {}
+
+    @property
+    def default_target(self):
+        """What "auto" stands for: the model's own target, or else the family's."""
+        target = self.classifier_config.get("target", self.family_target)
+        return self.prediction_type if target == "native" else target
+
+    def default_weights(self):
+        """Weights of the timesteps for the default target.
+
+        Returns
+        -------
+        weights : ndarray of shape (n_timesteps,), float64, or None
+            The model's own, or else the family's; None: all the same.
+        """
+        own = self.classifier_config.get("timestep_weights")
+        if own is not None:
+            timesteps = np.arange(self.n_timesteps)
+            return np.interp(timesteps, own["timesteps"], own["weights"])
+        if isinstance(self.noise_schedule, RectifiedFlow):
+            return flow_weights(self.noise_schedule.sigma_t.cpu().double().numpy())
+        return None
 
     @property
     def device(self):

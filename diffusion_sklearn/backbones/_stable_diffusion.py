@@ -16,6 +16,7 @@ class StableDiffusionBackbone(Backbone):
         Of version 1.x or 2.x, or with the same parts.
     """
 
+    family_target = "epsilon"  # whatever the network predicts, as in the paper's code
     pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 
     def __init__(self, pipeline):

@@ -1,6 +1,7 @@
 """Parameters, fit and predictions that both diffusion classifiers share."""
 
 import logging
+import warnings
 from abc import abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,12 @@ from diffusion_sklearn.engine._posterior import (
 from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.engine._pruning import check_pruning
 from diffusion_sklearn.engine._trials import check_timesteps, make_trials
-from diffusion_sklearn.engine._weights import trial_weights
+from diffusion_sklearn.engine._weights import (
+    GUESSED_WEIGHTS,
+    has_guessed_weights,
+    resolve_target,
+    trial_weights,
+)
 from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_workers
 from diffusion_sklearn.images._pixels import to_pixels
 
@@ -71,7 +77,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
     pruning: object = 0.99
     trial_covariance: object = "auto"
     loss: str = "l2"
-    target: str = "native"
+    target: str = "auto"
     timesteps: object = "even"
     timestep_weights: object = None
     guidance_scale: float = 1.0
@@ -129,6 +135,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             [c for group in class_conditions for c in group]
         )
         plan = self._make_plan(spec, trials, conditions, len(labels))
+        if has_guessed_weights(self.target, self.timestep_weights, backbone):
+            warnings.warn(GUESSED_WEIGHTS.format(backbone.name), stacklevel=2)
         prefilter = None
         if self.prefilter is not None:
             prefilter = fit_prefilter(self.prefilter, X, y, labels)
@@ -359,12 +367,12 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         image_size = self.image_size or backbone.image_size
         has_guidance = settings["guidance_scale"] != 1
         null = backbone.encode_null(self.null_condition) if has_guidance else None
-        target = self.target
+        target = resolve_target(self.target, backbone)
         covariance = resolve_trial_covariance(
             settings.pop("trial_covariance"),
             backbone,
             self.loss,
-            backbone.prediction_type if target == "native" else target,
+            target,
             is_usual=image_size == backbone.image_size and not has_guidance,
         )
         return Plan(

@@ -55,15 +55,19 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         How predicted and true noise are compared. "vlb" is the variational bound of a
         model that learns its variance (DiT does), "l2+vlb" what such a model was
         trained with.
-    target : {"native", "epsilon", "sample", "velocity"}, default="native"
-        The space of the error: what the model was trained to predict, or another.
+    target : {"auto", "native", "epsilon", "sample", "velocity"}, default="auto"
+        The space of the error: "native", what the model was trained to predict, or
+        another. "auto": the model's own, for which it may have weights of the
+        timesteps; else the noise for Stable Diffusion 1 and 2, as in the paper, and
+        "native" for other families.
     timesteps : {"even", "random", "anytime"} or array-like of int, default="even"
         Which timesteps are tried. "even": evenly spaced, best in the paper. "random":
         uniform. "anytime": every prefix is near even, so that budgets nest. A list is
         cycled through.
     timestep_weights : array-like of shape (n_timesteps,), callable or str, default=None
-        Weight of the error at each timestep, or a function t -> weight; None: 1, as in
-        the paper. By name: "exponential", e^(-7 t / T), or "min-snr", both made for
+        Weight of the error at each timestep, or a function t -> weight; None: with
+        ``target="auto"`` the model's or the family's own, if there are any, else 1, as
+        in the paper. By name: "exponential", e^(-7 t / T), or "min-snr", both made for
         ``target="sample"``; "snr"; "elbo", the variational bound of any target. See
         :func:`fit_timestep_weights` to fit some.
     guidance_scale : float, default=1.0

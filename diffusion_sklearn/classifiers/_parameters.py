@@ -20,7 +20,7 @@ PARAMETER_CONSTRAINTS = {
     "pruning": "no_validation",
     "trial_covariance": [str, Path, TrialCovariance, None],
     "loss": [StrOptions({*LOSSES, *VARIATIONAL})],
-    "target": [StrOptions({"native", *PREDICTION_TYPES})],
+    "target": [StrOptions({"auto", "native", *PREDICTION_TYPES})],
     "timesteps": [StrOptions(set(TIMESTEP_PLANS)), "array-like"],
     "timestep_weights": [StrOptions(set(WEIGHTINGS)), callable, "array-like", None],
     "guidance_scale": [Interval(Real, None, None, closed="neither")],

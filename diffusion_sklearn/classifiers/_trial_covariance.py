@@ -76,7 +76,7 @@ def fit_trial_covariance(clf, X):
         trials.timesteps,
         backbone.n_timesteps,
         loss=clf.loss,
-        target=backbone.prediction_type if clf.target == "native" else clf.target,
+        target=plan.target,
         model=backbone.digest(),
     )
 

@@ -70,6 +70,54 @@ def named_weights(name, alpha, sigma, is_flow, target):
     return of_sample * sigma**2
 
 
+GUESSED_WEIGHTS = (
+    "Which timesteps of {} tell classes apart was not measured; by default the weights "
+    "are those of a window that was informative for SD 3. Fit some with "
+    "fit_timestep_weights(clf, X, y), for which about five labelled images a class are "
+    "enough, or pass timestep_weights."
+)
+
+
+def has_guessed_weights(target, timestep_weights, backbone):
+    """Whether the default weights are the family's, not measured for this model.
+
+    Parameters
+    ----------
+    target, timestep_weights
+        As in the estimators.
+    backbone : Backbone
+        The model.
+
+    Returns
+    -------
+    guessed : bool
+    """
+    return (
+        target == "auto"
+        and timestep_weights is None
+        and backbone.default_weights() is not None
+        and "timestep_weights" not in backbone.classifier_config
+    )
+
+
+def resolve_target(target, backbone):
+    """The space of the error, as a prediction type.
+
+    Parameters
+    ----------
+    target : {"auto", "native", "epsilon", "sample", "velocity"}
+        As in the estimators.
+    backbone : Backbone
+        The model.
+
+    Returns
+    -------
+    target : {"epsilon", "sample", "velocity"}
+    """
+    own = {"auto": backbone.default_target, "native": backbone.prediction_type}
+    return own.get(target, target)
+
+
 def trial_weights(timestep_weights, trials, backbone, target):
     """Weight of each trial's error.
 
@@ -100,8 +148,10 @@ def trial_weights(timestep_weights, trials, backbone, target):
             schedule.alpha_t.cpu().double().numpy(),
             schedule.sigma_t.cpu().double().numpy(),
             isinstance(schedule, RectifiedFlow),
-            backbone.prediction_type if target == "native" else target,
+            resolve_target(target, backbone),
         )
+    if timestep_weights is None and target == "auto":
+        timestep_weights = backbone.default_weights()
     return check_weights(timestep_weights, trials.timesteps, backbone.n_timesteps)
 
 

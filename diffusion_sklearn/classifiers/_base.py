@@ -14,6 +14,7 @@ from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._sources import get_or_make
 from diffusion_sklearn.backbones._spec import describe
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
+from diffusion_sklearn.classifiers._labels import align, check_distinct
 from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn.classifiers._prefilter import (
     candidates,
@@ -107,7 +108,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """
         self._check_parameters(self.n_trials)
         y, labels, names, classes_given = self._resolve_labels(X, y, classes)
-        check_priors(self.priors, labels)
+        check_priors(align("priors", self.priors, labels), labels)
         spec, trials = self._load_and_draw()
         backbone = get_backbone(spec)
         class_conditions = self._resolve_conditions(
@@ -115,6 +116,13 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         )
         conditions = backbone.condition(
             [c for group in class_conditions for c in group]
+        )
+        embeddings = self._embeddings(backbone, conditions)
+        check_distinct(
+            embeddings.float().reshape(len(labels), -1).cpu().numpy(),
+            labels,
+            class_conditions,
+            max(1e-5, torch.finfo(embeddings.dtype).eps),
         )
         plan = self._make_plan(spec, trials, conditions, len(labels))
         prefilter = None
@@ -148,7 +156,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             Columns in the order of `classes_`.
         """
         images, plan = self._check_images(X), self._fitted_plan()
-        priors = check_priors(self.priors, self.classes_)
+        priors = align("priors", self.priors, self.classes_)
+        priors = check_priors(priors, self.classes_)
         active, outside = self._candidates(X, len(images), priors)
         log_proba = []
         with self._cache(plan) as cache, self._progress(images) as bar:
@@ -175,7 +184,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             ``timesteps``, ``n_evaluations``, ``log_proba`` and ``classes``.
         """
         images, plan = self._check_images(X), self._fitted_plan()
-        priors = check_priors(self.priors, self.classes_)
+        priors = align("priors", self.priors, self.classes_)
+        priors = check_priors(priors, self.classes_)
         active, outside = self._candidates(X, len(images), priors)
         groups = []
         with self._cache(plan) as cache, self._progress(images) as bar:
@@ -433,6 +443,10 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
         `classes_given` tells whether the user gave the classes, rather than `y`.
         """
+
+    @abstractmethod
+    def _embeddings(self, backbone, conditions):
+        """What the network sees of the conditions, (n_conditions, ...), floats."""
 
     @abstractmethod
     def _set_conditions(self, class_conditions):

@@ -1,5 +1,6 @@
 """An estimator of images around a pretrained model, be it a classifier or not."""
 
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
@@ -10,7 +11,8 @@ from diffusion_sklearn.images._pixels import check_images, holds_rows, rows_to_i
 class BaseImageEstimator(BaseEstimator):
     """Reads images in every form; clones share the model, pickles hold its name.
 
-    A subclass has the parameters `model` and `image_shape`.
+    A subclass has the parameters `model` and `image_shape`. The state of a pickle has
+    arrays in place of tensors, which skops does not store.
     """
 
     def _read_images(self, X):
@@ -31,10 +33,24 @@ class BaseImageEstimator(BaseEstimator):
     def __getstate__(self):
         state = dict(super().__getstate__())
         state["model"] = pack_model(self.model)
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor):
+                half = value.dtype in (torch.bfloat16, torch.float16)
+                array = (value.float() if half else value).cpu().numpy()
+                state[name] = {
+                    "tensor": array,
+                    "dtype": str(value.dtype).removeprefix("torch."),
+                }
         return state
 
     def __setstate__(self, state):
-        super().__setstate__({**state, "model": unpack_model(state["model"])})
+        state = {**state, "model": unpack_model(state["model"])}
+        for name, value in state.items():
+            if isinstance(value, dict) and value.keys() == {"tensor", "dtype"}:
+                dtype = getattr(torch, value["dtype"])
+                # A memory map of joblib is read-only.
+                state[name] = torch.from_numpy(value["tensor"].copy()).to(dtype)
+        super().__setstate__(state)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

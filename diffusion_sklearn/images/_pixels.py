@@ -157,7 +157,7 @@ def check_images(X):
         raise ValueError("X is empty: 0 images; pass at least one.")
     if isinstance(images, (list, tuple)):
         images = [
-            file_content(image, index) if hasattr(image, "read") else image
+            file_content(image, f"X[{index}]") if hasattr(image, "read") else image
             for index, image in enumerate(images)
         ]
     for index in range(len(images)):

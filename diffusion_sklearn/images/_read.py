@@ -128,14 +128,14 @@ def check_image(image, index):
         _read_file(*_file_of(image, f"X[{index}]"), lambda image, _: None)
 
 
-def file_content(file, index):
+def file_content(file, where):
     """Bytes of an open file, from its start.
 
     Parameters
     ----------
     file : file-like
         Opened for reading bytes.
-    index : int
+    where : str
         Its place in X, for error messages.
 
     Returns
@@ -153,12 +153,12 @@ def file_content(file, index):
         content = file.read()
     except Exception as error:  # files of other libraries may raise anything
         raise ImageError(
-            f"X[{index}]={file!r} can't be read; open it again, or pass its path. "
+            f"{where}={file!r} can't be read; open it again, or pass its path. "
             f"({error})"
         ) from error
     if isinstance(content, str):
         raise ImageError(
-            f"X[{index}]={file!r} was opened as text; open it with mode 'rb'."
+            f"{where}={file!r} was opened as text; open it with mode 'rb'."
         )
     return content
 
@@ -179,6 +179,8 @@ def _file_of(image, where):
         data, path = image.get("bytes"), image.get("path")
         image = path if data is None else data
         where += f" ({path})" if path and data is not None else ""
+    if hasattr(image, "read"):
+        return io.BytesIO(file_content(image, where)), where
     if isinstance(image, (bytes, bytearray, memoryview)):
         return io.BytesIO(image), f"{where}={reprlib.repr(bytes(image))}"
     if isinstance(image, (str, os.PathLike)):

@@ -332,6 +332,7 @@ def test_bytes_and_open_files(png, tmp_path):
         for image in (data, bytearray(data), memoryview(data), io.BytesIO(data), file):
             assert_shows([image, image], PICTURE)
             assert_shows(pd.Series([image]), PICTURE)
+            assert_shows(UserList([image]), PICTURE)
         bad(file, "X=", "single image", "[X]", kind=ValueError)
     bad(data, "X=b", "single image", "[X]", kind=ValueError)
     bad([png, file], "X[1]", "open it again")  # it was closed

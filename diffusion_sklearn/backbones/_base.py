@@ -131,6 +131,16 @@ class Backbone:
 
         return get_backbone, (self.spec,)
 
+    def __getstate__(self):  # skops calls no function, as a pickle does
+        return vars(self) if self.spec is None else {"spec": self.spec}
+
+    def __setstate__(self, state):
+        if state.keys() == {"spec"}:
+            from diffusion_sklearn.backbones._loading import get_backbone
+
+            state = vars(get_backbone(state["spec"]))
+        self.__dict__.update(state)
+
     def __deepcopy__(self, memo):
         return self
 

@@ -74,6 +74,12 @@ class InMemory:
     pipeline: object = field(compare=False, repr=False)
     weights: str = field(default="", compare=False, repr=False)
 
+    def __getstate__(self):  # skops calls no function, as a pickle does
+        return {"args": self.__reduce__()[1]}
+
+    def __setstate__(self, state):
+        self.__dict__.update(vars(_recall(*state["args"])))
+
     def __reduce__(self):
         weights = self.weights
         if self.name and self.pipeline is not None:

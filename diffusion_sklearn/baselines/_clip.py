@@ -6,7 +6,12 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from diffusion_sklearn.baselines._checkpoints import CheckpointClassifier
-from diffusion_sklearn.baselines._contrastive import BUNDLED, HUB_MODEL, get_contrastive
+from diffusion_sklearn.baselines._contrastive import (
+    BUNDLED,
+    HUB_MODEL,
+    get_contrastive,
+)
+from diffusion_sklearn.classifiers._labels import check_distinct
 from diffusion_sklearn.classifiers._pairs import read_pairs
 from diffusion_sklearn.classifiers._prompts import make_prompts
 
@@ -162,8 +167,10 @@ class CLIPZeroShotClassifier(CheckpointClassifier):
         prompts = make_prompts(self.prompt_template, names, template, classes_given)
         embeddings = model.embed_texts([p for row in prompts for p in row])
         embeddings = embeddings.reshape(len(names), len(prompts[0]), -1).mean(axis=1)
+        embeddings = normalize(embeddings)  # (k, d)
+        check_distinct(embeddings, labels, prompts)
         self.prompts_, self.logit_scale_ = prompts, model.scale
-        self.text_embeddings_ = normalize(embeddings)  # (k, d)
+        self.text_embeddings_ = embeddings
 
     def _class_logits(self, images):
         embeddings = self._run(get_contrastive(*self._checkpoint).embed_images, images)

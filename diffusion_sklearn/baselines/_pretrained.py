@@ -15,7 +15,7 @@ from diffusion_sklearn.baselines._checkpoints import (
     pixels_for,
     read_part,
 )
-from diffusion_sklearn.classifiers._labels import resolve_class_ids
+from diffusion_sklearn.classifiers._labels import align, resolve_class_ids
 
 HUB_MODEL = "microsoft/resnet-50"
 BUNDLED = {
@@ -52,11 +52,13 @@ class PretrainedImageClassifier(CheckpointClassifier):
         The label set; None: ``np.unique(y)`` of `fit`.
     class_names : array-like of shape (n_classes,), default=None
         Names aligned with the sorted labels, for labels that are not names.
-    class_ids : array-like or list of length n_classes or "order", default=None
+    class_ids : array-like or list of length n_classes, dict, "order" or "labels", \
+            default=None
         The model's class of each sorted label, or a list of several whose
         probabilities add up. None: names are looked up in the model's own labels
         (``id2label``; of "tabby, tabby cat" the whole and each part is a name), and
-        integers are ids. "order": the k-th sorted label is class k, which survives
+        integers are ids. "labels": integers are ids, without the warning for those
+        that may be encoded. "order": the k-th sorted label is class k, which survives
         meta-estimators that encode labels.
     priors : array-like of shape (n_classes,), default=None
         Class priors aligned with `classes_`; None: uniform.
@@ -121,7 +123,7 @@ class PretrainedImageClassifier(CheckpointClassifier):
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
         **CheckpointClassifier._parameter_constraints,
-        "class_ids": ["array-like", StrOptions({"order"}), None],
+        "class_ids": ["array-like", StrOptions({"order", "labels"}), None],
     }
     _bundled = BUNDLED
     _accepted = "a Hub id, a folder or a bundled name"
@@ -136,7 +138,8 @@ class PretrainedImageClassifier(CheckpointClassifier):
             ids = resolve_class_ids(self.class_ids, labels, names, model, classes_given)
             self.class_ids_ = [[i] for i in ids]
             return
-        groups = [np.ravel(ids).tolist() for ids in self.class_ids]
+        groups = align("class_ids", self.class_ids, labels)
+        groups = [np.ravel(ids).tolist() for ids in groups]
         if len(groups) != len(labels) or not all(groups):
             raise ValueError(
                 f"class_ids={self.class_ids!r} must have an id, or a list of ids, for "

@@ -22,6 +22,7 @@ from diffusion_sklearn.baselines._resnet import (
     make_resnet,
     train_epoch,
 )
+from diffusion_sklearn.classifiers._image_estimator import pack_tensors, unpack_tensors
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -178,6 +179,7 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
         # Set fitted attributes only after success.
         self.classes_, self.n_classes_ = classes, len(classes)
         self.feature_shape_, self.network_ = shape, network.cpu()
+        self._sizes = shape, len(classes), self.width, self.n_blocks
         self.history_, self.best_epoch_ = history, best_epoch
         return self
 
@@ -213,6 +215,21 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
         network.load_state_dict(best_weights)
         network.eval().requires_grad_(False)
         return history, best_epoch
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        if "network_" in state:
+            state["network_"] = pack_tensors(self.network_.state_dict())
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        if "network_" in state:
+            with torch.device("meta"):
+                network = make_resnet(*state["_sizes"])
+            network.load_state_dict(unpack_tensors(state["network_"]), assign=True)
+            state["network_"] = network.eval().requires_grad_(False)
+        super().__setstate__(state)
 
     def predict_proba(self, X):
         """Probability of each class.

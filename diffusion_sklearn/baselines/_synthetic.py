@@ -86,7 +86,8 @@ class SyntheticDataClassifier(BaseImageClassifier, ModelEstimator):
         The label set; None: ``np.unique(y)`` of `fit`.
     class_names : array-like of shape (n_classes,), default=None
         Names aligned with the sorted labels, for labels that are not names.
-    class_ids : array-like of shape (n_classes,) or "order", default=None
+    class_ids : array-like of shape (n_classes,), dict, "order" or "labels", \
+            default=None
         For a class-conditional model, its class of each sorted label. None: names are
         looked up and integers are ids. "order": the k-th sorted label is class k.
     prompt_template : str or list of str, default="auto"
@@ -169,7 +170,7 @@ class SyntheticDataClassifier(BaseImageClassifier, ModelEstimator):
         "num_inference_steps": [AT_LEAST_1, None],
         "guidance_scale": [Interval(Real, 0, None, closed="left"), None],
         "cache": [str, os.PathLike, None],
-        "class_ids": ["array-like", StrOptions({"order"}), None],
+        "class_ids": ["array-like", StrOptions({"order", "labels"}), None],
         "prompt_template": [str, list, tuple],
         "image_size": [AT_LEAST_1, None],
         "random_state": ["random_state"],

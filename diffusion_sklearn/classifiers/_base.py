@@ -16,6 +16,7 @@ from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._sources import get_or_make
 from diffusion_sklearn.backbones._spec import describe
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
+from diffusion_sklearn.classifiers._labels import align, check_distinct
 from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn.classifiers._prefilter import (
     candidates,
@@ -124,8 +125,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """
         self._check_parameters(self.n_trials)
         y, labels, names, classes_given = self._resolve_labels(X, y, classes)
-        check_priors(self.priors, labels)
-        check_class_offsets(self.class_offsets, labels)
+        check_priors(align("priors", self.priors, labels), labels)
+        check_class_offsets(align("class_offsets", self.class_offsets, labels), labels)
         spec, trials = self._load_and_draw()
         backbone = get_backbone(spec)
         class_conditions = self._resolve_conditions(
@@ -133,6 +134,13 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         )
         conditions = backbone.condition(
             [c for group in class_conditions for c in group]
+        )
+        embeddings = self._embeddings(backbone, conditions)
+        check_distinct(
+            embeddings.float().reshape(len(labels), -1).cpu().numpy(),
+            labels,
+            class_conditions,
+            max(1e-5, torch.finfo(embeddings.dtype).eps),
         )
         plan = self._make_plan(spec, trials, conditions, len(labels))
         if has_guessed_weights(self.target, self.timestep_weights, backbone):
@@ -439,13 +447,19 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                 groups = iter_errors(plan, images, offsets, cache)
             yield _with_slices(groups, bar)
 
+    def _priors(self):
+        """Priors of the sorted labels; None: uniform."""
+        priors = align("priors", self.priors, self.classes_)
+        return check_priors(priors, self.classes_)
+
     def _log_prior(self, X, n_images):
         """Log prior of each image's classes, -inf where none is evaluated.
 
         With it the prefilter's probability of the classes outside its candidates.
         """
-        priors = check_priors(self.priors, self.classes_)
-        log_prior = check_class_offsets(self.class_offsets, self.classes_)
+        priors = self._priors()
+        offsets = align("class_offsets", self.class_offsets, self.classes_)
+        log_prior = check_class_offsets(offsets, self.classes_)
         log_prior = with_priors(log_prior, priors)
         outside = np.zeros((n_images, self.n_classes_))
         active = np.ones(outside.shape, bool)
@@ -519,6 +533,10 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
         `classes_given` tells whether the user gave the classes, rather than `y`.
         """
+
+    @abstractmethod
+    def _embeddings(self, backbone, conditions):
+        """What the network sees of the conditions, (n_conditions, ...), floats."""
 
     @abstractmethod
     def _set_conditions(self, class_conditions):

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from diffusion_sklearn.classifiers._labels import align
 from diffusion_sklearn.engine._posterior import check_priors, with_priors
 
 
@@ -30,7 +31,7 @@ def fit_class_offsets(clf, X, priors=None):
     X : list, array-like or Tensor of n_images
         Images, as for ``clf.predict``, of all classes in proportion to the priors;
         labels are not needed.
-    priors : array-like of shape (n_classes,), default=None
+    priors : array-like of shape (n_classes,), dict or Series, default=None
         Proportions of the classes in `X`, aligned with ``clf.classes_``. None: the
         `priors` of `clf`, or uniform ones.
 
@@ -69,8 +70,9 @@ def fit_class_offsets(clf, X, priors=None):
     (10,)
     >>> clf = clf.set_params(class_offsets=offsets)
     """
-    given = clf.priors if priors is None else priors
-    priors = check_priors(given, clf.classes_)
+    priors = align("priors", priors, clf.classes_)
+    priors = check_priors(priors, clf.classes_)
+    priors = clf._priors() if priors is None else priors
     if priors is None:
         priors = np.full(clf.n_classes_, 1 / clf.n_classes_)
     if not priors.all():
@@ -82,7 +84,7 @@ def fit_class_offsets(clf, X, priors=None):
     plan = clf._fitted_plan(pruning=None)
     errors = clf._all_errors(X) * plan.weights
     log_joint = -errors.mean(axis=2) * plan.n_elements / clf.temperature  # (n, k)
-    log_joint = with_priors(log_joint, check_priors(clf.priors, clf.classes_))
+    log_joint = with_priors(log_joint, clf._priors())
     chosen = np.bincount(log_joint.argmax(axis=1), minlength=len(priors))
     limit = np.maximum(2 * priors * len(errors), priors * len(errors) + 10)
     if (chosen > limit).any():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from sklearn.utils._param_validation import StrOptions
 
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
@@ -31,12 +32,18 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         :func:`load_backbone` returns.
     classes : array-like of shape (n_classes,), default=None
         The label set; None: ``np.unique(y)`` of `fit`.
-    class_names : array-like of shape (n_classes,), default=None
-        Names aligned with the sorted labels, for labels that are not names.
-    class_ids : array-like of shape (n_classes,) or "order", default=None
+    class_names : array-like of shape (n_classes,), dict or Series, default=None
+        Names aligned with the sorted labels, for labels that are not names. A dict, or
+        the index of a pandas Series, has the labels as keys.
+    class_ids : array-like of shape (n_classes,), dict, Series, "order" or "labels", \
+            default=None
         The model's class of each sorted label. None: names are looked up in the
-        pipeline's own labels, and integers are ids. "order": the k-th sorted label is
-        class k, which survives meta-estimators that encode labels.
+        pipeline's own labels, and integers are ids, with a warning where those of `y`
+        may be encoded names: 0, 1, 2, ... with few gaps, unless they reach the model's
+        last class and its names are sorted. "labels": integers are ids, without the
+        warning. "order": the k-th sorted label is class k, which survives
+        meta-estimators that encode labels; an error where labels have gaps or the
+        model has the names at other ids. A dict or Series is as for `class_names`.
     n_trials : int, default=100
         Number of (t, eps) pairs for a class that is never pruned.
     pruning : None, float or sequence, default=0.99
@@ -90,11 +97,11 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         diffusion model's log-likelihood: a product of experts, which
         :func:`fit_prefilter_weight` balances. 0: the prefilter has no say among its
         candidates.
-    priors : array-like of shape (n_classes,), default=None
-        Class priors aligned with `classes_`; None: uniform.
-    class_offsets : array-like of shape (n_classes,), default=None
-        Added to the log-likelihood of each class, aligned with `classes_`; see
-        :func:`fit_class_offsets`. None: 0.
+    priors : array-like of shape (n_classes,), dict or Series, default=None
+        Class priors aligned with `classes_`, or by label; None: uniform.
+    class_offsets : array-like of shape (n_classes,), dict or Series, default=None
+        Added to the log-likelihood of each class, aligned with `classes_`, or by
+        label; see :func:`fit_class_offsets`. None: 0.
     temperature : float, default=1.0
         Divides the log-likelihoods before Bayes' rule. Above 1: less sure. The bundled
         models are best calibrated at about 0.45.
@@ -149,7 +156,9 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
     `timesteps`, `random_state` and `prefilter` take effect at the next `fit`; all
     other parameters are read at prediction, so that ``fit().set_params(...)`` and
     ``set_params(...).fit()`` give the same numbers. A pickle holds the model's name,
-    never its weights.
+    never its weights, and so does a file of skops: load it with
+    ``trusted=skops.io.get_untrusted_types(file=path)`` once all of these types are of
+    ``diffusion_sklearn``.
 
     References
     ----------
@@ -170,7 +179,7 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
     _kind = "class"
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
         **BaseDiffusionClassifier._parameter_constraints,
-        "class_ids": [StrOptions({"order"}), "array-like", None],
+        "class_ids": [StrOptions({"order", "labels"}), "array-like", None],
     }
 
     model: object = "facebook/DiT-XL-2-256"
@@ -179,6 +188,17 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
     def _resolve_conditions(self, backbone, labels, names, classes_given):
         ids = resolve_class_ids(self.class_ids, labels, names, backbone, classes_given)
         return [[class_id] for class_id in ids]
+
+    def _embeddings(self, backbone, conditions):
+        tables = [
+            module.weight[conditions.to(module.weight.device)]
+            for module in backbone.network.modules()
+            if isinstance(module, torch.nn.Embedding)
+            and module.num_embeddings >= backbone.n_labels
+            and not module.weight.is_meta  # weights that are offloaded
+        ]
+        # Ids differ already where a model has no such tables.
+        return torch.cat(tables, dim=1).detach() if tables else conditions.double()
 
     def _set_conditions(self, class_conditions):
         self.class_ids_ = np.array([class_id for (class_id,) in class_conditions])

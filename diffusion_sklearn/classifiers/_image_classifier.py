@@ -12,7 +12,12 @@ from sklearn.utils.validation import (
 )
 
 from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
-from diffusion_sklearn.classifiers._labels import resolve_classes, resolve_names
+from diffusion_sklearn.classifiers._labels import (
+    check_labels,
+    check_sorted,
+    resolve_classes,
+    resolve_names,
+)
 from diffusion_sklearn.images._pixels import holds_rows
 
 
@@ -95,6 +100,10 @@ class BaseImageClassifier(ClassifierMixin, BaseImageEstimator):
         classes = self.classes if classes is None else classes
         y = self._check_training_data(X, y, classes)
         labels = resolve_classes(classes, y)
+        if classes is not None:
+            aligned = ("class_names", "class_ids", "priors", "class_offsets")
+            params = {name: getattr(self, name, None) for name in aligned}
+            check_sorted(classes, labels, params)
         return y, labels, resolve_names(labels, self.class_names), classes is not None
 
     def _check_training_data(self, X, y, classes):
@@ -108,6 +117,7 @@ class BaseImageClassifier(ClassifierMixin, BaseImageEstimator):
             if X is not None and holds_rows(X):
                 validate_data(self, X)
             return None
+        y = check_labels(y)
         if X is not None and holds_rows(X):
             _, y = validate_data(self, X, y)
         else:

@@ -1,5 +1,7 @@
 """An estimator of images around a pretrained model, be it a classifier or not."""
 
+import numpy as np
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
@@ -10,7 +12,8 @@ from diffusion_sklearn.images._pixels import check_images, holds_rows, rows_to_i
 class BaseImageEstimator(BaseEstimator):
     """Reads images in every form; clones share the model, pickles hold its name.
 
-    A subclass has the parameters `model` and `image_shape`.
+    A subclass has the parameters `model` and `image_shape`. The state of a pickle has
+    arrays in place of tensors, which skops does not store.
     """
 
     def _read_images(self, X):
@@ -29,14 +32,53 @@ class BaseImageEstimator(BaseEstimator):
         return twin
 
     def __getstate__(self):
-        state = dict(super().__getstate__())
-        state["model"] = pack_model(self.model)
-        return state
+        state = super().__getstate__()
+        return pack_tensors({**state, "model": pack_model(self.model)})
 
     def __setstate__(self, state):
-        super().__setstate__({**state, "model": unpack_model(state["model"])})
+        state = {**state, "model": unpack_model(state["model"])}
+        super().__setstate__(unpack_tensors(state))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def pack_tensors(state):
+    """Arrays in place of tensors, for pickles and skops.
+
+    Parameters
+    ----------
+    state : dict
+
+    Returns
+    -------
+    state : dict
+    """
+    packed = dict(state)
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            half = value.dtype in (torch.bfloat16, torch.float16)
+            array = (value.float() if half else value).cpu().numpy()
+            packed[name] = {"tensor": array, "dtype": str(value.dtype)[6:]}  # torch.
+    return packed
+
+
+def unpack_tensors(state):
+    """The reverse of :func:`pack_tensors`.
+
+    Parameters
+    ----------
+    state : dict
+
+    Returns
+    -------
+    state : dict
+    """
+    unpacked = dict(state)
+    for name, value in state.items():
+        if isinstance(value, dict) and value.keys() == {"tensor", "dtype"}:
+            array = np.array(value["tensor"])  # a memory map of joblib is read-only
+            unpacked[name] = torch.from_numpy(array).to(getattr(torch, value["dtype"]))
+    return unpacked

@@ -3,9 +3,12 @@
 import warnings
 from collections import Counter
 from difflib import get_close_matches
+from itertools import pairwise
 from numbers import Integral
 
 import numpy as np
+
+BOM = "\ufeff"
 
 
 def resolve_classes(classes, y):
@@ -26,11 +29,12 @@ def resolve_classes(classes, y):
     Raises
     ------
     ValueError
-        If it is empty, of one class, has duplicates or mixed types, or if `y` has
-        other labels.
+        If it is empty, of one class, has duplicates, mixed types or blank names, or if
+        `y` has other labels.
     """
     if classes is None:
         labels = np.unique(y)
+        _check_names("y", labels.tolist())
         if len(labels) < 2:
             raise ValueError(
                 f"y has {len(labels)} class(es), {labels.tolist()!r}; a classifier "
@@ -41,7 +45,17 @@ def resolve_classes(classes, y):
         raise ValueError(
             f"classes={classes!r} is one str; pass a list, of two or more."
         )
-    labels = np.asarray(classes, dtype=object).ravel().tolist()
+    if isinstance(classes, dict):
+        raise ValueError(
+            f"classes={classes!r} is a dict; pass its labels, classes="
+            f"{list(classes)!r}, and its values, if they are names, as class_names="
+            f"{classes!r}."
+        )
+    if not hasattr(classes, "__len__"):
+        raise ValueError(
+            f"classes={classes!r} is of type {type(classes).__name__}; pass a list."
+        )
+    labels = _as_list(classes)
     if len(labels) < 2:
         raise ValueError(
             f"classes={labels!r} has {len(labels)} name(s); a classifier needs two or "
@@ -56,6 +70,8 @@ def resolve_classes(classes, y):
             f"classes={labels!r} must be all str, or all int with class_names; convert "
             "them, for instance [str(c) for c in classes]."
         )
+    labels = _without_bom(labels)
+    _check_names("classes", labels)
     repeated = [label for label, count in Counter(labels).items() if count > 1]
     if repeated:
         raise ValueError(
@@ -72,6 +88,138 @@ def resolve_classes(classes, y):
     return labels
 
 
+def _as_list(classes):
+    if hasattr(classes, "__array__"):
+        classes = np.asarray(classes, dtype=object).ravel().tolist()
+    return list(classes)
+
+
+def check_labels(y):
+    """Raise where a label is missing, or str and other labels are mixed.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_images,)
+        As the user passed it.
+
+    Returns
+    -------
+    y : array-like of shape (n_images,)
+        As an array of one type; what is no collection, as it is.
+
+    Raises
+    ------
+    ValueError
+        With the indices.
+    """
+    if isinstance(y, (str, dict)) or not hasattr(y, "__len__"):
+        return y
+    y = np.asarray(y) if hasattr(y, "__array__") else list(y)
+    if isinstance(y, np.ndarray) and (y.ndim != 1 or y.dtype.kind not in "OT"):
+        return y  # scikit-learn names NaN
+    labels = list(y)
+    missing = [k for k, label in enumerate(labels) if _is_missing(label)]
+    if missing:
+        raise ValueError(
+            f"y has None or NaN at the indices {missing[:5]}"
+            f"{', ...' if missing[5:] else ''}; label these images or leave them out."
+        )
+    kinds = {isinstance(label, str): type(label).__name__ for label in labels}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"y mixes labels of type {kinds[True]} and {kinds[False]}; convert them, "
+            "for instance [str(label) for label in y]."
+        )
+    return np.array([str(x) if isinstance(x, str) else x for x in labels])
+
+
+def _is_missing(label):
+    if isinstance(label, (float, np.floating)):
+        return bool(np.isnan(label))
+    return label is None or type(label).__name__ == "NAType"  # of pandas
+
+
+def align(name, values, labels):
+    """Values of a parameter in the order of the sorted labels.
+
+    Parameters
+    ----------
+    name : str
+        The parameter, for error messages.
+    values : dict, Series or sequence
+        By label (the keys of a dict, the index of a pandas Series), or aligned with
+        the sorted labels.
+    labels : ndarray of shape (n_classes,)
+        The sorted labels.
+
+    Returns
+    -------
+    values : sequence
+        A dict or Series as a list, what is aligned already as it is.
+
+    Raises
+    ------
+    ValueError
+        If a label is no key.
+    """
+    if not is_keyed(values):
+        return values
+    by_label = dict(values.items())
+    missing = [label for label in labels.tolist() if label not in by_label]
+    if missing or len(by_label) < len(values):
+        raise ValueError(
+            f"{name} has the {'keys' if isinstance(values, dict) else 'index'} "
+            f"{list(values.keys())[:10]!r}, which must be unique and have the labels "
+            f"{missing[:10]!r}; or pass a list aligned with the sorted labels "
+            f"{labels.tolist()!r}, as for meta-estimators, which encode labels."
+        )
+    return [by_label[label] for label in labels.tolist()]
+
+
+def is_keyed(values):
+    """Whether values are found by label: a dict or a pandas Series.
+
+    Parameters
+    ----------
+    values : object
+        A parameter.
+
+    Returns
+    -------
+    is_keyed : bool
+    """
+    return hasattr(values, "keys") and hasattr(values, "items")
+
+
+def check_sorted(classes, labels, params):
+    """Raise if classes are not sorted and a parameter is aligned by position.
+
+    Parameters
+    ----------
+    classes : array-like of shape (n_classes,)
+        As the user wrote them; the order of a set means nothing.
+    labels : ndarray of shape (n_classes,)
+        The sorted labels.
+    params : dict of str to object
+        Parameters that are aligned with the labels.
+
+    Raises
+    ------
+    ValueError
+        With the order that is meant.
+    """
+    written = _without_bom(_as_list(classes))
+    if isinstance(classes, (set, frozenset)) or written == labels.tolist():
+        return
+    for name, values in params.items():
+        if values is not None and not isinstance(values, str) and not is_keyed(values):
+            raise ValueError(
+                f"classes={written!r} is not sorted, and {name} is aligned with the "
+                f"sorted labels {labels.tolist()!r}; sort classes, or pass {name} as a "
+                "dict with the labels as keys."
+            )
+
+
 def resolve_names(labels, class_names):
     """The name of each label.
 
@@ -79,8 +227,8 @@ def resolve_names(labels, class_names):
     ----------
     labels : ndarray of shape (n_classes,)
         The sorted labels.
-    class_names : array-like of shape (n_classes,) or None
-        Names aligned with the sorted labels.
+    class_names : array-like of shape (n_classes,), dict, Series or None
+        Names aligned with the sorted labels, or by label.
 
     Returns
     -------
@@ -94,12 +242,7 @@ def resolve_names(labels, class_names):
     """
     if class_names is None:
         return labels.tolist()
-    if isinstance(class_names, dict):
-        raise ValueError(
-            "class_names is a dict; pass a list aligned with the sorted labels "
-            f"{labels.tolist()!r}: meta-estimators encode labels and lose the keys."
-        )
-    names = list(class_names)
+    names = _without_bom(align("class_names", class_names, labels))
     if len(names) != len(labels):
         raise ValueError(
             f"class_names has {len(names)} names for the {len(labels)} sorted labels "
@@ -109,12 +252,65 @@ def resolve_names(labels, class_names):
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ValueError(
-            f"class_names has {repeated!r} more than once; names must differ."
+            f"class_names has {repeated!r} more than once; names, aligned with the "
+            f"sorted labels {labels.tolist()!r}, must differ."
         )
-    invalid = [n for n in names if not isinstance(n, str) or not n.strip()]
+    invalid = [name for name in names if not isinstance(name, str)]
     if invalid:
         raise ValueError(f"class_names has {invalid!r}; every name must be a str.")
+    _check_names("class_names", names)
     return names
+
+
+def _without_bom(names):
+    """Names without the byte order mark that a file of names may begin with."""
+    return [x.removeprefix(BOM) if isinstance(x, str) else x for x in names]
+
+
+def _check_names(parameter, names):
+    blank = [x for x in names if isinstance(x, str) and not x.strip(BOM).strip()]
+    if blank:
+        raise ValueError(
+            f"{parameter} has {blank!r}, which is blank; every name must be a str with "
+            "a visible character."
+        )
+
+
+def check_distinct(embeddings, labels, conditions, tolerance=1e-5):
+    """Raise if two classes have the same embedding.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n_classes, d)
+        What the model sees of each class.
+    labels : ndarray of shape (n_classes,)
+        The sorted labels.
+    conditions : list of length n_classes
+        Prompts or class ids of each class, for the message.
+    tolerance : float, default=1e-5
+        Largest distance, relative to the norm, that is rounding.
+
+    Raises
+    ------
+    ValueError
+        With the labels and their conditions.
+    """
+    direction = np.random.RandomState(0).standard_normal(embeddings.shape[1])
+    projected = embeddings @ direction.astype(embeddings.dtype)
+    limit = tolerance * np.linalg.norm(embeddings, axis=1).max()
+    order = projected.argsort(kind="stable")
+    for k, first in enumerate(order):  # the same embedding is projected nearby
+        for second in order[k + 1 :]:
+            if projected[second] - projected[first] > 10 * limit:
+                break
+            if np.linalg.norm(embeddings[second] - embeddings[first]) <= limit:
+                a, b = sorted([first, second])
+                raise ValueError(
+                    f"The model can't tell the labels {labels[a]!s} and {labels[b]!s} "
+                    f"apart: {conditions[a]!r} and {conditions[b]!r} have the same "
+                    "embedding. Leave one of these classes out, or name it otherwise "
+                    "(class_names, prompt_template)."
+                )
 
 
 def resolve_class_ids(class_ids, labels, names, model, classes_given):
@@ -122,8 +318,9 @@ def resolve_class_ids(class_ids, labels, names, model, classes_given):
 
     Parameters
     ----------
-    class_ids : array-like of shape (n_classes,), "order" or None
-        The estimator's parameter. None: names are looked up, integers are ids.
+    class_ids : array-like of shape (n_classes,), dict, Series, str or None
+        The estimator's parameter: aligned with the sorted labels, by label, "order",
+        "labels", or None: names are looked up, integers are ids.
     labels : ndarray of shape (n_classes,)
         The sorted labels.
     names : list of length n_classes
@@ -141,12 +338,18 @@ def resolve_class_ids(class_ids, labels, names, model, classes_given):
     Raises
     ------
     ValueError
-        If there is no such class, or two labels share one.
+        If there is no such class, two labels share one, or the order of the labels is
+        not that of the model's classes.
+
+    Warns
+    -----
+    UserWarning
+        If integers in `y` may be labels that a meta-estimator has encoded.
     """
-    if isinstance(class_ids, str):  # "order"
-        ids = list(range(len(labels)))
+    if isinstance(class_ids, str):
+        ids = list(range(len(labels))) if class_ids == "order" else labels.tolist()
     elif class_ids is not None:
-        ids = np.asarray(class_ids).ravel().tolist()
+        ids = np.asarray(align("class_ids", class_ids, labels)).ravel().tolist()
         if len(ids) != len(labels):
             raise ValueError(
                 f"class_ids has {len(ids)} ids for the {len(labels)} sorted labels "
@@ -155,22 +358,58 @@ def resolve_class_ids(class_ids, labels, names, model, classes_given):
     else:
         ids = _look_up(names, model)
     _check_ids(ids, labels.tolist(), model.n_labels)
-    if (
-        class_ids is None
-        and not classes_given
-        and _may_be_encoded(names, model.n_labels)
-    ):
-        read = [name for name, i in model.labels.items() if i in ids]
+    if isinstance(class_ids, str) and class_ids == "order":
+        _check_order(labels, names, model, classes_given)
+    if class_ids is None and not classes_given and _may_be_encoded(names, model):
+        by_id = sorted(model.labels.items(), key=lambda item: item[1])
+        read = [name for name, i in by_id if i in ids]
         warnings.warn(
-            f"y holds the integers 0 to {len(ids) - 1}, read as the model's own "
-            f"classes {ids}{f' ({read})' if read else ''}. If they are encoded "
-            "labels (by LabelEncoder, VotingClassifier, cross_val_predict with "
-            "method='predict_proba', ...), pass class_names=[...] or "
-            "class_ids=[...] aligned with the sorted labels.",
+            f"y holds the integers {_abbreviate(ids)}, read as the model's own "
+            f"classes {_abbreviate(ids)}{f' ({_abbreviate(read)})' if read else ''}. "
+            "If they are encoded labels (by LabelEncoder, VotingClassifier, "
+            "cross_val_predict with method='predict_proba', ...), pass "
+            "class_names=[...] or class_ids=[...] aligned with the sorted labels. If "
+            "they are the model's own ids, pass class_ids='labels'.",
             UserWarning,
             stacklevel=4,
         )
     return ids
+
+
+def _abbreviate(values):
+    return f"{values[:10]}"[:-1] + (", ...]" if len(values) > 10 else "]")
+
+
+def _check_order(labels, names, model, classes_given):
+    """Raise if labels or names say that the k-th label is not class k."""
+    elsewhere = {
+        name: model.labels[name]
+        for k, name in enumerate(names)
+        if isinstance(name, str) and model.labels.get(name, k) != k
+    }
+    if elsewhere:
+        raise ValueError(
+            "class_ids='order' means that the k-th sorted label is class k, but the "
+            f"model has these names at other ids: {elsewhere!r}. Pass class_ids=None, "
+            "which looks names up, or class_ids=[...] aligned with the sorted labels."
+        )
+    integers = labels.tolist() if labels.dtype.kind in "iuf" else []
+    are_ids = bool(integers) and 0 <= integers[0] and integers[-1] < model.n_labels
+    if are_ids and any(b - a != 1 for a, b in pairwise(integers)):
+        raise ValueError(
+            f"class_ids='order' with the labels {integers!r}, which leave out some of "
+            f"0 to {integers[-1]:g}, as a fold does that lacks a class. Pass "
+            "classes=[...] with the whole label set, class_ids='labels' if they are "
+            "the model's ids, or class_ids=[...] aligned with the sorted labels."
+        )
+    if not classes_given and are_ids and integers[0] > 0:
+        warnings.warn(
+            f"class_ids='order' reads the labels {_abbreviate(integers)} as the "
+            f"classes 0 to {len(integers) - 1}. If y lacks a class, pass classes=[...] "
+            "with the whole label set.",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _check_ids(ids, labels, n_labels):
@@ -193,9 +432,22 @@ def _check_ids(ids, labels, n_labels):
         )
 
 
-def _may_be_encoded(names, n_labels):
-    """Whether labels look like what an encoder makes of a few classes."""
-    return names == list(range(len(names))) and len(names) < n_labels
+def _may_be_encoded(names, model):
+    """Whether labels may be what an encoder makes of names.
+
+    They do if they are integers from 0 with few gaps (a fold may lack a class). Where
+    they reach the model's last class, they are the same with or without an encoder,
+    unless its names are in another order than sorted.
+    """
+    if names[0] != 0 or not all(isinstance(name, Integral) for name in names):
+        return False
+    n_encoded = names[-1] + 1
+    if n_encoded < model.n_labels or 2 * len(names) <= n_encoded:
+        return 2 * len(names) > n_encoded
+    # The first of the synonyms of a class.
+    first = {i: name for name, i in reversed(model.labels.items())}
+    by_id = [first[i] for i in sorted(first)]
+    return by_id != sorted(by_id)
 
 
 def _look_up(names, model):

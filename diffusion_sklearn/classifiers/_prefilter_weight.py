@@ -6,7 +6,7 @@ from scipy.special import log_softmax
 from sklearn.model_selection import KFold
 
 from diffusion_sklearn.classifiers._prefilter import candidates
-from diffusion_sklearn.engine._posterior import check_priors, with_priors
+from diffusion_sklearn.engine._posterior import with_priors
 
 WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
@@ -74,7 +74,7 @@ def fit_prefilter_weight(clf, X, y, *, cv=5):
     if not 2 <= cv <= len(y):
         raise ValueError(f"cv={cv!r} must be from 2 to the {len(y)} labels.")
     truth = np.searchsorted(clf.classes_, y)
-    priors = check_priors(clf.priors, clf.classes_)
+    priors = clf._priors()
     plan = clf._fitted_plan(pruning=None)
     errors = (clf._all_errors(X) * plan.weights).mean(axis=2)
     scores = with_priors(-errors * plan.n_elements / clf.temperature, priors)

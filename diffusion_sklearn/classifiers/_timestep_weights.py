@@ -4,7 +4,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from diffusion_sklearn.engine._posterior import check_priors, with_priors
+from diffusion_sklearn.engine._posterior import with_priors
 
 N_BANDS = 10
 
@@ -77,7 +77,7 @@ def fit_timestep_weights(clf, X, y, *, alpha=1.0):
             f"classes_={clf.classes_.tolist()}."
         )
     truth = np.searchsorted(clf.classes_, y)
-    priors = check_priors(clf.priors, clf.classes_)
+    priors = clf._priors()
     errors = clf._all_errors(X)  # (n, k, m)
     if len(errors) != len(y):
         raise ValueError(f"X has {len(errors)} images and y {len(y)} labels.")

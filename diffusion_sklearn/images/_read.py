@@ -1,16 +1,26 @@
 """One image of any kind -> an array of gray or RGB pixels."""
 
+import io
 import os
 import reprlib
+import warnings
+from functools import lru_cache
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+try:
+    import pillow_heif
+except ImportError:
+    pass
+else:
+    pillow_heif.register_heif_opener()
 
 ACCEPTED = (
-    "a list of PIL images or paths, an array of shape (n, height, width[, channels]) "
-    "of uint8 or of floats in [0, 1], or a torch tensor of shape "
-    "(n, channels, height, width)"
+    "a list of PIL images or paths (or bytes or open files), an array of shape "
+    "(n, height, width[, channels]) of uint8 or of floats in [0, 1], or a "
+    "torch tensor of shape (n, channels, height, width)"
 )
 CHANNELS = (1, 3, 4)
 TOLERANCE = 1e-3  # how far resized floats may overshoot [0, 1]
@@ -26,6 +36,11 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 EXIF_ORIENTATION = 0x0112
+NEEDS_HEIF = (
+    "HEIC and HEIF need the package pillow-heif: pip install 'diffusion-sklearn[heif]'"
+)
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 HINTS = (  # the first that fits what reading a file has raised
     (FileNotFoundError, "does not exist; check the path"),
     (IsADirectoryError, "is a folder; pass the paths of the files in it"),
@@ -59,13 +74,14 @@ class ImageError(ValueError, OSError):
 def read_image(image, index):
     """Decode one image as a viewer would show it.
 
-    Orientation from EXIF, palettes, transparency (on white), grayscale, 16 bit and
-    CMYK are resolved; a file with an animation gives its first frame.
+    Orientation from EXIF, ICC profiles, palettes, transparency (on white), grayscale,
+    16 bit and CMYK are resolved; a file with an animation gives its first frame.
 
     Parameters
     ----------
-    image : PIL.Image.Image, str, Path, ndarray or Tensor
-        The image.
+    image : PIL.Image.Image, path, bytes, file, dict, ndarray, Tensor or nested list
+        The image. Bytes are the content of a file; a dict has ``"bytes"`` or
+        ``"path"``, as a row of the library ``datasets``.
     index : int
         Its place in X, for error messages.
 
@@ -80,17 +96,14 @@ def read_image(image, index):
         If it can't be read or holds impossible values.
     """
     where = f"X[{index}]"
+    if isinstance(image, (list, tuple)):
+        image = _array_of(image, where)
     if isinstance(image, (np.ndarray, torch.Tensor)):
         return _read_array(_channels_last(image, where), where)
     if isinstance(image, Image.Image):
         path = getattr(image, "filename", "")
         return _read_pil(image, f"{where} ({path})" if path else where)
-    if isinstance(image, (str, os.PathLike)):
-        return _read_file(image, f"{where} ({os.fsdecode(image)})", _read_pil)
-    raise ImageError(
-        f"{where}={reprlib.repr(image)} is of type {type(image).__name__}; pass as X "
-        f"{ACCEPTED}."
-    )
+    return _read_file(*_file_of(image, where), _read_pil)
 
 
 def check_image(image, index):
@@ -98,8 +111,9 @@ def check_image(image, index):
 
     Parameters
     ----------
-    image : PIL.Image.Image, str, Path, ndarray or Tensor
-        The image. Of a file the header is read; an array is checked as a whole.
+    image : object
+        As for :func:`read_image`. Of a file the header is read; an array is checked as
+        a whole.
     index : int
         Its place in X, for error messages.
 
@@ -108,21 +122,97 @@ def check_image(image, index):
     ImageError
         If it can't be read or holds impossible values.
     """
-    if isinstance(image, (str, os.PathLike)):
-        _read_file(image, f"X[{index}] ({os.fsdecode(image)})", lambda image, _: None)
-    elif not isinstance(image, Image.Image):
+    if isinstance(image, (np.ndarray, torch.Tensor, list, tuple)):
         read_image(image, index)
+    elif not isinstance(image, Image.Image):
+        _read_file(*_file_of(image, f"X[{index}]"), lambda image, _: None)
 
 
-def _read_file(path, where, read):
+def file_content(file, where):
+    """Bytes of an open file, from its start.
+
+    Parameters
+    ----------
+    file : file-like
+        Opened for reading bytes.
+    where : str
+        Its place in X, for error messages.
+
+    Returns
+    -------
+    content : bytes
+
+    Raises
+    ------
+    ImageError
+        If it can't be read, or was opened as text.
+    """
     try:
-        with Image.open(path) as image:
+        if file.seekable():
+            file.seek(0)
+        content = file.read()
+    except Exception as error:  # files of other libraries may raise anything
+        raise ImageError(
+            f"{where}={file!r} can't be read; open it again, or pass its path. "
+            f"({error})"
+        ) from error
+    if isinstance(content, str):
+        raise ImageError(
+            f"{where}={file!r} was opened as text; open it with mode 'rb'."
+        )
+    return content
+
+
+def _array_of(values, where):
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ImageError(
+            f"{where}={reprlib.repr(values)} is a nested list of uneven lengths; pass "
+            "an array of shape (height, width[, channels])."
+        ) from error
+
+
+def _file_of(image, where):
+    """Path of an image, or a file of its bytes, and `where` with a name."""
+    if isinstance(image, dict) and {"bytes", "path"} & image.keys():
+        data, path = image.get("bytes"), image.get("path")
+        image = path if data is None else data
+        where += f" ({path})" if path and data is not None else ""
+    if hasattr(image, "read"):
+        return io.BytesIO(file_content(image, where)), where
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return io.BytesIO(image), f"{where}={reprlib.repr(bytes(image))}"
+    if isinstance(image, (str, os.PathLike)):
+        return image, f"{where} ({os.fsdecode(image)})"
+    raise ImageError(
+        f"{where}={reprlib.repr(image)} is of type {type(image).__name__}; pass as X "
+        f"{ACCEPTED}."
+    )
+
+
+def _read_file(file, where, read):
+    try:
+        with Image.open(file) as image:
             return read(image, where)
     except ImageError:
         raise
     except Exception as error:  # a broken file may raise anything
         hint = next(hint for kind, hint in HINTS if isinstance(error, kind))
+        if isinstance(error, UnidentifiedImageError) and _is_heif(file):
+            hint = f"can't be read: {NEEDS_HEIF}"
+        elif isinstance(error, UnidentifiedImageError) and isinstance(file, io.BytesIO):
+            hint = "is of bytes that are no image; pass a path as str (os.fsdecode)"
         raise ImageError(f"{where} {hint}. ({error})") from error
+
+
+def _is_heif(file):
+    if isinstance(file, io.BytesIO):
+        head = file.getvalue()[:12]
+    else:
+        with open(file, "rb") as opened:
+            head = opened.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in HEIF_BRANDS
 
 
 def _read_pil(image, where):
@@ -136,27 +226,96 @@ def _read_pil(image, where):
         ) from error
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
-    if image.mode.startswith("I"):
-        array = _read_deep(image, where)
-    elif image.mode == "F":
-        array = np.asarray(image)
-    elif image.has_transparency_data:
-        array = np.asarray(image.convert("RGBA"))
-    else:
-        array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    if 0 in image.size:
+        raise ImageError(f"{where} has size {image.size} and no pixels; remove it.")
+    try:
+        if image.mode == "La":  # of which Pillow knows one conversion
+            image = image.convert("LA")
+        elif image.mode == "LAB":
+            lab, srgb = map(ImageCms.createProfile, ("LAB", "sRGB"))
+            image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        if image.mode != "F" and image.info.get("icc_profile"):
+            image = _to_srgb(image, where)
+        if image.mode.startswith("I"):
+            return _read_deep(image, where)
+        if image.mode == "F":
+            array = np.asarray(image)
+        elif image.has_transparency_data:
+            array = np.asarray(image.convert("RGBA"))
+        else:
+            is_gray = image.mode in ("1", "L")
+            array = np.asarray(image.convert("L" if is_gray else "RGB"))
+    except ImageError:
+        raise
+    except ValueError as error:
+        raise ImageError(
+            f"{where} has mode {image.mode!r}, which can't be read; convert it to "
+            f"'RGB', 'RGBA' or 'L' first. ({error})"
+        ) from error
     return _read_array(array, where)
 
 
+def _to_srgb(image, where):
+    """Apply the ICC profile of an image; one for other kinds of pixels is ignored."""
+    try:
+        mode, transform = _srgb_transform(image.info["icc_profile"])
+    except Exception as error:  # a broken profile may raise anything
+        warnings.warn(
+            f"{where} has an ICC profile that can't be read ({error}); its pixels are "
+            "taken as sRGB.",
+            UserWarning,
+            stacklevel=2,
+        )
+        return image
+    is_gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+    if mode is None or (mode == "CMYK") != (image.mode == "CMYK"):
+        return image
+    if mode == "L" and not is_gray:
+        return image
+    if image.mode.startswith("I"):
+        levels = _read_deep(image, where) * 255
+        image = Image.fromarray(np.rint(levels).astype(np.uint8))
+    alpha = None
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+    image = transform.apply(image.convert(mode))
+    if alpha is not None:
+        image.putalpha(alpha)
+    return image
+
+
+@lru_cache(maxsize=8)
+def _srgb_transform(profile):
+    """Mode of the pixels that a profile is for (None: another), and the transform."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    mode = PROFILE_MODES.get(source.profile.xcolor_space)
+    if mode is None:
+        return None, None
+    srgb = ImageCms.createProfile("sRGB")
+    return mode, ImageCms.buildTransform(source, srgb, mode, "RGB")
+
+
 def _read_deep(image, where):
-    """Integer modes, "I;16" and its kin: 16 bits a pixel."""
+    """Integer modes, "I;16" and its kin: 16 bits a pixel -> floats in [0, 1]."""
     levels = np.asarray(image)
-    if levels.size and (levels.min() < 0 or levels.max() > 65535):
+    if levels.min() < 0 or levels.max() > 65535:
         raise ImageError(
             f"{where} has mode {image.mode!r} and values from {levels.min()} to "
             f"{levels.max()}, outside of 16 bits; convert it to 8 bit first."
         )
     clear = levels == image.info.get("transparency")
-    return np.where(clear, 65535, levels).astype(np.uint16)
+    return np.where(clear, np.float32(1), _from_16_bits(levels, where))
+
+
+def _from_16_bits(levels, where):
+    if 0 < levels.max() <= 255:
+        warnings.warn(
+            f"{where} has 16 bits a pixel and no value above 255, so it is nearly "
+            "black. If its values are those of 8 bits, pass it as uint8.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return (levels / 65535).astype(np.float32)
 
 
 def _channels_last(image, where):
@@ -190,7 +349,7 @@ def _read_array(array, where):
     if kind == "b":
         array = array.astype(np.uint8) * np.uint8(255)
     elif kind == "u" and array.dtype.itemsize == 2:
-        array = (array / 65535).astype(np.float32)
+        array = _from_16_bits(array, where)
     elif kind in "iu":
         array = _within(array, 0, 255, where).astype(np.uint8)
     elif kind == "f":

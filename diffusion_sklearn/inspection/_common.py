@@ -5,7 +5,6 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
 from diffusion_sklearn.engine._posterior import (
-    check_priors,
     log_posterior,
     with_priors,
 )
@@ -110,8 +109,7 @@ def count_correct(clf, errors, y):
     -------
     n_correct : int
     """
-    priors, plan = check_priors(clf.priors, clf.classes_), clf._fitted_plan()
-    log_prior = with_priors(0.0, priors)
+    plan, log_prior = clf._fitted_plan(), with_priors(0.0, clf._priors())
     log_proba = log_posterior(errors, plan.n_elements, log_prior, clf.temperature)
     return int((clf.classes_[log_proba.argmax(axis=1)] == y).sum())
 

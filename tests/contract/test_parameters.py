@@ -87,6 +87,9 @@ BAD = [
     ("class_names", ["ant", "bee", 3], "every name must be a str"),
     ("class_names", ["ant", "bee", " "], "every name must be a str"),
     ("class_names", dict.fromkeys(NAMES, "x"), "aligned with the sorted labels"),
+    ("class_names", {0: "x", 1: "y", 2: "z"}, "keys.*the labels.*'ant'.*encode labels"),
+    ("class_names", ["ant", "bee", ""], "every name must be a str"),
+    ("priors", {"ant": 0.5, "bee": 0.5}, r"the labels \['eel'\]"),
     ("class_names", "ant", "array-like"),
 ]
 

@@ -9,14 +9,23 @@ import sys
 import joblib
 import numpy as np
 import pytest
+import skops.io as sio
 from diffusers import DiTPipeline
 from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
     clear_cache,
     load_backbone,
+)
+from diffusion_sklearn.baselines import (
+    CLIPZeroShotClassifier,
+    DiffusionFeatures,
+    PretrainedImageClassifier,
+    ResNetHead,
+    SyntheticDataClassifier,
 )
 from tests.conftest import tiny_dit
 
@@ -260,3 +269,53 @@ def test_joblib_is_configured_from_outside(clf, monkeypatch):
         proba = clf.predict_proba(IMAGES)
     assert sorted(parts) == [2, 3]
     np.testing.assert_allclose(proba, expected, rtol=1e-4)
+
+
+# skops -------------------------------------------------------------------------------
+
+
+def skops_estimators(dit_folder, sd_folder):
+    pipeline, backbone = from_folder(dit_folder), load_backbone(sd_folder)
+    return [
+        ConditionalDiffusionClassifier(model=dit_folder, n_trials=3),
+        ConditionalDiffusionClassifier(model=pipeline, n_trials=3),
+        ZeroShotDiffusionClassifier(model=backbone, n_trials=3),
+        ZeroShotDiffusionClassifier(model=sd_folder, n_trials=3, dtype="bfloat16"),
+        CLIPZeroShotClassifier(model="fashion-clip"),
+        PretrainedImageClassifier(model="fashion-resnet-tiny"),
+        SyntheticDataClassifier(
+            model="fashion-dit", n_images_per_class=2, num_inference_steps=2
+        ),
+    ]
+
+
+@pytest.mark.parametrize("k", range(7))
+def test_skops_stores_and_loads_classifiers(dit_folder, sd_folder, k, tmp_path):
+    clf = skops_estimators(dit_folder, sd_folder)[k]
+    fitted = clf.fit(classes=["bag", "coat"] if k > 3 else NAMES)
+    loaded = reload_with_skops(fitted, tmp_path)
+    np.testing.assert_array_equal(
+        loaded.predict_proba(IMAGES), fitted.predict_proba(IMAGES)
+    )
+    assert loaded.classes_.tolist() == fitted.classes_.tolist()
+    assert (tmp_path / "model.skops").stat().st_size < 2**18  # no weights
+
+
+def test_skops_stores_and_loads_features(dit_folder, tmp_path):
+    for dtype in ("auto", "bfloat16"):
+        features = DiffusionFeatures(model=dit_folder, dtype=dtype)
+        head = ResNetHead(width=8, n_blocks=1, max_epochs=1)
+        pipeline = make_pipeline(features, head).fit(IMAGES, [0, 1, 0, 1, 0])
+        head.set_params(width=16)  # takes effect at the next fit
+        loaded = reload_with_skops(pipeline, tmp_path)
+        np.testing.assert_array_equal(
+            loaded.predict_proba(IMAGES), pipeline.predict_proba(IMAGES)
+        )
+
+
+def reload_with_skops(estimator, folder):
+    path = folder / "model.skops"
+    sio.dump(estimator, path)
+    trusted = sio.get_untrusted_types(file=path)
+    assert all(name.startswith(("diffusion_sklearn.", "pathlib.")) for name in trusted)
+    return sio.load(path, trusted=trusted)

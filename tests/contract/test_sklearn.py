@@ -153,7 +153,7 @@ def test_cross_validation_agrees_with_one_fit(clf, form):
 )
 def test_grid_search(clf, grid, loads):
     if "prompt_template" in grid and isinstance(clf, ConditionalDiffusionClassifier):
-        grid = {"class_ids": [None, "order", [0, 1, 4]]}
+        grid = {"class_ids": [None, [0, 1, 2], [0, 1, 4]]}
     search = GridSearchCV(clf, grid, cv=2, error_score="raise").fit(FORMS["pil"], Y)
     best = clone(clf).set_params(**search.best_params_).fit(classes=NAMES)
     np.testing.assert_array_equal(search.predict(ARRAY), best.predict(ARRAY))
@@ -300,13 +300,13 @@ def test_classes_in_fit_and_in_the_constructor(clf):
 
 def test_integer_labels_with_names(clf):
     expected = clone(clf).fit(classes=NAMES).predict_proba(ARRAY)
-    labels = np.array([30, 10, 20])
+    labels, by_label = np.array([30, 10, 20]), {10: "ant", 20: "bee", 30: "eel"}
     named = clone(clf).set_params(class_names=NAMES)
     fitted = named.fit(ARRAY[:3], labels)
     assert fitted.classes_.tolist() == [10, 20, 30]
     np.testing.assert_array_equal(fitted.predict_proba(ARRAY), expected)
     assert fitted.predict(ARRAY).dtype == labels.dtype
-    fitted = clone(named).fit(classes=labels)
+    fitted = named.set_params(class_names=by_label).fit(classes=labels)
     np.testing.assert_array_equal(fitted.predict_proba(ARRAY), expected)
 
 
@@ -321,7 +321,7 @@ def test_y_may_lack_some_of_the_classes(clf):
 def test_priors_follow_the_sorted_labels(clf):
     flat = clone(clf).fit(classes=NAMES).predict_proba(ARRAY)
     priors = np.array([0.2, 0.5, 0.3])
-    fitted = clf.set_params(priors=priors, classes=["eel", "ant", "bee"]).fit()
+    fitted = clf.set_params(priors=priors, classes=NAMES).fit()
     expected = flat * priors / (flat * priors).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(fitted.predict_proba(ARRAY), expected, rtol=1e-6)
     certain = clf.set_params(priors=[0, 0, 1]).fit()
@@ -353,7 +353,9 @@ def test_integers_without_names_are_warned_about(sd_folder):
     [
         (None, ["eel", "hound"], [4, 3]),
         (None, [4, 0], [0, 4]),
-        ([2, 1], ["y", "x"], [2, 1]),
+        ([2, 1], ["x", "y"], [2, 1]),
+        ({"y": 1, "x": 2}, ["y", "x"], [2, 1]),
+        ("labels", [4, 0], [0, 4]),
         ("order", ["q", "p", "r"], [0, 1, 2]),
     ],
 )

@@ -1,14 +1,17 @@
 import io
 import tracemalloc
+from collections import UserList, deque
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from scipy.sparse import csr_array
 
 from diffusion_sklearn import ConditionalDiffusionClassifier, ImageError
+from diffusion_sklearn.images import _read
 from diffusion_sklearn.images._pixels import (
     check_images,
     holds_rows,
@@ -292,6 +295,178 @@ def test_resize_equals_pillow_resize_then_crop():
     assert_shows([wide, noise], expected, atol=1.01)
     assert_shows([noise / 255], expected, atol=2)
     assert_shows([wide.rotate(90, expand=True)], np.rot90(expected), atol=1.01)
+
+
+# Containers --------------------------------------------------------------------------
+
+
+def test_collections_of_images(png):
+    paths = [str(png), str(png)]
+    by_name = dict(zip("ab", paths, strict=True))
+    for X in (deque(paths), by_name.values(), UserList(paths)):
+        assert not holds_rows(X)
+        assert_shows(X, PICTURE)
+    bad(set(paths), "X={", "of type set; pass a list", kind=ValueError)
+    bad(by_name, "of type dict; pass a list", kind=ValueError)
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_column_of_hugging_face_datasets(png, decode, classifier):
+    rows = datasets.Dataset.from_dict({"image": [str(png)] * 3, "label": [0, 1, 0]})
+    rows = rows.cast_column("image", datasets.Image(decode=decode))
+    assert_shows(rows["image"], PICTURE)
+    assert_shows(rows["image"][:2], PICTURE)
+    expected = classifier.predict_proba([png] * 3)
+    np.testing.assert_array_equal(classifier.predict_proba(rows["image"]), expected)
+    if decode:
+        assert_shows(rows.with_format("numpy")["image"], PICTURE)
+    bad(rows, "X=Dataset", "of type Dataset; pass a list", kind=ValueError)
+    png.write_bytes(b"broken")
+    bad(rows["image"], "X[0]")
+
+
+def test_bytes_and_open_files(png, tmp_path):
+    data = png.read_bytes()
+    with png.open("rb") as file:
+        file.seek(7)
+        for image in (data, bytearray(data), memoryview(data), io.BytesIO(data), file):
+            assert_shows([image, image], PICTURE)
+            assert_shows(pd.Series([image]), PICTURE)
+            assert_shows(UserList([image]), PICTURE)
+        bad(file, "X=", "single image", "[X]", kind=ValueError)
+    bad(data, "X=b", "single image", "[X]", kind=ValueError)
+    bad([png, file], "X[1]", "open it again")  # it was closed
+    bad([io.StringIO("a")], "X[0]", "text", "'rb'")
+    bad([b"one.png"], "X[0]=b'one.png'", "os.fsdecode")
+
+
+def test_rows_of_hugging_face_datasets(png):
+    data = png.read_bytes()
+    for row in ({"bytes": data, "path": None}, {"bytes": None, "path": str(png)}):
+        assert_shows([row], PICTURE)
+        assert_shows(pd.DataFrame({"image": [row]})["image"], PICTURE)
+    broken = {"bytes": data[:60], "path": "ant.png"}
+    bad([broken], "X[0] (ant.png)")
+    bad([{"bytes": None, "path": None}], "X[0]", "None")
+    bad([{"image": data}], "X[0]={'image'", "dict")
+
+
+def test_nested_lists():
+    assert_shows([PICTURE.tolist()], PICTURE)
+    assert_shows([(LUMA / 255).tolist(), LUMA.tolist()], LUMA)
+    bad([[[1, 2], [3]]], "X[0]=", "uneven")
+    assert holds_rows([[1, 2], [3, 4]])
+
+
+# The same pixels ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "X, fix",
+    [
+        (PICTURE, r"pass X\[None\], or, .* X\[..., None\]"),
+        (LUMA[..., None], r"pass X\[None\]"),
+        (np.zeros((8, 8, 3)), r"pass X\[None\]"),
+        (np.zeros((8, 8, 4)), r"pass X\[None\]"),
+        (LUMA, r"pass X\[None\]|holds no"),
+        (torch.zeros(3, 16, 16), r"pass X\[None\], or, .* X\[:, None\]"),
+        (torch.zeros(4, 16, 16), r"pass X\[None\]"),
+        (torch.zeros(16, 16, 3), r"pass X.movedim\(-1, 0\)\[None\]"),
+        (torch.zeros(16, 16), "rank 2"),
+    ],
+)
+def test_a_single_image_without_its_batch_axis(X, fix, classifier):
+    with pytest.raises(ValueError, match=f"(?s)X .*{fix}"):
+        classifier.predict(X)
+
+
+def test_16_bit_data_of_8_bit_values():
+    deep = LUMA.astype(np.uint16)
+    for X in (
+        deep[None],
+        torch.from_numpy(deep)[None],
+        [Image.fromarray(deep)],
+        [Image.fromarray(LUMA.astype(np.int32))],
+    ):
+        with pytest.warns(UserWarning, match=r"X\[0\] has 16 bits .*nearly black"):
+            levels(X)
+    levels([deep * 0, deep + 1])  # black, and one level more than 8 bits have
+
+
+def swapped_profile():
+    """sRGB's profile with its red and green primaries exchanged."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return (
+        profile.replace(b"rXYZ", b"tXYZ")
+        .replace(b"gXYZ", b"rXYZ")
+        .replace(b"tXYZ", b"gXYZ")
+    )
+
+
+def test_icc_profiles_are_applied(tmp_path):
+    profile, path = swapped_profile(), tmp_path / "a.png"
+    expected = PICTURE[..., [1, 0, 2]]
+    Image.fromarray(PICTURE).save(path, icc_profile=profile)
+    assert_shows([path, Image.open(path), path.read_bytes()], expected, atol=2)
+    alpha = np.full_like(PICTURE[..., :1], 255)
+    alpha[:8] = 0
+    Image.fromarray(np.concatenate([PICTURE, alpha], -1)).save(
+        path, icc_profile=profile
+    )
+    expected = np.where(alpha == 0, 255, expected)
+    assert_shows([path], expected, atol=2)
+
+
+def test_icc_profiles_of_other_pixels(tmp_path):
+    """Gray of an RGB profile is gray; a profile of other channels is ignored."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for k, image in enumerate(
+        (LUMA, LUMA.astype(np.uint16) * 257, LUMA > 100, np.stack([LUMA] * 3, -1))
+    ):
+        Image.fromarray(image).save(tmp_path / f"{k}.png", icc_profile=srgb)
+        shown = (LUMA > 100) * 255 if k == 2 else LUMA
+        assert_shows([tmp_path / f"{k}.png"], shown, atol=2)
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for mode in ("RGB", "CMYK"):
+        image = Image.fromarray(PICTURE).convert(mode)
+        image.info["icc_profile"] = lab if mode == "RGB" else srgb
+        assert_shows([image], PICTURE, atol=1)
+
+
+def test_a_broken_icc_profile_is_told():
+    image = Image.fromarray(PICTURE)
+    image.info["icc_profile"] = b"no profile"
+    with pytest.warns(UserWarning, match=r"X\[0\] has an ICC profile that can't be"):
+        assert_shows([image], PICTURE)
+
+
+def test_rare_modes(tmp_path):
+    assert_shows([Image.fromarray(LUMA).convert("LA").convert("La")], LUMA)
+    rgb, lab = map(ImageCms.createProfile, ("sRGB", "LAB"))
+    pale = PICTURE // 4 + 96  # bytes of Lab are coarse for saturated colours
+    image = ImageCms.profileToProfile(Image.fromarray(pale), rgb, lab, outputMode="LAB")
+    assert_shows([image], pale, atol=2)
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_heic(tmp_path, monkeypatch, as_bytes):
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    with pytest.raises(ImageError, match=r"X\[0\].*pip install .*\[heif\]"):
+        # Whether pillow-heif is there or not, this file is broken.
+        monkeypatch.setattr(Image, "open", unidentified)
+        levels([path.read_bytes() if as_bytes else path])
+
+
+def unidentified(file):
+    raise Image.UnidentifiedImageError("cannot identify image file")
+
+
+def test_heic_with_the_plugin(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    assert _read.pillow_heif is heif
+    Image.fromarray(PICTURE).save(tmp_path / "a.heic", quality=-1)
+    assert_shows([tmp_path / "a.heic"], PICTURE, atol=12)
 
 
 def test_inputs_are_read_only():

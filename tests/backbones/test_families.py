@@ -46,6 +46,7 @@ def folders(tmp_path_factory):
 def classifier(model, **params):
     """Fitted, with two classes."""
     params = {"n_trials": 4, "pruning": None, "image_size": 8, **params}
+    params.setdefault("target", "native")
     if load_backbone(model).kind == "class":
         return ConditionalDiffusionClassifier(model=model, **params).fit(classes=[1, 2])
     return ZeroShotDiffusionClassifier(model=model, **params).fit(

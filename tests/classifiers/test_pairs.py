@@ -137,7 +137,7 @@ def plain_scores(prediction_type, captions, trials):
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_scores_against_double_loop(prediction_type, clf):
-    clf.set_params(model=tiny_sd(prediction_type), random_state=3)
+    clf.set_params(model=tiny_sd(prediction_type), random_state=3, target="native")
     trials = clf.fit(classes=["x", "y"]).trials_
     expected = plain_scores(prediction_type, [*CAPTIONS, ""], trials)
     scores = clf.score_pairs(IMAGES, CAPTIONS)

@@ -101,6 +101,7 @@ def test_stable_diffusion_against_double_loop(prediction_type, loss):
         n_trials=6,
         pruning=None,
         loss=loss,
+        target="native",
         prompt_template=templates,
     ).fit(classes=["dog", "cat"])
     errors = clf.denoising_errors(IMAGES).errors
@@ -199,7 +200,7 @@ def test_targets_are_weightings_of_each_other(prediction_type, target):
     """For l2, the space of the error is a weighting over t."""
     model = tiny_sd(prediction_type)
     clf = ZeroShotDiffusionClassifier(
-        model=model, n_trials=5, pruning=None, dtype="float64"
+        model=model, n_trials=5, pruning=None, dtype="float64", target="native"
     )
     native = clf.fit(classes=["a", "b"]).denoising_errors(IMAGES).errors
     abar = alphas_cumprod(model.scheduler)[clf.trials_.timesteps]

@@ -1,5 +1,7 @@
 """Weights of timesteps, guidance, and the unconditional error, against closed forms."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.metrics import expected_calibration_error
+from diffusion_sklearn.testing._pipelines import flux
 from tests.backbones.test_families import classifier, stable_diffusion_3
 from tests.conftest import tiny_dit, tiny_sd
 from tests.engine.test_errors import IMAGES, alphas_cumprod
@@ -325,3 +328,51 @@ def test_calibration_error_of_labels_drawn_from_the_probabilities():
 def test_calibration_error_of_bad_input(truth, params, message):
     with pytest.raises(ValueError, match=message):
         expected_calibration_error(truth, np.eye(2), **params)
+
+
+def test_auto_is_the_target_of_the_family_or_of_the_model(tmp_path, sd_folder):
+    """Epsilon for Stable Diffusion, whatever it predicts; its config goes before."""
+    pipeline = tiny_sd("v_prediction")
+    params = {"n_trials": 4, "pruning": None}
+    auto = ZeroShotDiffusionClassifier(model=pipeline, **params)
+    auto = auto.fit(classes=["bee", "cat"]).denoising_errors(IMAGES).errors
+    by_name = {
+        target: ZeroShotDiffusionClassifier(model=pipeline, target=target, **params)
+        .fit(classes=["bee", "cat"])
+        .denoising_errors(IMAGES)
+        for target in ("epsilon", "native")
+    }
+    np.testing.assert_array_equal(auto, by_name["epsilon"].errors)
+
+    pipeline.save_pretrained(tmp_path)
+    config = {"timesteps": [0, 999], "weights": [1.0, 0.0]}
+    config = {"target": "velocity", "timestep_weights": config}
+    (tmp_path / "classifier_config.json").write_text(json.dumps(config))
+    clf = ZeroShotDiffusionClassifier(model=tmp_path, **params)
+    result = clf.fit(classes=["bee", "cat"]).denoising_errors(IMAGES)
+    np.testing.assert_allclose(result.errors, by_name["native"].errors, rtol=1e-5)
+    weights = 1 - result.timesteps / 999
+    scores = -(result.errors.astype(float) * weights).mean(axis=2)
+    scores = scores * clf.backbone_.latent_channels * 16  # a latent of 4 x 4
+    np.testing.assert_allclose(
+        result.log_proba[:, 0] - result.log_proba[:, 1],
+        scores[:, 0] - scores[:, 1],
+        rtol=1e-4,
+    )
+    # Its weights belong to its target.
+    plain = clf.set_params(target="velocity").predict_log_proba(IMAGES)
+    np.testing.assert_allclose(plain, by_name["native"].log_proba, rtol=1e-4)
+
+
+def test_a_flow_is_weighted_in_a_window_and_says_so():
+    clf = ZeroShotDiffusionClassifier(
+        model=flux(), n_trials=10, pruning=None, image_size=8
+    )
+    with pytest.warns(UserWarning, match=r"was not measured.*fit_timestep_weights"):
+        clf.fit(classes=["bee", "cat"])
+    weights = clf.backbone_.default_weights()
+    sigma = clf.backbone_.noise_schedule.sigma_t.numpy()
+    np.testing.assert_allclose(weights, np.exp(-50 * (sigma - 0.83) ** 2), rtol=1e-4)
+    weighted = clf.predict_log_proba(IMAGES)
+    clf.set_params(target="native", timestep_weights=weights)
+    np.testing.assert_array_equal(clf.predict_log_proba(IMAGES), weighted)

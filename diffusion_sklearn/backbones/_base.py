@@ -10,6 +10,7 @@ from diffusion_sklearn.backbones._autoencoder import (
     encode_pixels,
     pixels_per_latent,
 )
+from diffusion_sklearn.backbones._devices import device_of
 from diffusion_sklearn.backbones._digest import digest_weights
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._noise_schedule import read_noise_schedule
@@ -74,6 +75,9 @@ class Backbone:
     kind = "text"
     """What it is conditioned on: "text" or "class"."""
 
+    is_flow = False
+    """Whether the family is trained by flow matching, whatever the scheduler."""
+
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 
@@ -85,7 +89,7 @@ class Backbone:
             self.network = pipeline.transformer
         self.scheduler = pipeline.scheduler
         self.noise_schedule, self.prediction_type = read_noise_schedule(
-            self.scheduler, self.device, self.compute_dtype
+            self.scheduler, self.device, self.compute_dtype, self.is_flow
         )
         self.n_timesteps = self.noise_schedule.n_timesteps
         self.vae_factor = 1 if self.vae is None else pixels_per_latent(self.vae)
@@ -134,7 +138,7 @@ class Backbone:
     @property
     def device(self):
         """Where the network runs."""
-        return self.network.device
+        return device_of(self.network)
 
     @property
     def dtype(self):

@@ -44,7 +44,9 @@ def make_inputs(backbone):
 def copy_backbone(backbone, dtype):
     """A backbone of the same family around a copy of the pipeline."""
     with quiet():
-        copied = type(backbone)(copy.deepcopy(backbone.pipeline).to(dtype))
+        copied = type(backbone)(
+            copy.deepcopy(backbone.pipeline).to(backbone.device, dtype)
+        )
     copied.image_size = backbone.image_size
     return copied
 

@@ -54,7 +54,9 @@ def modules_of(pipeline):
 
 
 def is_placed(pipeline, device=None, dtype=None):
-    """Whether all modules of a pipeline are on a device, in a dtype.
+    """Whether the modules of a pipeline are on a device and in a dtype.
+
+    Text encoders may be on another device, where they encode and are out of the way.
 
     Parameters
     ----------
@@ -69,8 +71,9 @@ def is_placed(pipeline, device=None, dtype=None):
     placed : bool
     """
     return all(
-        device in (None, device_of(module)) and dtype in (None, module.dtype)
-        for module in modules_of(pipeline).values()
+        dtype in (None, module.dtype)
+        and (name.startswith("text_encoder") or device in (None, device_of(module)))
+        for name, module in modules_of(pipeline).items()
     )
 
 

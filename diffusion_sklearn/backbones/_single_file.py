@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from diffusion_sklearn.backbones._attachments import modules_of
 from diffusion_sklearn.backbones._completeness import (
     TEXT_FILES,
     check_keys,
@@ -106,42 +107,50 @@ def read_single_file(file, config, how, pipeline_class, dtype):
             "pass a folder in diffusers layout."
         )
     download(config, how, TEXT_FILES)
+    _check_size(file, folder, index)
     options = {"safety_checker": None, "requires_safety_checker": False}
-    pipeline = read(
-        cls,
-        file,
-        "",
-        method="from_single_file",
-        config=str(folder),
-        torch_dtype=dtype,
-        local_files_only=True,
-        **(options if "safety_checker" in index else {}),
-    )
-    modules = {
-        name: part.state_dict()
-        for name, part in pipeline.components.items()
-        if isinstance(part, torch.nn.Module)
-    }
+    try:
+        pipeline = read(
+            cls,
+            file,
+            "",
+            method="from_single_file",
+            config=str(folder),
+            torch_dtype=dtype,
+            local_files_only=True,
+            **(options if "safety_checker" in index else {}),
+        )
+    except OSError as error:
+        if "meta tensor" in str(error):  # how diffusers meets a missing weight
+            raise OSError(f"weights are missing in {file}") from error
+        raise
     missing = [
         f"{name}.{key}"
-        for name, state in modules.items()
-        for key, tensor in state.items()
+        for name, module in modules_of(pipeline).items()
+        for key, tensor in module.state_dict().items()
         if tensor.is_meta
     ]
     check_keys(Path(file), {"missing": missing})
-    network = modules.get("unet") or modules["transformer"]
+    return pipeline
+
+
+def _check_size(file, folder, index):
+    """Raise if the file's network has another number of weights than its config."""
+    import diffusers
+
+    part = "unet" if "unet" in index else "transformer"
+    cls = getattr(diffusers, index[part][1])
+    with torch.device("meta"):
+        network = cls.from_config(cls.load_config(folder, subfolder=part))
     shapes = _read_shapes(file)
     own = {key: of for key, of in shapes.items() if key.startswith(NETWORK)} or shapes
-    in_file, loaded = (
-        sum(map(prod, own.values())),
-        sum(tensor.numel() for tensor in network.values()),
-    )
-    if in_file != loaded:
+    in_file = sum(map(prod, own.values()))
+    expected = sum(tensor.numel() for tensor in network.state_dict().values())
+    if in_file != expected:
         raise OSError(
-            f"the network in {file} has {in_file} weights, and by the configs of "
-            f"{config} {loaded}"
+            f"the network in {file} has {in_file} weights, and by the configs in "
+            f"{folder} {expected}"
         )
-    return pipeline
 
 
 def _read_shapes(file):

@@ -288,3 +288,37 @@ def test_text_encoders_leave_the_device(tmp_path, monkeypatch):
 
 def test_a_backbone_that_is_told_its_guidance():
     check_backbone(load_backbone(lcm()))
+
+
+# Quantized networks -------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["torchao", "quanto"])
+def test_a_quantized_network(library, tmp_path):
+    """Nearly the errors of the plain one, and no copy of another dtype."""
+    pytest.importorskip("torchao" if library == "torchao" else "optimum.quanto")
+    pipeline = flux()
+    pipeline.save_pretrained(tmp_path)
+    if library == "torchao":
+        from diffusers import TorchAoConfig
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        config = TorchAoConfig(Int8WeightOnlyConfig(version=2))
+    else:
+        from diffusers import QuantoConfig
+
+        config = QuantoConfig(weights_dtype="int8")
+    cls = type(pipeline.transformer)
+    quantized = cls.from_pretrained(
+        tmp_path, subfolder="transformer", quantization_config=config,
+        torch_dtype=torch.float32,
+    )  # fmt: skip
+    weight = quantized.transformer_blocks[0].attn.to_q.weight
+    assert type(weight) is not torch.nn.Parameter
+    pipeline.transformer = quantized
+    actual, expected = errors(pipeline), errors(flux())
+    np.testing.assert_allclose(actual, expected, rtol=0.1)
+    assert not np.array_equal(actual, expected)
+    with pytest.raises(ValueError, match="quantized"):
+        load_backbone(pipeline, dtype="bfloat16")

@@ -2,6 +2,8 @@
 
 import torch
 
+from diffusion_sklearn.backbones._devices import device_of
+
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -36,7 +38,7 @@ def encode_pixels(vae, pixels):
     latents : Tensor of shape (n, c, h, w), float32 or float64
     """
     config = vae.config
-    latents = vae.encode(pixels.to(vae.device, vae.dtype))[0]
+    latents = vae.encode(pixels.to(device_of(vae), vae.dtype))[0]
     if not isinstance(latents, torch.Tensor):  # a distribution
         latents = latents.mean
     dtype = torch.promote_types(latents.dtype, torch.float32)

@@ -14,6 +14,7 @@ from diffusion_sklearn.backbones._autoencoder import (
     encode_pixels,
     pixels_per_latent,
 )
+from diffusion_sklearn.backbones._devices import device_of
 from diffusion_sklearn.backbones._digest import digest_weights
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._noise_schedule import (
@@ -85,6 +86,9 @@ class Backbone:
     family_target = "native"
     """Space of the error by default: a prediction type, or "native"."""
 
+    is_flow = False
+    """Whether the family is trained by flow matching, whatever the scheduler."""
+
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 
@@ -96,7 +100,7 @@ class Backbone:
             self.network = pipeline.transformer
         self.scheduler = pipeline.scheduler
         self.noise_schedule, self.prediction_type = read_noise_schedule(
-            self.scheduler, self.device, self.compute_dtype
+            self.scheduler, self.device, self.compute_dtype, self.is_flow
         )
         self.n_timesteps = self.noise_schedule.n_timesteps
         self.vae_factor = 1 if self.vae is None else pixels_per_latent(self.vae)
@@ -195,7 +199,7 @@ class Backbone:
     @property
     def device(self):
         """Where the network runs."""
-        return self.network.device
+        return device_of(self.network)
 
     @property
     def dtype(self):

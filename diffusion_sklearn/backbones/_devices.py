@@ -74,6 +74,26 @@ def resolve_dtype(dtype, device):
     )
 
 
+def device_of(module):
+    """Where a module runs; with offloading, that is not where its weights are kept.
+
+    Parameters
+    ----------
+    module : Module
+
+    Returns
+    -------
+    device : torch.device
+    """
+    from diffusers.models.modeling_utils import get_parameter_device
+
+    for part in module.modules():
+        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return get_parameter_device(module)  # that of group offloading, if it is enabled
+
+
 def to_device(array, device):
     """Copy an array to a device; to a GPU without waiting for the copy.
 

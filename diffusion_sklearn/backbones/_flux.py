@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._text import (
     embed_in_batches,
+    encoder_device,
     join_pooled,
     split_pooled,
 )
@@ -31,7 +32,8 @@ class FluxBackbone(Backbone):
         Tokens of T5 that the network was trained with: 512 (dev) or 256 (schnell).
     """
 
-    pipelines = ("FluxPipeline",)
+    pipelines = ("FluxPipeline", "FluxImg2ImgPipeline")
+    is_flow = True
 
     def __init__(self, pipeline):
         super().__init__(pipeline)
@@ -57,7 +59,7 @@ class FluxBackbone(Backbone):
             tokens, pooled, _ = pipeline.encode_prompt(
                 prompts,
                 prompt_2=None,
-                device=self.device,
+                device=encoder_device(self),
                 max_sequence_length=self.max_sequence_length,
             )
             return join_pooled(pooled, tokens)

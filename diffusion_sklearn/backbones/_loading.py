@@ -1,17 +1,35 @@
 """From what the user passed as `model` to a backbone, once a process."""
 
 import copy
-import json
+import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from weakref import WeakValueDictionary
 
-from huggingface_hub import hf_hub_download
+import torch
 
+from diffusion_sklearn.backbones._attachments import (
+    check_attachments,
+    check_movable,
+    is_placed,
+    unsupported,
+)
 from diffusion_sklearn.backbones._base import Backbone
+from diffusion_sklearn.backbones._completeness import (
+    TEXT_FILES,
+    choose_weights,
+    download,
+    list_files,
+    read,
+    read_json,
+    read_tokenizer,
+    read_weights,
+)
 from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
 from diffusion_sklearn.backbones._digest import digest_weights
+from diffusion_sklearn.backbones._single_file import find_config, read_single_file
 from diffusion_sklearn.backbones._sources import (
     get_or_load,
     list_bundled,
@@ -22,12 +40,16 @@ from diffusion_sklearn.backbones._sources import (
 from diffusion_sklearn.backbones._spec import (
     BackboneSpec,
     InMemory,
+    describe,
     is_pipeline,
     register_pipeline,
 )
 
 BUNDLED = {"fashion-dit": "class-conditional", "fashion-scenes": "text-to-image"}
 """Models that ship with the package, and what each is."""
+
+UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}
+"""Parts that no estimate needs: they are not loaded."""
 
 _in_place = WeakValueDictionary()
 
@@ -79,20 +101,31 @@ def _check_placement(backbone, device, dtype):
     return backbone
 
 
-def load_backbone(model, *, revision=None, device="auto", dtype="auto"):
+def load_backbone(
+    model, *, revision=None, variant=None, config=None, device="auto", dtype="auto"
+):
     """Load a diffusion model for use as a classifier.
 
     The estimators call this with their parameters; call it yourself to choose a
     revision, to share one model between several estimators in a grid, or to look
     inside. A model is loaded once a process for each (model, revision, device, dtype).
-    Only safetensors are read and no code of a repository is run.
+    No code of a repository is run. Weights are read from safetensors, or from ``.bin``
+    files by torch's weights-only unpickler, and each of them has to be there.
 
     Parameters
     ----------
     model : str, Path, DiffusionPipeline or Backbone
-        A Hub id, a local folder in diffusers layout, a bundled name, or a pipeline.
+        A Hub id or the address of its page, a local folder in diffusers layout, a
+        single ``.safetensors`` file, a bundled name, or a pipeline.
     revision : str, default=None
         Branch, tag or commit on the Hub. ``"org/name@revision"`` means the same.
+    variant : str, default=None
+        Of the files with the weights, such as "fp16". None: those without a variant,
+        or else the only variant that there is.
+    config : str or Path, default=None
+        For a single file: a folder in diffusers layout, or a Hub id, that has the
+        configs, the tokenizers and what else the file lacks. None: that of the
+        published model, where it follows from the weights.
     device : "auto", str or torch.device, default="auto"
         Where to put it. A pipeline object stays where it is with "auto"; for another
         device or dtype a copy of it is made. A backbone stays as it is.
@@ -103,16 +136,17 @@ def load_backbone(model, *, revision=None, device="auto", dtype="auto"):
     Returns
     -------
     backbone : Backbone
-        Its ``pipeline`` is the diffusers pipeline.
+        Its ``pipeline`` is the diffusers pipeline. If it was loaded from a name, its
+        text encoders are on the CPU except while they encode.
 
     Raises
     ------
     OSError
-        If the model can't be had; the message says what was tried and names the
-        bundled models.
+        If the model can't be had, or is incomplete; the message says what was tried
+        and what is missing.
     ValueError
-        If the model is of a family that is not supported, or `device` or `dtype` is
-        not possible.
+        If the model is of a family that is not supported, or a parameter is not
+        possible for it.
 
     Examples
     --------
@@ -122,9 +156,24 @@ def load_backbone(model, *, revision=None, device="auto", dtype="auto"):
     ('class', 32)
     """
     spec = backbone_spec(model, device, dtype)
-    if revision is not None and isinstance(spec, BackboneSpec):
-        spec = BackboneSpec(spec.model, revision, spec.device, spec.dtype)
-    return get_backbone(spec)
+    options = {"revision": revision, "variant": variant, "config": config}
+    options = {key: str(of) for key, of in options.items() if of is not None}
+    source = getattr(spec, "model", None)
+    for key in options:
+        is_file = isinstance(source, str) and Path(source).is_file()
+        is_local = is_file or source in BUNDLED or Path(str(source)).is_dir()
+        possible = {"revision": not is_local, "variant": not is_file, "config": is_file}
+        if not (
+            type(spec) is BackboneSpec and isinstance(source, str) and possible[key]
+        ):
+            raise ValueError(
+                f"{key}={options[key]!r} has no meaning for model={describe(model)}; "
+                "leave it out (revision: for a Hub id; variant: for a Hub id or a "
+                "folder; config: for a single file)."
+            )
+    if "config" in options:
+        options["config"], _ = resolve_name(options["config"], BUNDLED)
+    return get_backbone(replace(spec, **options) if options else spec)
 
 
 def get_backbone(spec):
@@ -149,16 +198,11 @@ def get_backbone(spec):
     dtype = resolve_dtype(spec.dtype, device)
 
     def load():
-        pipeline = load_pretrained(
-            spec.model,
-            spec.revision,
-            lambda source, how: _read_pipeline(source, dtype, how),
-            BUNDLED,
-            "pipeline.save_pretrained(folder, safe_serialization=True)",
-        )
-        return _make(pipeline.to(device), spec)
+        return _make(_load_pipeline(spec, dtype).to(device), spec)
 
-    return get_or_load((spec.model, spec.revision, str(device), dtype), load)
+    return get_or_load(
+        (spec.model, spec.revision, spec.variant, spec.config, str(device), dtype), load
+    )
 
 
 def _wrap(spec):
@@ -168,17 +212,17 @@ def _wrap(spec):
     its weights for good, and other estimators may be using it.
     """
     pipeline = spec.model.pipeline
-    device, dtype = pipeline.device, pipeline.dtype
+    check_attachments(pipeline)
+    to = {}
     if spec.device != "auto":
-        device = resolve_device(spec.device)
+        to["device"] = resolve_device(spec.device)
     if spec.dtype != "auto":
-        dtype = resolve_dtype(spec.dtype, device)
-    if (pipeline.device, pipeline.dtype) == (device, dtype):
+        to["dtype"] = resolve_dtype(spec.dtype, to.get("device", pipeline.device))
+    if is_placed(pipeline, **to):
         return _wrap_in_place(pipeline, spec)
-    key = (spec.model.token, digest_weights(pipeline), str(device), dtype)
-    return get_or_load(
-        key, lambda: _make(copy.deepcopy(pipeline).to(device, dtype), spec)
-    )
+    check_movable(pipeline, to)
+    key = (spec.model.token, digest_weights(pipeline), *to.items())
+    return get_or_load(key, lambda: _make(copy.deepcopy(pipeline).to(**to), spec))
 
 
 def _wrap_in_place(pipeline, spec):
@@ -230,12 +274,32 @@ def families():
     return {name: cls for cls in _with_subclasses(Backbone) for name in cls.pipelines}
 
 
-def _pipeline_class(name):
-    """A pipeline class of diffusers, or one that was written by the user."""
+def _pipeline_class(index):
+    """The class of a ``model_index.json``, of diffusers or written by the user."""
     import diffusers
+    import transformers  # noqa: F401 (parts are of either)
 
+    name, by_name = index.get("_class_name"), families()
+    codes = [of for part, of in index.items() if _is_part(of) and part not in UNUSED]
+    codes = [of for of in codes if of[0] not in sys.modules]
+    codes += [name] if isinstance(name, list) else []
+    if codes:
+        raise ValueError(
+            f"The model has code of its own ({'.'.join(map(str, codes[0]))}), which is "
+            "never run; load it yourself and pass the pipeline object, whose class has "
+            f"to be derived from one of {', '.join(sorted(by_name))}, or a Backbone."
+        )
+    if name is None:
+        raise OSError("its model_index.json names no _class_name")
     own = {cls.__name__: cls for cls in _with_subclasses(diffusers.DiffusionPipeline)}
-    return getattr(diffusers, name, None) or own.get(name)
+    cls = getattr(diffusers, str(name), None) or own.get(name)
+    if name not in by_name or cls is None:
+        raise unsupported(name, by_name, BUNDLED)
+    return cls
+
+
+def _is_part(value):
+    return isinstance(value, list) and list(map(type, value)) == [str, str]
 
 
 def _with_subclasses(cls):
@@ -254,39 +318,69 @@ def _make(pipeline, spec):
             backbone = by_name[cls.__name__](pipeline)
             backbone.spec = spec
             return backbone
-    raise _unsupported(type(pipeline).__name__)
+    raise unsupported(type(pipeline).__name__, by_name, BUNDLED)
 
 
-def _unsupported(name):
-    return ValueError(
-        f"Models of class {name} are not supported; pass a model of one of "
-        f"{', '.join(sorted(families()))}, or a bundled one "
-        f"({list_bundled(BUNDLED)}). A Backbone for another class is a short file: see "
-        "'Writing a Backbone' in the documentation."
-    )
+def _load_pipeline(spec, dtype):
+    """The pipeline of a name, a folder or a file, in the given dtype."""
+    save_with = "pipeline.save_pretrained(folder, safe_serialization=True)"
+    if not Path(spec.model).is_file():
+
+        def read(source, how):
+            return _read_pipeline(source, dtype, how, spec.variant)
+
+        return load_pretrained(spec.model, spec.revision, read, BUNDLED, save_with)
+    config = spec.config or find_config(spec.model)
+
+    def read_file(source, how):
+        with quiet():
+            return read_single_file(spec.model, source, how, _pipeline_class, dtype)
+
+    try:
+        return load_pretrained(config, None, read_file, BUNDLED, save_with)
+    except OSError as error:
+        raise OSError(
+            f"model={spec.model!r} can't be loaded with the configs of {config!r}; "
+            f"load_backbone(file, config=...) takes them from elsewhere. {error}"
+        ) from error
 
 
-def _read_pipeline(source, dtype, how):
+def _read_pipeline(source, dtype, how, variant=None):
+    """Read the parts that are needed, each with its weights complete."""
     import diffusers  # noqa: F401 (before its messages are silenced)
 
-    index = Path(source) / "model_index.json"
     with quiet():
-        if how:  # a Hub id
-            index = hf_hub_download(source, index.name, **how)
-        config = json.loads(Path(index).read_text("utf-8"))
-        cls = _pipeline_class(config["_class_name"])
-        if config["_class_name"] not in families() or cls is None:
-            raise _unsupported(config["_class_name"])
-    # Parts that were left out when it was saved, as the T5 of SD 3 may be.
-    without = {name: None for name, kind in config.items() if kind == [None, None]}
-    if "safety_checker" in config:
-        without.update(safety_checker=None, requires_safety_checker=False)
-    if how:  # with a progress bar: it may be gigabytes
-        source = cls.download(source, use_safetensors=True, **without, **how)
+        folder, names = list_files(source, how, "model_index.json")
+        index = read_json(folder / "model_index.json")
+        cls = _pipeline_class(index)
+        # Parts that were left out when it was saved, as the T5 of SD 3 may be.
+        parts = {name: None for name, of in index.items() if of == [None, None]}
+        parts |= {name: None for name in UNUSED & set(index)}
+        classes = {
+            name: getattr(sys.modules[value[0]], value[1], None)
+            for name, value in index.items()
+            if _is_part(value) and name not in parts
+        }
+        weights = {
+            name: choose_weights(names, name, variant)
+            for name, of in classes.items()
+            if isinstance(of, type) and issubclass(of, torch.nn.Module)
+        }
+        if variant and variant not in {of["variant"] for of, _ in weights.values()}:
+            raise OSError(f"there are no weights with variant={variant!r}")
+    files = [name for _, chosen in weights.values() for name in chosen]
+    files += [f"{part}/{file}" for part in classes for file in TEXT_FILES]
+    download(source, how, files)  # shows how far it is: there may be gigabytes
     with quiet():
-        pipeline = cls.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, **without
-        )
-    if "id2label" in config:  # diffusers drops it where the pipeline is saved again
-        pipeline.register_to_config(id2label=config["id2label"])
+        for name, of in classes.items():
+            if name in weights:
+                options = {"dtype": dtype, **weights[name][0]}
+                parts[name] = read_weights(of, folder, name, options)
+            elif "tokenizer" in name:
+                parts[name] = read_tokenizer(of, folder, name)
+        if "safety_checker" in parts:
+            parts["requires_safety_checker"] = False
+        pipeline = read(cls, str(folder), "", **parts)
+    if "id2label" in index:  # diffusers drops it where the pipeline is saved again
+        pipeline.register_to_config(id2label=index["id2label"])
     return pipeline

@@ -152,7 +152,7 @@ def flow_weights(sigma):
     return np.exp(-(((sigma - 0.83) / 0.1) ** 2) / 2)
 
 
-def read_noise_schedule(scheduler, device, dtype):
+def read_noise_schedule(scheduler, device, dtype, must_be_flow=False):
     """The noise schedule that a model was trained with, from its scheduler's config.
 
     Parameters
@@ -161,6 +161,8 @@ def read_noise_schedule(scheduler, device, dtype):
         Of the pipeline. Its ``add_noise`` is not used: a sampler may scale differently.
     device, dtype
         Of the latents.
+    must_be_flow : bool
+        Whether all models of the family are trained by flow matching.
 
     Returns
     -------
@@ -171,13 +173,21 @@ def read_noise_schedule(scheduler, device, dtype):
     Raises
     ------
     ValueError
-        If the scheduler is of neither kind.
+        If the scheduler is of neither kind, or not of the family's.
     """
     config, name = scheduler.config, type(scheduler).__name__
     prediction_type = config.get("prediction_type", "epsilon")
     is_flow = config.get("use_flow_sigmas") and prediction_type == "flow_prediction"
     if name.startswith("FlowMatch") or is_flow:
         return RectifiedFlow(config.num_train_timesteps, device, dtype), "velocity"
+    if must_be_flow:
+        raise ValueError(
+            f"The model is trained by flow matching, and its scheduler {name} has "
+            f"use_flow_sigmas={config.get('use_flow_sigmas')!r} and prediction_type="
+            f"{prediction_type!r}; give the pipeline its own scheduler, or one with "
+            "use_flow_sigmas=True and prediction_type='flow_prediction', such as "
+            "FlowMatchEulerDiscreteScheduler."
+        )
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(
             f"The scheduler {name} has no alphas_cumprod and is no flow: only models "

@@ -1,6 +1,6 @@
 """Where pretrained weights come from: the package, a folder, the cache, the Hub."""
 
-import json
+import re
 import sys
 import threading
 from contextlib import contextmanager
@@ -11,8 +11,21 @@ from weakref import WeakKeyDictionary
 
 import torch
 from huggingface_hub.constants import HF_HUB_OFFLINE
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import logging as hub_logging
+
+HUB_URL = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[^/?#]+/[^/?#]+)"
+    r"(?:/tree/(?P<revision>[^?#]+?))?/?"
+)
 
 _loaded = {}
 _derived = WeakKeyDictionary()  # owner -> (key, what was made)
@@ -84,25 +97,28 @@ def clear_cache():
 
 
 def resolve_name(model, bundled):
-    """Tell a folder and a Hub id from each other.
+    """Tell a folder, a file and a Hub id from each other.
 
     Parameters
     ----------
     model : str or Path
-        As the user passed it. A Hub id may end in ``@revision``.
+        As the user passed it. A Hub id may end in ``@revision``, or be the address of
+        its page.
     bundled : dict of str to str
         Models that ship with the package.
 
     Returns
     -------
     name : str
-        Bundled name, absolute folder or Hub id.
+        Bundled name, absolute folder or file, or Hub id.
     revision : str or None
     """
     name, revision = str(model), None
-    folder = Path(name).expanduser()
-    if name not in bundled and folder.is_dir():
-        name = str(folder.absolute())
+    path, page = Path(name).expanduser(), HUB_URL.fullmatch(name)
+    if page:
+        name, revision = page["name"], page["revision"]
+    elif name not in bundled and path.exists():
+        name = str(path.absolute())
     elif name not in bundled:
         name, _, revision = name.partition("@")
     return name, revision or None
@@ -143,7 +159,7 @@ def load_pretrained(name, revision, read, bundled, save_with):
         source, tried = str(folder), []
         attempts = [("the local folder", {})]
     elif name.count("/") != 1 or name[0] in "./~":
-        source, attempts = name, []
+        source, attempts, cause = name, [], None
         tried = ["it is no bundled name, no local folder and no Hub id (org/name)"]
     else:
         source, tried = name, ["it is no bundled name and no local folder"]
@@ -155,15 +171,9 @@ def load_pretrained(name, revision, read, bundled, save_with):
     for place, how in attempts:
         try:
             return read(source, how)
-        except (OSError, HFValidationError, json.JSONDecodeError) as error:
-            # transformers wraps what the Hub's client raises.
-            if LocalEntryNotFoundError in (type(error), type(error.__cause__)):
-                missing = how.get("local_files_only") or HF_HUB_OFFLINE
-                reason = "lacks it" if missing else "can not be reached"
-            else:
-                lines = (str(error).strip() or type(error).__name__).splitlines()
-                reason = f"says: {lines[0].rstrip('.')}"
-            tried.append(f"{place} {reason}")
+        except (OSError, HFValidationError, HTTPError) as error:
+            tried.append(f"{place} {_explain(error, name, how)}")
+            cause = error
     at = f" at revision {revision!r}" if revision else ""
     near = get_close_matches(name, bundled, n=1)
     instead = f"pass a local folder saved by {save_with}"
@@ -174,9 +184,37 @@ def load_pretrained(name, revision, read, bundled, save_with):
     raise OSError(
         f"model={name!r}{at} can't be loaded"
         + (f" (did you mean {near[0]!r}?)" if near else "")
-        + f": {'; '.join(tried)}. Only safetensors are read. Check the name and the "
-        f"network, {instead}."
-    )
+        + f": {'; '.join(tried)}. Check the name and the network, {instead}."
+    ) from cause
+
+
+def _explain(error, name, how):
+    """Why a model could not be read, with what the Hub says and what to do."""
+    chain = [error]  # transformers wraps what the Hub's client raises
+    while following := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(following)
+    answer = next((e for e in chain if isinstance(e, HfHubHTTPError)), None)
+    reason = " ".join(str(answer or error).split()) or type(error).__name__
+    reason = f"says: {reason.rstrip('.')}"
+    if answer is None:
+        if not any(isinstance(e, LocalEntryNotFoundError) for e in chain):
+            return reason
+        missing = how.get("local_files_only") or HF_HUB_OFFLINE
+        return "lacks it" if missing else "can not be reached"
+    login = "log in with `hf auth login` or set HF_TOKEN"
+    status = answer.response.status_code
+    if isinstance(answer, GatedRepoError):
+        page = f"https://huggingface.co/{name}"
+        return f"{reason} (gated: ask for access at {page}, then {login})"
+    if isinstance(answer, RevisionNotFoundError):
+        return f"{reason} (it has no such revision: see the model's list of branches)"
+    if isinstance(answer, RepositoryNotFoundError):
+        return f"{reason} (no such model, or a private one: {login})"
+    if status == 429:
+        return f"{reason} (too many requests: wait some minutes, or {login})"
+    if status >= 500:
+        return f"{reason} (an error of the server: try again later)"
+    return reason
 
 
 def list_bundled(bundled):

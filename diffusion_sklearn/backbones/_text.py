@@ -1,12 +1,18 @@
 """Prompts -> embeddings, in batches."""
 
+import threading
+from contextlib import contextmanager
+
 import torch
 
 from diffusion_sklearn.backbones._batches import BatchSize, in_batches
+from diffusion_sklearn.backbones._devices import device_of
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 BATCH_SIZE = 64  # prompts
+
+_lock = threading.RLock()
 
 
 def join_pooled(pooled, tokens):
@@ -42,6 +48,73 @@ def split_pooled(conditions, n_pooled, width):
     return conditions[:, :n_pooled], tokens
 
 
+def text_encoders(pipeline):
+    """The text encoders of a pipeline.
+
+    Parameters
+    ----------
+    pipeline : DiffusionPipeline
+
+    Returns
+    -------
+    encoders : list of Module
+    """
+    parts = pipeline.components.items()
+    return [part for name, part in parts if name.startswith("text_encoder") and part]
+
+
+def encoder_device(backbone):
+    """Where the text encoders run.
+
+    Parameters
+    ----------
+    backbone : Backbone
+
+    Returns
+    -------
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If that is in several places.
+    """
+    devices = {device_of(part) for part in text_encoders(backbone.pipeline)}
+    if len(devices) != 1:
+        raise ValueError(
+            f"The text encoders of the pipeline are on {sorted(map(str, devices))}; "
+            "put all of them on one device."
+        )
+    return devices.pop()
+
+
+@contextmanager
+def encoders_in_place(backbone):
+    """Text encoders on the network's device, and off it afterwards.
+
+    T5 is larger than many a network. The encoders of a pipeline object, which may be
+    used elsewhere, stay where they are.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    """
+    if not isinstance(getattr(backbone.spec, "model", None), str):
+        yield
+        return
+    encoders = text_encoders(backbone.pipeline)
+    with _lock:
+        try:
+            for encoder in encoders:
+                encoder.to(backbone.device)
+            yield
+        finally:
+            for encoder in encoders:
+                encoder.to("cpu")
+            if backbone.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
 def embed_with_mask(backbone, prompts, length, instead, **options):
     """Token embeddings of prompts, with the attention mask as a last channel.
 
@@ -69,7 +142,7 @@ def embed_with_mask(backbone, prompts, length, instead, **options):
         tokens, mask, _, _ = pipeline.encode_prompt(
             prompts,
             do_classifier_free_guidance=False,
-            device=backbone.device,
+            device=encoder_device(backbone),
             max_sequence_length=length,
             **options,
         )
@@ -99,17 +172,24 @@ def embed_in_batches(backbone, prompts, embed):
     ------
     FloatingPointError
         If a text encoder overflowed, as in float16.
+    ValueError
+        If the pipeline's own code failed.
     """
-    encoders = [
-        part
-        for name, part in backbone.pipeline.components.items()
-        if name.startswith("text_encoder") and part is not None
-    ]
+    encoders = text_encoders(backbone.pipeline)
 
     def embed_batch(rows):
-        return embed(prompts[rows]).cpu()
+        try:
+            return embed(prompts[rows]).cpu()
+        except (AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{type(backbone.pipeline).__name__}.encode_prompt raised "
+                f"{type(error).__name__} ({' '.join(str(error).split())[:200]}); call "
+                "it by itself, and see what the class overrides, which hooks the text "
+                "encoders have (offloading), and the versions of diffusers, "
+                "transformers and accelerate."
+            ) from error
 
-    with torch.no_grad(), evaluation_mode(*encoders):
+    with torch.no_grad(), encoders_in_place(backbone), evaluation_mode(*encoders):
         batches = list(in_batches(embed_batch, len(prompts), BatchSize(BATCH_SIZE)))
     conditions = torch.cat(batches).to(backbone.dtype)
     if not conditions.isfinite().all():

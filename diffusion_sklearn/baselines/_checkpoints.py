@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors import SafetensorError
 from scipy.special import log_softmax
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -209,29 +208,6 @@ def load_checkpoint(read, name, revision, device, dtype, bundled, save_with):
     return get_or_load(
         key, lambda: load_pretrained(name, revision, read_quietly, bundled, save_with)
     )
-
-
-def read_part(cls, source, **options):
-    """Read a part of a checkpoint; raise an OSError if it can't be read.
-
-    Parameters
-    ----------
-    cls : type
-        Of transformers.
-    source : str
-        Folder or Hub id.
-    **options : object
-        For ``cls.from_pretrained``.
-
-    Returns
-    -------
-    part : object
-        Of `cls`.
-    """
-    try:
-        return cls.from_pretrained(source, **options)
-    except (ValueError, SafetensorError) as error:
-        raise OSError(str(error)) from error
 
 
 def to_picture(image, index):

@@ -3,6 +3,12 @@
 import torch
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
+from diffusion_sklearn.backbones._completeness import (
+    fetch,
+    read,
+    read_tokenizer,
+    read_weights,
+)
 from diffusion_sklearn.backbones._tokens import (
     check_prompts,
     default_template,
@@ -11,7 +17,6 @@ from diffusion_sklearn.backbones._tokens import (
 from diffusion_sklearn.baselines._checkpoints import (
     load_checkpoint,
     pixels_for,
-    read_part,
 )
 from diffusion_sklearn.baselines._dual_encoder import HUB_MODEL, ContrastiveModel
 from diffusion_sklearn.baselines._open_clip import (
@@ -100,18 +105,15 @@ def get_contrastive(name, revision, device, dtype):
 
 
 def _read_transformers(source, hub_options):
-    model = read_part(
-        AutoModel, source, dtype=torch.float32, use_safetensors=True, **hub_options
-    )
+    folder, options = fetch(source, hub_options)
+    model = read_weights(AutoModel, folder, "", {"dtype": torch.float32, **options})
     if not hasattr(model, "logit_scale"):
         raise ValueError(
             f"model={source!r} is a {type(model).__name__}, no contrastive model; pass "
             "a CLIP, OpenCLIP or SigLIP checkpoint in the layout of transformers, "
             f"such as {HUB_MODEL!r}, or of open_clip, such as 'open_clip:RN50/openai'."
         )
-    tokenizer = read_part(AutoTokenizer, source, **hub_options)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise OSError("there is no tokenizer")  # transformers makes an empty one
+    tokenizer = read_tokenizer(AutoTokenizer, folder, "")
     # The PIL backend gives the same pixels with and without torchvision.
-    processor = read_part(AutoImageProcessor, source, backend="pil", **hub_options)
+    processor = read(AutoImageProcessor, folder, "", backend="pil")
     return TransformersModel(model, tokenizer, processor)

@@ -16,6 +16,7 @@ from diffusion_sklearn.backbones._batches import in_batches
 from diffusion_sklearn.backbones._digest import digest, digest_weights
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._sources import quiet
+from diffusion_sklearn.backbones._text import encoders_in_place
 from diffusion_sklearn.images._pixels import to_pixels
 
 
@@ -136,7 +137,8 @@ class Sampler:
             context = _own_null_class(self.backbone)
         parts = self.pipeline.components.values()
         modules = [part for part in parts if isinstance(part, torch.nn.Module)]
-        with quiet(), context, evaluation_mode(*modules):
+        in_place = encoders_in_place(self.backbone)
+        with quiet(), context, in_place, evaluation_mode(*modules):
             return self.pipeline(
                 **{self.condition_name: conditions},
                 generator=generators,

@@ -9,6 +9,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
+from diffusion_sklearn.backbones._completeness import check_tokenizer
 from diffusion_sklearn.backbones._tokens import DEFAULT_TEMPLATE, check_prompts
 from diffusion_sklearn.baselines._checkpoints import to_picture
 from diffusion_sklearn.baselines._dual_encoder import HUB_MODEL, ContrastiveModel
@@ -188,6 +189,8 @@ def read_open_clip(source, hub_options):
         with torch.random.fork_rng(devices=[]):
             model, transform = open_clip.create_model_from_pretrained(place)
         tokenizer = open_clip.get_tokenizer(place)
+        if hasattr(tokenizer, "tokenizer"):  # one of transformers
+            check_tokenizer(tokenizer.tokenizer, folder)
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise OSError(str(error)) from error
     return OpenCLIPModel(model, tokenizer, transform)

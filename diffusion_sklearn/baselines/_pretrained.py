@@ -9,11 +9,11 @@ from sklearn.utils._param_validation import StrOptions
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from diffusion_sklearn.backbones._class_names import index_names
+from diffusion_sklearn.backbones._completeness import fetch, read
 from diffusion_sklearn.baselines._checkpoints import (
     CheckpointClassifier,
     load_checkpoint,
     pixels_for,
-    read_part,
 )
 from diffusion_sklearn.classifiers._labels import align, resolve_class_ids
 
@@ -209,14 +209,9 @@ class PretrainedClassifier:
 
 
 def _read_classifier(source, hub_options, device, dtype):
-    model, info = read_part(
-        AutoModelForImageClassification,
-        source,
-        dtype=dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-        **hub_options,
-    )
+    folder, options = fetch(source, hub_options)
+    options |= {"dtype": dtype, "output_loading_info": True}
+    model, info = read(AutoModelForImageClassification, folder, "", **options)
     if info["missing_keys"]:
         raise ValueError(
             f"model={source!r} lacks weights of a classifier "
@@ -224,5 +219,5 @@ def _read_classifier(source, hub_options, device, dtype):
             f"trained to classify images, such as {HUB_MODEL!r}."
         )
     # The PIL backend gives the same pixels with and without torchvision.
-    processor = read_part(AutoImageProcessor, source, backend="pil", **hub_options)
+    processor = read(AutoImageProcessor, folder, "", backend="pil")
     return PretrainedClassifier(model.to(device), processor)

@@ -45,6 +45,7 @@ class FastKernels(TorchFunctionMode):
             func is F.linear
             and _is_float32(x)
             and len(args) == 3
+            and type(args[1]) in (torch.Tensor, torch.nn.Parameter)  # not quantized
             and onednn_is_faster()
         ):
             return torch.ops.mkldnn._linear_pointwise(*args, "none", [], "")

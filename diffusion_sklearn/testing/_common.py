@@ -53,7 +53,9 @@ def assert_output(name, tensor, shape, dtype, hint):
 def copy_backbone(backbone, dtype):
     """A backbone of the same family around a copy of the pipeline."""
     with quiet():
-        copied = type(backbone)(copy.deepcopy(backbone.pipeline).to(dtype))
+        copied = type(backbone)(
+            copy.deepcopy(backbone.pipeline).to(backbone.device, dtype)
+        )
     copied.image_size = backbone.image_size
     return copied
 

@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 def errors(model, **params):
     params = {"n_trials": 3, "pruning": None, "image_size": 8, **params}
-    clf = ZeroShotDiffusionClassifier(model=model, **params)
+    clf = ZeroShotDiffusionClassifier(model=model, target="native", **params)
     return clf.fit(classes=["bee", "cat"]).denoising_errors(IMAGES).errors
 
 

@@ -22,7 +22,7 @@ ENCODER = "text_encoder/model.safetensors"
 
 def errors(model, **params):
     params = {"n_trials": 3, "pruning": None, **params}
-    clf = ZeroShotDiffusionClassifier(model=model, **params)
+    clf = ZeroShotDiffusionClassifier(model=model, target="native", **params)
     return clf.fit(classes=["bee", "cat"]).denoising_errors(IMAGES).errors
 
 

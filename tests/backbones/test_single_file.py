@@ -95,7 +95,8 @@ def file(tmp_path):
 
 def test_the_same_numbers_as_the_folder(file, sd_folder):
     def errors(model):
-        clf = ZeroShotDiffusionClassifier(model=model, n_trials=3, pruning=None)
+        params = {"n_trials": 3, "pruning": None, "target": "native"}
+        clf = ZeroShotDiffusionClassifier(model=model, **params)
         return clf.fit(classes=["bee", "cat"]).denoising_errors(IMAGES).errors
 
     backbone = load_backbone(file, config=sd_folder)

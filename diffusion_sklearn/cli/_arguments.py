@@ -49,7 +49,7 @@ def make_parser():
     classify = _add_command(commands, "classify", text)
     text = "files, folders, or globs such as 'photos/**/*.jpg'"
     _add(classify, "paths", text, nargs="+", metavar="PATH")
-    group = classify.add_mutually_exclusive_group(required=True)
+    group = classify.add_mutually_exclusive_group()
     _add(group, "--classes", "the classes", nargs="+", action="extend", metavar="NAME")
     _add(group, "--classes-file", "the classes, one a line", Path)
     text = "a .csv, .jsonl or .parquet file; default: CSV on standard output"
@@ -104,6 +104,8 @@ def _add_model_options(command):
     _add(command, "--model", "Hub id, folder or bundled name")
     text = "text with {} for the class; repeatable: the errors are averaged"
     _add(command, "--prompt-template", text, action="append")
+    text = "a CSV of prompt, classname and classidx, in place of a template"
+    _add(command, "--prompts", text, Path)
     no_default = argparse.SUPPRESS  # to tell whether the user set the option
     _add(command, "--n-trials", "default: 100", int, default=no_default)
     text = "a confidence (default: 0.99), stages such as 25:5,50:2, or none"

@@ -14,6 +14,7 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
+from diffusion_sklearn.classifiers._prompts import read_prompts
 from diffusion_sklearn.cli._arguments import BUDGET
 from diffusion_sklearn.cli._table import (
     COLUMNS,
@@ -66,7 +67,14 @@ def run_classify(args):
 
 
 def _read_classes(args):
-    """The options ``--classes`` and ``--classes-file`` as a list."""
+    """The options ``--classes``, ``--classes-file`` or ``--prompts`` as a list."""
+    if args.classes is None and args.classes_file is None:
+        if args.prompts is None:
+            raise ValueError(
+                "Name the classes: pass --classes, --classes-file or --prompts."
+            )
+        labels = read_prompts(args.prompts)
+        return [label for label in labels if isinstance(label, str)]
     if args.classes is None:
         option = f"--classes-file={args.classes_file}"
         classes = read_text(args.classes_file).rstrip().splitlines()
@@ -158,15 +166,17 @@ def make_classifier(args, **budget):
         "random_state": args.seed,
     }
     backbone = load_backbone(params["model"], device=args.device, dtype=args.dtype)
-    if backbone.kind == "class" and args.prompt_template:
+    if backbone.kind == "class" and (args.prompt_template or args.prompts):
         raise ValueError(
-            f"--prompt-template is for text-to-image models; --model={args.model} is "
-            "conditioned on classes. Drop it."
+            "--prompt-template and --prompts are for text-to-image models; "
+            f"--model={args.model} is conditioned on classes. Drop them."
         )
     if backbone.kind == "class":
         return ConditionalDiffusionClassifier(**params)
     template = args.prompt_template or "auto"
-    return ZeroShotDiffusionClassifier(prompt_template=template, **params)
+    return ZeroShotDiffusionClassifier(
+        prompt_template=template, prompts=args.prompts, **params
+    )
 
 
 def classify_files(clf, paths, quiet=False, classes=None, members=None):

@@ -1,7 +1,9 @@
 """Prompts, and what a model of few words says of its own ones."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.base import clone
 from transformers import AutoTokenizer
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier, load_backbone
@@ -101,3 +103,75 @@ def test_names_go_into_templates_as_they_are():
     prompts = make_prompts(["{} or {}", "a {}"], ["{}", "50% {x}"], "auto", True)
     assert prompts == [["{} or {}", "a {}"], ["50% {x} or 50% {x}", "a 50% {x}"]]
     assert make_prompts("auto", ["ant"], "one {}", True) == [["one ant"]]
+
+
+# prompts=
+
+
+CSV = """prompt,classname,classidx
+a photo of a bee.,bee,1
+"a drawing of a bee, on paper.",bee,1
+a photo of a cat.,cat,0
+a cat in the rain.,cat,0
+"""
+PROMPTS = {
+    "bee": ["a photo of a bee.", "a drawing of a bee, on paper."],
+    "cat": ["a photo of a cat.", "a cat in the rain."],
+}
+
+
+def test_prompts_go_before_the_template(sd_folder, tmp_path):
+    file = tmp_path / "prompts.csv"
+    file.write_text(CSV, encoding="utf-8-sig")
+    params = {"model": sd_folder, "n_trials": 2, "prompt_template": "not {}"}
+    for prompts in (PROMPTS, file, str(file), pd.Series(PROMPTS)):
+        clf = ZeroShotDiffusionClassifier(prompts=prompts, **params)
+        for fitted in (clf.fit(), clone(clf).fit(classes=["cat", "bee"])):
+            assert fitted.classes_.tolist() == ["bee", "cat"]
+            assert fitted.prompts_ == [PROMPTS["bee"], PROMPTS["cat"]]
+    clf = ZeroShotDiffusionClassifier(prompts=file, **params).fit(classes=[0, 1])
+    assert clf.prompts_ == [PROMPTS["cat"], PROMPTS["bee"]]
+    # Labels of y, of which a fold may lack some.
+    some = ZeroShotDiffusionClassifier(prompts={**PROMPTS, "eel": "an eel"}, **params)
+    assert some.fit(None, ["cat", "bee", "cat"]).classes_.tolist() == ["bee", "cat"]
+
+
+def test_one_prompt_for_one_class_and_several_for_another(sd_folder):
+    """The mean over the prompts of each class, as of classes of their own."""
+    images = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    texts = ["a bee", "a cat", "one cat", "two cats", "an eel", "long eel"]
+    params = {"model": sd_folder, "n_trials": 3, "pruning": None, "dtype": "float64"}
+    each = ZeroShotDiffusionClassifier(prompt_template="{}", **params)
+    each = each.fit(classes=texts).denoising_errors(images).errors
+    prompts = {"bee": texts[0], "cat": texts[1:4], "eel": texts[4:]}
+    clf = ZeroShotDiffusionClassifier(prompts=prompts, **params).fit()
+    result = clf.denoising_errors(images)
+    by_text = dict(zip(sorted(texts), each.swapaxes(0, 1), strict=True))
+    for k, name in enumerate(("bee", "cat", "eel")):
+        expected = np.mean([by_text[text] for text in clf.prompts_[k]], axis=0)
+        np.testing.assert_allclose(result.errors[:, k], expected, rtol=1e-5)
+        assert len(clf.prompts_[k]) == len(np.atleast_1d(prompts[name]))
+    assert result.n_evaluations.tolist() == [6 * 3] * 3
+    race = clf.set_params(pruning=((1, 2), (2, 1))).denoising_errors(images)
+    np.testing.assert_allclose(
+        race.errors[~np.isnan(race.errors)],
+        result.errors[~np.isnan(race.errors)],
+        rtol=1e-5,
+    )
+    maps = clf.evidence(images[:1], "bee", "cat")
+    order = result.timesteps.argsort()
+    gap = (result.errors[:1, 1] - result.errors[:1, 0])[:, order].mean()
+    assert maps.mean() == pytest.approx(gap, rel=0.2)
+
+
+def test_what_is_wrong_with_prompts(sd_folder, tmp_path):
+    clf = ZeroShotDiffusionClassifier(model=sd_folder, n_trials=2, prompts=PROMPTS)
+    with pytest.raises(ValueError, match="none for the labels"):
+        clf.fit(classes=["bee", "dog"])
+    for bad in ({"bee": []}, {"bee": " "}, {"bee": [1]}):
+        with pytest.raises(ValueError, match="not blank"):
+            clone(clf).set_params(prompts=bad).fit()
+    file = tmp_path / "prompts.csv"
+    file.write_text("prompt,class\nx,y\n")
+    with pytest.raises(ValueError, match="no column"):
+        clone(clf).set_params(prompts=file).fit()

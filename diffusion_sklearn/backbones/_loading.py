@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -11,9 +12,15 @@ from huggingface_hub import hf_hub_download
 
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
-from diffusion_sklearn.backbones._digest import digest_weights
+from diffusion_sklearn.backbones._fingerprint import (
+    changed_parts,
+    fingerprint,
+    unseen,
+    wrapped_modules,
+)
 from diffusion_sklearn.backbones._sources import (
     get_or_load,
+    get_or_make,
     list_bundled,
     load_pretrained,
     quiet,
@@ -44,12 +51,11 @@ def backbone_spec(model, device="auto", dtype="auto"):
 
     Returns
     -------
-    spec : BackboneSpec or Backbone
-        A backbone stands for itself.
+    spec : BackboneSpec
     """
     device, dtype = str(device), str(dtype).removeprefix("torch.")
     if isinstance(model, Backbone):
-        return _check_placement(model, device, dtype)
+        return BackboneSpec(_check_placement(model, device, dtype))
     if is_pipeline(model):
         model = register_pipeline(model)
     if isinstance(model, InMemory):
@@ -84,7 +90,8 @@ def load_backbone(model, *, revision=None, device="auto", dtype="auto"):
 
     The estimators call this with their parameters; call it yourself to choose a
     revision, to share one model between several estimators in a grid, or to look
-    inside. A model is loaded once a process for each (model, revision, device, dtype).
+    inside. A model is loaded once a process for each (model, revision, device, dtype);
+    a folder is loaded anew after its files changed.
     Only safetensors are read and no code of a repository is run.
 
     Parameters
@@ -122,8 +129,8 @@ def load_backbone(model, *, revision=None, device="auto", dtype="auto"):
     ('class', 32)
     """
     spec = backbone_spec(model, device, dtype)
-    if revision is not None and isinstance(spec, BackboneSpec):
-        spec = BackboneSpec(spec.model, revision, spec.device, spec.dtype)
+    if revision is not None:
+        spec = replace(spec, revision=revision)
     return get_backbone(spec)
 
 
@@ -132,60 +139,121 @@ def get_backbone(spec):
 
     Parameters
     ----------
-    spec : BackboneSpec or Backbone
+    spec : BackboneSpec
         What :func:`backbone_spec` returned.
 
     Returns
     -------
     backbone : Backbone
+
+    Raises
+    ------
+    ValueError
+        If the pipeline of a Backbone, or a pipeline to be copied, was changed.
+    OSError
+        If the model can't be had.
     """
-    if isinstance(spec, Backbone):
-        return spec
-    if isinstance(spec.model, InMemory):
-        if spec.model.pipeline is not None:
-            return _wrap(spec)
-        return _load_elsewhere(spec)
+    model = spec.model
+    if isinstance(model, Backbone):
+        if not model.is_current():
+            raise ValueError(
+                "The backbone passed as model was made from other parts or configs "
+                "than its pipeline has; call load_backbone(backbone.pipeline) again."
+            )
+        return model
+    if isinstance(model, InMemory):
+        if model.pipeline is None:
+            backbone = _load_elsewhere(spec)
+            return _copy_if_needed(backbone.pipeline, spec) or backbone
+        return _copy_if_needed(model.pipeline, spec) or _wrap_in_place(spec)
     device = resolve_device(spec.device)
     dtype = resolve_dtype(spec.dtype, device)
 
     def load():
         pipeline = load_pretrained(
-            spec.model,
+            model,
             spec.revision,
             lambda source, how: _read_pipeline(source, dtype, how),
             BUNDLED,
             "pipeline.save_pretrained(folder, safe_serialization=True)",
         )
-        return _make(pipeline.to(device), spec)
+        return _make_own(pipeline.to(device), spec)
 
-    return get_or_load((spec.model, spec.revision, str(device), dtype), load)
+    return get_or_load(model, (spec.revision, str(device), dtype), load)
 
 
-def _wrap(spec):
-    """A backbone around a pipeline object of this process.
+def get_unchanged(spec):
+    """The backbone of a spec, if it is as it was at `fit`.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        With a fingerprint.
+
+    Returns
+    -------
+    backbone : Backbone
+
+    Raises
+    ------
+    ValueError
+        If it has another fingerprint.
+    """
+    backbone = get_backbone(spec)
+    changed = changed_parts(spec.fingerprint, backbone.fingerprint())
+    if changed:
+        raise ValueError(
+            f"The model {backbone.name!r} was changed after fit ({changed}); call fit "
+            "again."
+        )
+    return backbone
+
+
+def _make_own(pipeline, spec):
+    """The backbone of a pipeline that no one else has, and no one should change."""
+    backbone = _make(pipeline, spec)
+    backbone.loaded_fingerprint = fingerprint(pipeline)
+    return backbone
+
+
+def _copy_if_needed(pipeline, spec):
+    """The backbone of a copy, if the pipeline is on another device or of another dtype.
 
     The object itself is never moved or cast: casting down and up again would round
     its weights for good, and other estimators may be using it.
     """
-    pipeline = spec.model.pipeline
     device, dtype = pipeline.device, pipeline.dtype
     if spec.device != "auto":
         device = resolve_device(spec.device)
     if spec.dtype != "auto":
         dtype = resolve_dtype(spec.dtype, device)
     if (pipeline.device, pipeline.dtype) == (device, dtype):
-        return _wrap_in_place(pipeline, spec)
-    key = (spec.model.token, digest_weights(pipeline), str(device), dtype)
-    return get_or_load(
-        key, lambda: _make(copy.deepcopy(pipeline).to(device, dtype), spec)
-    )
+        return None
+    hooks = unseen(pipeline) or wrapped_modules(pipeline)
+    if hooks:
+        raise ValueError(
+            f"device={spec.device!r}, dtype={spec.dtype!r} need a copy of the pipeline,"
+            f" which can't have what was added to it ({hooks}). Remove that, or move "
+            "the pipeline itself with pipeline.to(...) and pass 'auto' for both."
+        )
+    source = fingerprint(pipeline)
+
+    def make():
+        # Without the original, which is released when no one else uses it.
+        model = replace(spec.model, pipeline=None, fingerprint=source)
+        twin = copy.deepcopy(pipeline).to(device, dtype)
+        return _make_own(twin, replace(spec, model=model, fingerprint=None))
+
+    return get_or_make(pipeline, source, make, slot=(str(device), dtype))
 
 
-def _wrap_in_place(pipeline, spec):
+def _wrap_in_place(spec):
     """The backbone of a pipeline object; the same one while anybody holds it."""
+    pipeline = spec.model.pipeline
     key = spec.model.token, str(pipeline.device), pipeline.dtype
     backbone = _in_place.get(key)
     if backbone is None or not backbone.is_current():
+        spec = replace(spec, fingerprint=None)
         backbone = _in_place[key] = _make(pipeline, spec)
     return backbone
 
@@ -193,26 +261,32 @@ def _wrap_in_place(pipeline, spec):
 def _load_elsewhere(spec):
     """The backbone of a pipeline object, away from the process it was made in."""
     in_memory = spec.model
+    save = (
+        "Save it with pipeline.save_pretrained(folder, safe_serialization=True), after "
+        "pipeline.fuse_lora() and pipeline.unload_lora_weights() where it has adapters,"
+        " and pass model=folder."
+    )
     if not in_memory.name:
         raise OSError(
             "The diffusers pipeline of this estimator was made in another process, "
-            "never loaded from a name or folder, and pickles hold no weights. Save it "
-            "with pipeline.save_pretrained(folder, safe_serialization=True) and pass "
-            "model=folder."
+            f"never loaded from a name or folder, and pickles hold no weights. {save}"
         )
-    name, dtype = in_memory.name, in_memory.dtype
-    backbone = get_backbone(BackboneSpec(name, None, spec.device, dtype))
-    if digest_weights(backbone.pipeline) != in_memory.weights:
+    if in_memory.unseen:
+        raise OSError(
+            "The diffusers pipeline of this estimator has what no pickle holds "
+            f"({in_memory.unseen}). Remove that before it is pickled or sent to "
+            "workers, or pass n_jobs=None."
+        )
+    name = in_memory.name
+    backbone = get_backbone(BackboneSpec(name, None, spec.device, in_memory.dtype))
+    other = changed_parts(in_memory.fingerprint, backbone.fingerprint())
+    if other:
         raise OSError(
             f"The diffusers pipeline of this estimator was loaded from {name!r} "
-            "and has other weights than are found there (changed after loading, or of "
-            "another revision), and pickles hold no weights. Save it with "
-            "pipeline.save_pretrained(folder, safe_serialization=True) and pass "
-            "model=folder."
+            f"and differs from what is found there ({other}: changed after loading, or "
+            f"of another revision), and pickles hold no weights. {save}"
         )
-    if spec.dtype == "auto":
-        return backbone
-    return get_backbone(BackboneSpec(name, None, spec.device, spec.dtype))
+    return backbone
 
 
 def families():

@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
-from diffusion_sklearn.backbones._digest import digest_weights
+from diffusion_sklearn.backbones._fingerprint import fingerprint, unseen
 
 _in_memory = WeakValueDictionary()
 
@@ -33,18 +33,21 @@ class BackboneSpec:
 
     Attributes
     ----------
-    model : str or InMemory
+    model : str, InMemory or Backbone
         Hub id, local folder or bundled name; or what stands for a pipeline object.
     revision : str or None
         Branch, tag or commit on the Hub.
     device, dtype : str
         As the user passed them: "auto" is resolved where the model is loaded.
+    fingerprint : dict or None
+        That of the model at `fit`, which it must still have; None: any.
     """
 
     model: object
     revision: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    fingerprint: dict | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,25 +67,28 @@ class InMemory:
         Of its weights.
     pipeline : DiffusionPipeline or None
         The object; None in another process.
-    weights : str
-        Name of its weights when it was pickled.
+    fingerprint : dict or None
+        Of the pipeline when it was pickled.
+    unseen : str
+        What the fingerprint did not cover then.
     """
 
     token: str
     name: str
     dtype: str
     pipeline: object = field(compare=False, repr=False)
-    weights: str = field(default="", compare=False, repr=False)
+    fingerprint: dict | None = field(default=None, compare=False, repr=False)
+    unseen: str = field(default="", compare=False, repr=False)
 
     def __reduce__(self):
-        weights = self.weights
+        state = self.fingerprint, self.unseen
         if self.name and self.pipeline is not None:
-            weights = digest_weights(self.pipeline)
-        return _recall, (self.token, self.name, self.dtype, weights)
+            state = fingerprint(self.pipeline), unseen(self.pipeline)
+        return _recall, (self.token, self.name, self.dtype, *state)
 
 
-def _recall(token, name, dtype, weights):
-    return InMemory(token, name, dtype, _in_memory.get(token), weights)
+def _recall(token, name, dtype, *state):
+    return InMemory(token, name, dtype, _in_memory.get(token), *state)
 
 
 def register_pipeline(pipeline):
@@ -101,7 +107,10 @@ def register_pipeline(pipeline):
     token = next(tokens, None) or uuid4().hex
     _in_memory[token] = pipeline
     dtype = str(pipeline.dtype).removeprefix("torch.")
-    return InMemory(token, pipeline.name_or_path or "", dtype, pipeline)
+    name = str(pipeline.name_or_path or "")
+    if Path(name).is_dir():  # another process may have another working directory
+        name = str(Path(name).absolute()) if name else ""
+    return InMemory(token, name, dtype, pipeline)
 
 
 def pack_model(model):
@@ -130,12 +139,9 @@ def unpack_model(model):
     Returns
     -------
     model : str, Path, DiffusionPipeline, InMemory or Backbone
-        A pipeline is itself in its own process; elsewhere the name or folder it was
-        loaded from, if any.
+        A pipeline is itself in its own process; elsewhere an InMemory stands for it.
     """
-    if not isinstance(model, InMemory):
-        return model
-    return model.pipeline or model.name or model
+    return (isinstance(model, InMemory) and model.pipeline) or model
 
 
 def describe(model):

@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from diffusion_sklearn.backbones._batches import in_batches
-from diffusion_sklearn.backbones._digest import digest, digest_weights
+from diffusion_sklearn.backbones._fingerprint import digest
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._sources import quiet
 from diffusion_sklearn.baselines._delegating import squares
@@ -163,7 +163,7 @@ class Sampler:
         config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
         settings = {
             "model": self.backbone.name,
-            "weights": digest_weights(pipeline),
+            "fingerprint": self.backbone.fingerprint(),
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
             "pipeline": type(pipeline).__name__,
             "scheduler": {"class": type(scheduler).__name__, **config},

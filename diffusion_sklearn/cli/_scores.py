@@ -84,7 +84,7 @@ def evaluate_images(clf, data, args):
         "confusion_matrix": matrix.tolist(),
         "model": backbone.name,
         "revision": getattr(backbone.spec, "revision", None),
-        "weights": backbone.digest(),
+        "fingerprint": backbone.fingerprint(),
         "device": str(backbone.device),
         "dtype": str(backbone.dtype),
         "prompts": getattr(clf, "prompts_", None),

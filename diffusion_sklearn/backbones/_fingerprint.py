@@ -205,6 +205,12 @@ class _Part:
             names = [self.name, *path.split(".")]
             path = ".".join(n for n in names if n not in ("", "_orig_mod"))
             attributes = {**vars(module), **_tensors(module)}
+            # An attention cache leaves these behind when it is disabled.
+            if not getattr(attributes.get("_diffusers_hook"), "hooks", None):
+                attributes["_diffusers_hook"] = None
+            forward = getattr(attributes.get("forward"), "__func__", None)
+            if forward is type(module).forward:
+                attributes["forward"] = None
             config = attributes.get("config")
             if hasattr(config, "to_dict"):  # of transformers, shared by many modules
                 if id(config) not in self._configs:
@@ -226,7 +232,8 @@ class _Part:
         """Add a line for an object and for each of its attributes."""
         self.lines.append(f"{path}: {self._class(type(value))}")
         for name, attribute in _that_count(attributes, type(value)).items():
-            self.lines.append(f"{path}.{name}={self._text(attribute, path, name)}")
+            if attribute is not None:
+                self.lines.append(f"{path}.{name}={self._text(attribute, path, name)}")
 
     def _text(self, value, path, name):
         """A value in words; its tensors are put aside for their checksum."""

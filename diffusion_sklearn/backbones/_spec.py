@@ -49,6 +49,12 @@ class BackboneSpec:
     dtype: str = "auto"
     fingerprint: dict | None = field(default=None, compare=False, repr=False)
 
+    def __reduce__(self):
+        # A Backbone is pickled as its spec, and loaded when it is used.
+        own = getattr(self.model, "spec", None) or self
+        state = own.model, own.revision, own.device, own.dtype, self.fingerprint
+        return BackboneSpec, state
+
 
 @dataclass(frozen=True)
 class InMemory:
@@ -108,8 +114,8 @@ def register_pipeline(pipeline):
     _in_memory[token] = pipeline
     dtype = str(pipeline.dtype).removeprefix("torch.")
     name = str(pipeline.name_or_path or "")
-    if Path(name).is_dir():  # another process may have another working directory
-        name = str(Path(name).absolute()) if name else ""
+    if name and Path(name).is_dir():  # other processes may have other working folders
+        name = str(Path(name).absolute())
     return InMemory(token, name, dtype, pipeline)
 
 

@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from diffusion_sklearn.backbones._batches import in_batches
-from diffusion_sklearn.backbones._fingerprint import digest
+from diffusion_sklearn.backbones._fingerprint import digest, unseen
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._sources import quiet
 from diffusion_sklearn.baselines._delegating import squares
@@ -158,7 +158,18 @@ class Sampler:
         Returns
         -------
         settings : dict
+
+        Raises
+        ------
+        ValueError
+            If the fingerprint of the model does not cover what was added to it.
         """
+        hidden = unseen(self.backbone.pipeline)
+        if hidden:
+            raise ValueError(
+                f"The model has {hidden}: images in cache= that were drawn with it and "
+                "without it could not be told apart. Remove it, or pass cache=None."
+            )
         pipeline, scheduler = self.backbone.pipeline, self.pipeline.scheduler
         config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
         settings = {

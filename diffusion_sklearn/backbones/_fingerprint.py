@@ -11,11 +11,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.nn.modules import module as global_hooks
 
-CHUNK = 2**14  # words of four bytes with a checksum of their own
-SMALL = 2**16  # words; smaller tensors are read together
+from diffusion_sklearn.backbones._checksums import checksums
+
 UNUSED = "safety_checker", "feature_extractor", "image_encoder"
 """Parts of a pipeline that classify nothing."""
 UNREAD = {
@@ -83,9 +82,10 @@ def fingerprint(pipeline):
     -----
     All weights are read each time, on their device, since neither an edit through
     ``.data`` nor one through NumPy leaves a trace: about a third of a second for each
-    gigabyte and core of a CPU, and a pass through the memory of a GPU. Small modules
-    take about 20 microseconds each. A checksum of 64 bits for every 64 KiB of weights
-    depends on their order; it is no proof against forgery.
+    gigabyte on a core of a CPU; on a GPU, which was not measured, it takes a few passes
+    through its memory. A module takes about 20 microseconds more. There is a checksum
+    of 64 bits for every 64 KiB of weights, which depends on their order; it is no proof
+    against forgery.
     """
     return {name: part.digest() for name, part in _read(pipeline).items()}
 
@@ -196,7 +196,7 @@ class _Part:
         self._configs = {}  # the same of the configs of transformers, as dicts
 
     def digest(self):
-        return digest("\n".join(self.lines).encode() + _checksums(self.tensors))
+        return digest("\n".join(self.lines).encode() + checksums(self.tensors))
 
     def add_modules(self, root):
         for path, module in root.named_modules():
@@ -208,9 +208,14 @@ class _Part:
             # An attention cache leaves these behind when it is disabled.
             if not getattr(attributes.get("_diffusers_hook"), "hooks", None):
                 attributes["_diffusers_hook"] = None
-            forward = getattr(attributes.get("forward"), "__func__", None)
-            if forward is type(module).forward:
-                attributes["forward"] = None
+            for name in ("forward", "_old_forward"):
+                forward = attributes.pop(name, None)
+                function = getattr(forward, "func", getattr(forward, "__func__", None))
+                # That of accelerate moves weights and inputs from device to device.
+                if function is not type(module).forward and (
+                    getattr(function, "__module__", "") != "accelerate.hooks"
+                ):
+                    attributes[name.strip("_")] = forward
             config = attributes.get("config")
             if hasattr(config, "to_dict"):  # of transformers, shared by many modules
                 if id(config) not in self._configs:
@@ -381,48 +386,3 @@ def _vocabulary(tokenizer):
         vocabulary = sorted(tokenizer.get_vocab().items())
         _vocabularies[tokenizer] = added, digest(repr(vocabulary).encode())
     return _vocabularies[tokenizer][1]
-
-
-@functools.cache
-def _factors(device):
-    """A fixed odd integer of 64 bits for each word of a chunk."""
-    factors = hashlib.shake_256(b"diffusion_sklearn").digest(8 * CHUNK)
-    return torch.from_numpy(np.frombuffer(factors, "<i8") | 1).to(device)
-
-
-@torch.no_grad()
-def _checksums(tensors):
-    """Sum of word times factor, modulo 2**64, of every chunk of the tensors."""
-    sums, batch = [], []
-    words = [_words(part) for tensor in tensors for part in _plain(tensor)]
-    for k, part in enumerate(words, 1):
-        batch.append(part.to(batch[0].device) if batch else part)
-        if sum(map(len, batch)) < SMALL and k < len(words):
-            continue
-        flat = torch.cat(batch) if len(batch) > 1 else part
-        factors, batch = _factors(flat.device), []
-        n_rows = 2**4 if flat.device.type == "cpu" else 2**10  # 2 and 128 MiB
-        for part in flat.split(n_rows * CHUNK):
-            rest = part[len(part) // CHUNK * CHUNK :]
-            rows = part[: len(part) - len(rest)].view(-1, CHUNK)
-            sums += [(rows * factors).sum(1).cpu()]
-            sums += [(rest * factors[: len(rest)]).sum()[None].cpu()]
-    return torch.cat(sums).numpy().tobytes() if sums else b""
-
-
-def _plain(tensor):
-    """The tensors that a quantized one is made of."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        return [tensor.detach()]
-    names, _ = tensor.__tensor_flatten__()
-    return [part for name in names for part in _plain(getattr(tensor, name))]
-
-
-def _words(tensor):
-    """The bytes of a tensor as integers of 32 bits, on a device that has integers."""
-    if tensor.device.type != "cuda":
-        tensor = tensor.cpu()
-    data = tensor.contiguous().reshape(-1).view(torch.uint8)
-    if len(data) % 4 or data.storage_offset() % 4:
-        data = F.pad(data, (0, -len(data) % 4)).clone()
-    return data.view(torch.int32)

@@ -174,7 +174,7 @@ class Sampler:
         config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
         settings = {
             "model": self.backbone.name,
-            "fingerprint": self.backbone.fingerprint(),
+            "fingerprint": digest(repr(self.backbone.fingerprint()).encode()),
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
             "pipeline": type(pipeline).__name__,
             "scheduler": {"class": type(scheduler).__name__, **config},

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ from diffusion_sklearn.backbones._autoencoder import (
     pixels_per_latent,
 )
 from diffusion_sklearn.backbones._devices import device_of
-from diffusion_sklearn.backbones._digest import digest_weights
+from diffusion_sklearn.backbones._fingerprint import changed_parts, fingerprint
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._noise_schedule import (
     RectifiedFlow,
@@ -92,6 +93,11 @@ class Backbone:
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 
+    loaded_fingerprint = None
+    """That of a pipeline loaded by name, or copied, which nobody should change."""
+
+    _fingerprint = None  # the last one
+
     def __init__(self, pipeline):
         self.pipeline = pipeline
         self.vae = getattr(pipeline, "vae", None)
@@ -105,6 +111,7 @@ class Backbone:
         self.n_timesteps = self.noise_schedule.n_timesteps
         self.vae_factor = 1 if self.vae is None else pixels_per_latent(self.vae)
         self.image_size = self._latent_side() * self.vae_factor
+        self._read_from = self._what_is_read()
 
     @property
     def prompt_template(self):
@@ -131,9 +138,9 @@ class Backbone:
     def __reduce_ex__(self, protocol):
         if self.spec is None:  # made by hand: pickled as it is
             return super().__reduce_ex__(protocol)
-        from diffusion_sklearn.backbones._loading import get_backbone
+        from diffusion_sklearn.backbones._loading import get_unchanged
 
-        return get_backbone, (self.spec,)
+        return get_unchanged, (replace(self.spec, fingerprint=self.fingerprint()),)
 
     def __getstate__(self):  # skops calls no function, as a pickle does
         return vars(self) if self.spec is None else {"spec": self.spec}
@@ -207,15 +214,24 @@ class Backbone:
         return self.network.dtype
 
     def is_current(self):
-        """Whether network, autoencoder and scheduler are still the pipeline's.
+        """Whether the pipeline has the parts and configs that this was made from.
 
         Returns
         -------
         current : bool
         """
-        parts = self.pipeline.components.values()
-        own = self.network, self.vae, self.scheduler
-        return all(part is None or any(part is p for p in parts) for part in own)
+        return self._what_is_read() == self._read_from
+
+    def _what_is_read(self):
+        """Parts and configs of the pipeline, for a comparison."""
+        parts = self.pipeline.components
+        configs = [
+            dict(getattr(part, "config", None) or {})
+            for part in (self.pipeline, *parts.values())
+            if not hasattr(getattr(part, "config", None), "to_dict")
+        ]
+        schedule = getattr(self.pipeline.scheduler, "alphas_cumprod", torch.empty(0))
+        return {k: id(v) for k, v in parts.items()}, configs, schedule.tolist()
 
     @property
     def is_compiled(self):
@@ -230,41 +246,36 @@ class Backbone:
         """Dtype of latents, noise and errors: float32 or better."""
         return torch.promote_types(self.dtype, torch.float32)
 
-    def digest(self):
-        """Name of the weights, the same wherever they are loaded.
+    def fingerprint(self):
+        """What tells the model from others, wherever they are loaded.
+
+        It covers weights, configs, the scheduler, tokenizers, adapters with their
+        scale, attention processors and switches such as FreeU.
 
         Returns
         -------
-        name : str
-            SHA-256; about a second for each gigabyte, at the first call and after a
-            change.
+        fingerprint : dict of str to str
+            A digest of each part. All weights are read: about a third of a second for
+            each gigabyte on a core of a CPU, less on a GPU.
 
         Raises
         ------
         ValueError
-            If adapters are attached, whose scale and state the weights do not show.
+            If the pipeline was loaded by its name and changed afterwards.
         """
-        if getattr(self.network, "peft_config", None):
+        now = fingerprint(self.pipeline)
+        changed = changed_parts(self.loaded_fingerprint or now, now)
+        if changed:
             raise ValueError(
-                "The model has adapters attached, which memory can't tell apart; call "
-                "pipeline.fuse_lora() and pipeline.unload_lora_weights() first, or "
-                "pass memory=None."
+                f"The pipeline of model={self.name!r} was changed after it was loaded "
+                f"({changed}). Pass the pipeline itself as model, as in "
+                "model=backbone.pipeline, and call fit again; or call clear_cache() to "
+                "load it as it was."
             )
-        return digest_weights(self.pipeline)
-
-    def configs(self):
-        """Configs that an error depends on beside the weights, as plain values.
-
-        Returns
-        -------
-        configs : dict
-        """
-        parts = {"vae": self.vae, "network": self.network}
-        return {
-            name: {k: v for k, v in part.config.items() if not k.startswith("_")}
-            for name, part in parts.items()
-            if part is not None
-        }
+        if self._fingerprint not in (None, now):
+            vars(self).pop("_encoder", None)
+        self._fingerprint = now
+        return now
 
     def latent_shape(self, image_size):
         """Shape of the latent of a square image.

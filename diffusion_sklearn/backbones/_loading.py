@@ -28,10 +28,16 @@ from diffusion_sklearn.backbones._completeness import (
     read_weights,
 )
 from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
-from diffusion_sklearn.backbones._digest import digest_weights
+from diffusion_sklearn.backbones._fingerprint import (
+    changed_parts,
+    fingerprint,
+    unseen,
+    wrapped_modules,
+)
 from diffusion_sklearn.backbones._single_file import find_config, read_single_file
 from diffusion_sklearn.backbones._sources import (
     get_or_load,
+    get_or_make,
     list_bundled,
     load_pretrained,
     quiet,
@@ -66,12 +72,11 @@ def backbone_spec(model, device="auto", dtype="auto"):
 
     Returns
     -------
-    spec : BackboneSpec or Backbone
-        A backbone stands for itself.
+    spec : BackboneSpec
     """
     device, dtype = str(device), str(dtype).removeprefix("torch.")
     if isinstance(model, Backbone):
-        return _check_placement(model, device, dtype)
+        return BackboneSpec(_check_placement(model, device, dtype))
     if is_pipeline(model):
         model = register_pipeline(model)
     if isinstance(model, InMemory):
@@ -108,7 +113,8 @@ def load_backbone(
 
     The estimators call this with their parameters; call it yourself to choose a
     revision, to share one model between several estimators in a grid, or to look
-    inside. A model is loaded once a process for each (model, revision, device, dtype).
+    inside. A model is loaded once a process for each (model, revision, device, dtype);
+    a folder is loaded anew after its files changed.
     No code of a repository is run. Weights are read from safetensors, or from ``.bin``
     files by torch's weights-only unpickler, and each of them has to be there.
 
@@ -158,14 +164,12 @@ def load_backbone(
     spec = backbone_spec(model, device, dtype)
     options = {"revision": revision, "variant": variant, "config": config}
     options = {key: str(of) for key, of in options.items() if of is not None}
-    source = getattr(spec, "model", None)
+    source = spec.model
     for key in options:
         is_file = isinstance(source, str) and Path(source).is_file()
         is_local = is_file or source in BUNDLED or Path(str(source)).is_dir()
         possible = {"revision": not is_local, "variant": not is_file, "config": is_file}
-        if not (
-            type(spec) is BackboneSpec and isinstance(source, str) and possible[key]
-        ):
+        if not isinstance(source, str) or not possible[key]:
             raise ValueError(
                 f"{key}={options[key]!r} has no meaning for model={describe(model)}; "
                 "leave it out (revision: for a Hub id; variant: for a Hub id or a "
@@ -181,37 +185,83 @@ def get_backbone(spec):
 
     Parameters
     ----------
-    spec : BackboneSpec or Backbone
+    spec : BackboneSpec
         What :func:`backbone_spec` returned.
 
     Returns
     -------
     backbone : Backbone
+
+    Raises
+    ------
+    ValueError
+        If the pipeline of a Backbone, or a pipeline to be copied, was changed.
+    OSError
+        If the model can't be had.
     """
-    if isinstance(spec, Backbone):
-        return spec
-    if isinstance(spec.model, InMemory):
-        if spec.model.pipeline is not None:
-            return _wrap(spec)
-        return _load_elsewhere(spec)
+    model = spec.model
+    if isinstance(model, Backbone):
+        if not model.is_current():
+            raise ValueError(
+                "The backbone passed as model was made from other parts or configs "
+                "than its pipeline has; call load_backbone(backbone.pipeline) again."
+            )
+        return model
+    if isinstance(model, InMemory):
+        if model.pipeline is None:
+            backbone = _load_elsewhere(spec)
+            return _copy_if_needed(backbone.pipeline, spec) or backbone
+        return _copy_if_needed(model.pipeline, spec) or _wrap_in_place(spec)
     device = resolve_device(spec.device)
     dtype = resolve_dtype(spec.dtype, device)
 
     def load():
-        return _make(_load_pipeline(spec, dtype).to(device), spec)
+        return _make_own(_load_pipeline(spec, dtype).to(device), spec)
 
-    return get_or_load(
-        (spec.model, spec.revision, spec.variant, spec.config, str(device), dtype), load
-    )
+    key = (spec.revision, spec.variant, spec.config, str(device), dtype)
+    return get_or_load(model, key, load)
 
 
-def _wrap(spec):
-    """A backbone around a pipeline object of this process.
+def get_unchanged(spec):
+    """The backbone of a spec, if it is as it was at `fit`.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        With a fingerprint.
+
+    Returns
+    -------
+    backbone : Backbone
+
+    Raises
+    ------
+    ValueError
+        If it has another fingerprint.
+    """
+    backbone = get_backbone(spec)
+    changed = changed_parts(spec.fingerprint, backbone.fingerprint())
+    if changed:
+        raise ValueError(
+            f"The model {backbone.name!r} was changed after fit ({changed}); call fit "
+            "again."
+        )
+    return backbone
+
+
+def _make_own(pipeline, spec):
+    """The backbone of a pipeline that no one else has, and no one should change."""
+    backbone = _make(pipeline, spec)
+    backbone.loaded_fingerprint = fingerprint(pipeline)
+    return backbone
+
+
+def _copy_if_needed(pipeline, spec):
+    """The backbone of a copy, if the pipeline is on another device or of another dtype.
 
     The object itself is never moved or cast: casting down and up again would round
     its weights for good, and other estimators may be using it.
     """
-    pipeline = spec.model.pipeline
     check_attachments(pipeline)
     to = {}
     if spec.device != "auto":
@@ -219,17 +269,33 @@ def _wrap(spec):
     if spec.dtype != "auto":
         to["dtype"] = resolve_dtype(spec.dtype, to.get("device", pipeline.device))
     if is_placed(pipeline, **to):
-        return _wrap_in_place(pipeline, spec)
+        return None
     check_movable(pipeline, to)
-    key = (spec.model.token, digest_weights(pipeline), *to.items())
-    return get_or_load(key, lambda: _make(copy.deepcopy(pipeline).to(**to), spec))
+    hooks = unseen(pipeline) or wrapped_modules(pipeline)
+    if hooks:
+        raise ValueError(
+            f"device={spec.device!r}, dtype={spec.dtype!r} need a copy of the pipeline,"
+            f" which can't have what was added to it ({hooks}). Remove that, or move "
+            "the pipeline itself with pipeline.to(...) and pass 'auto' for both."
+        )
+    source = fingerprint(pipeline)
+
+    def make():
+        # Without the original, which is released when no one else uses it.
+        model = replace(spec.model, pipeline=None, fingerprint=source)
+        twin = copy.deepcopy(pipeline).to(**to)
+        return _make_own(twin, replace(spec, model=model, fingerprint=None))
+
+    return get_or_make(pipeline, source, make, slot=tuple(map(str, to.items())))
 
 
-def _wrap_in_place(pipeline, spec):
+def _wrap_in_place(spec):
     """The backbone of a pipeline object; the same one while anybody holds it."""
+    pipeline = spec.model.pipeline
     key = spec.model.token, str(pipeline.device), pipeline.dtype
     backbone = _in_place.get(key)
     if backbone is None or not backbone.is_current():
+        spec = replace(spec, fingerprint=None)
         backbone = _in_place[key] = _make(pipeline, spec)
     return backbone
 
@@ -237,26 +303,32 @@ def _wrap_in_place(pipeline, spec):
 def _load_elsewhere(spec):
     """The backbone of a pipeline object, away from the process it was made in."""
     in_memory = spec.model
+    save = (
+        "Save it with pipeline.save_pretrained(folder, safe_serialization=True), after "
+        "pipeline.fuse_lora() and pipeline.unload_lora_weights() where it has adapters,"
+        " and pass model=folder."
+    )
     if not in_memory.name:
         raise OSError(
             "The diffusers pipeline of this estimator was made in another process, "
-            "never loaded from a name or folder, and pickles hold no weights. Save it "
-            "with pipeline.save_pretrained(folder, safe_serialization=True) and pass "
-            "model=folder."
+            f"never loaded from a name or folder, and pickles hold no weights. {save}"
         )
-    name, dtype = in_memory.name, in_memory.dtype
-    backbone = get_backbone(BackboneSpec(name, None, spec.device, dtype))
-    if digest_weights(backbone.pipeline) != in_memory.weights:
+    if in_memory.unseen:
+        raise OSError(
+            "The diffusers pipeline of this estimator has what no pickle holds "
+            f"({in_memory.unseen}). Remove that before it is pickled or sent to "
+            "workers, or pass n_jobs=None."
+        )
+    name = in_memory.name
+    backbone = get_backbone(BackboneSpec(name, None, spec.device, in_memory.dtype))
+    other = changed_parts(in_memory.fingerprint, backbone.fingerprint())
+    if other:
         raise OSError(
             f"The diffusers pipeline of this estimator was loaded from {name!r} "
-            "and has other weights than are found there (changed after loading, or of "
-            "another revision), and pickles hold no weights. Save it with "
-            "pipeline.save_pretrained(folder, safe_serialization=True) and pass "
-            "model=folder."
+            f"and differs from what is found there ({other}: changed after loading, or "
+            f"of another revision), and pickles hold no weights. {save}"
         )
-    if spec.dtype == "auto":
-        return backbone
-    return get_backbone(BackboneSpec(name, None, spec.device, spec.dtype))
+    return backbone
 
 
 def families():

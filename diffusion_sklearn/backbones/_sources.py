@@ -27,18 +27,24 @@ HUB_URL = re.compile(
     r"(?:/tree/(?P<revision>[^?#]+?))?/?"
 )
 
-_loaded = {}
-_derived = WeakKeyDictionary()  # owner -> (key, what was made)
+_loaded = {}  # key -> (state of the files, model)
+_derived = WeakKeyDictionary()  # owner -> {slot: (key, what was made)}
+READ = {".json", ".safetensors", ".bin", ".ckpt", ".pt", ".txt", ".model"}
+"""Kinds of files that a model is read from."""
 _lock = threading.RLock()
 
 
-def get_or_load(key, load):
+def get_or_load(name, key, load):
     """Load a model at the first call of the process, and return it at all others.
+
+    Where the files of a folder have changed since, the model is loaded anew.
 
     Parameters
     ----------
+    name : str
+        Bundled name, folder, file or Hub id.
     key : hashable
-        Model, revision, device and dtype.
+        Revision, device and dtype.
     load : callable
         Without arguments; returns the model.
 
@@ -47,12 +53,26 @@ def get_or_load(key, load):
     model : object
     """
     with _lock:
-        if key not in _loaded:
-            _loaded[key] = load()
-        return _loaded[key]
+        files, key = _state_of_files(name), (name, key)
+        before, _ = _loaded.get(key, (None, None))
+        if key not in _loaded or (files and files != before):
+            _loaded.pop(key, None)  # two may not fit into memory
+            _loaded[key] = files, load()
+        return _loaded[key][1]
 
 
-def get_or_make(owner, key, make):
+def _state_of_files(name):
+    """Sizes and times of a model's files; empty where it is no file or folder."""
+    path = Path(name)
+    paths = [path, *path.glob("*"), *path.glob("*/*")] if path.exists() else []
+    stats = {str(p): p.stat() for p in paths if p.suffix in READ and p.is_file()}
+    return {
+        file: (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        for file, stat in stats.items()
+    }
+
+
+def get_or_make(owner, key, make, slot=None):
     """Make something of a loaded model once, for as long as its owner lives.
 
     Parameters
@@ -63,15 +83,19 @@ def get_or_make(owner, key, make):
         It is made anew, in place of the last, where this differs.
     make : callable
         Without arguments.
+    slot : hashable, default=None
+        What it is, where an owner has several.
 
     Returns
     -------
     made : object
     """
     with _lock:
-        if owner not in _derived or _derived[owner][0] != key:
-            _derived[owner] = key, make()
-        return _derived[owner][1]
+        slots = _derived.setdefault(owner, {})
+        if slot not in slots or slots[slot][0] != key:
+            slots.pop(slot, None)  # two may not fit into memory
+            slots[slot] = key, make()
+        return slots[slot][1]
 
 
 def clear_cache():

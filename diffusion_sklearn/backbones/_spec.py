@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
-from diffusion_sklearn.backbones._digest import digest_weights
+from diffusion_sklearn.backbones._fingerprint import fingerprint, unseen
 
 _in_memory = WeakValueDictionary()
 
@@ -33,7 +33,7 @@ class BackboneSpec:
 
     Attributes
     ----------
-    model : str or InMemory
+    model : str, InMemory or Backbone
         Hub id, local folder or bundled name; or what stands for a pipeline object.
     revision : str or None
         Branch, tag or commit on the Hub.
@@ -43,6 +43,8 @@ class BackboneSpec:
         Of the files with the weights, such as "fp16".
     config : str or None
         Folder or Hub id with the configs of a single file.
+    fingerprint : dict or None
+        That of the model at `fit`, which it must still have; None: any.
     """
 
     model: object
@@ -51,6 +53,13 @@ class BackboneSpec:
     dtype: str = "auto"
     variant: str | None = None
     config: str | None = None
+    fingerprint: dict | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self):
+        # A Backbone is pickled as its spec, and loaded when it is used.
+        own = getattr(self.model, "spec", None) or self
+        state = own.model, own.revision, own.device, own.dtype, own.variant, own.config
+        return BackboneSpec, (*state, self.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -70,15 +79,18 @@ class InMemory:
         Of its weights.
     pipeline : DiffusionPipeline or None
         The object; None in another process.
-    weights : str
-        Name of its weights when it was pickled.
+    fingerprint : dict or None
+        Of the pipeline when it was pickled.
+    unseen : str
+        What the fingerprint did not cover then.
     """
 
     token: str
     name: str
     dtype: str
     pipeline: object = field(compare=False, repr=False)
-    weights: str = field(default="", compare=False, repr=False)
+    fingerprint: dict | None = field(default=None, compare=False, repr=False)
+    unseen: str = field(default="", compare=False, repr=False)
 
     def __getstate__(self):  # skops calls no function, as a pickle does
         return {"args": self.__reduce__()[1]}
@@ -87,14 +99,14 @@ class InMemory:
         self.__dict__.update(vars(_recall(*state["args"])))
 
     def __reduce__(self):
-        weights = self.weights
+        state = self.fingerprint, self.unseen
         if self.name and self.pipeline is not None:
-            weights = digest_weights(self.pipeline)
-        return _recall, (self.token, self.name, self.dtype, weights)
+            state = fingerprint(self.pipeline), unseen(self.pipeline)
+        return _recall, (self.token, self.name, self.dtype, *state)
 
 
-def _recall(token, name, dtype, weights):
-    return InMemory(token, name, dtype, _in_memory.get(token), weights)
+def _recall(token, name, dtype, *state):
+    return InMemory(token, name, dtype, _in_memory.get(token), *state)
 
 
 def register_pipeline(pipeline):
@@ -113,7 +125,10 @@ def register_pipeline(pipeline):
     token = next(tokens, None) or uuid4().hex
     _in_memory[token] = pipeline
     dtype = str(pipeline.dtype).removeprefix("torch.")
-    return InMemory(token, pipeline.name_or_path or "", dtype, pipeline)
+    name = str(pipeline.name_or_path or "")
+    if name and Path(name).is_dir():  # other processes may have other working folders
+        name = str(Path(name).absolute())
+    return InMemory(token, name, dtype, pipeline)
 
 
 def pack_model(model):
@@ -142,12 +157,9 @@ def unpack_model(model):
     Returns
     -------
     model : str, Path, DiffusionPipeline, InMemory or Backbone
-        A pipeline is itself in its own process; elsewhere the name or folder it was
-        loaded from, if any.
+        A pipeline is itself in its own process; elsewhere an InMemory stands for it.
     """
-    if not isinstance(model, InMemory):
-        return model
-    return model.pipeline or model.name or model
+    return (isinstance(model, InMemory) and model.pipeline) or model
 
 
 def describe(model):

@@ -204,9 +204,11 @@ def load_checkpoint(read, name, revision, device, dtype, bundled, save_with):
         with quiet():
             return read(source, hub_options, device, dtype)
 
-    key = (read.__module__, name, revision, str(device), dtype)
+    key = (read.__module__, revision, str(device), dtype)
     return get_or_load(
-        key, lambda: load_pretrained(name, revision, read_quietly, bundled, save_with)
+        name,
+        key,
+        lambda: load_pretrained(name, revision, read_quietly, bundled, save_with),
     )
 
 

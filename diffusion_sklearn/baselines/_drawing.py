@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from diffusion_sklearn.backbones._batches import in_batches
-from diffusion_sklearn.backbones._digest import digest, digest_weights
+from diffusion_sklearn.backbones._fingerprint import digest, unseen
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._sources import quiet
 from diffusion_sklearn.backbones._text import encoders_in_place
@@ -160,12 +160,23 @@ class Sampler:
         Returns
         -------
         settings : dict
+
+        Raises
+        ------
+        ValueError
+            If the fingerprint of the model does not cover what was added to it.
         """
+        hidden = unseen(self.backbone.pipeline)
+        if hidden:
+            raise ValueError(
+                f"The model has {hidden}: images in cache= that were drawn with it and "
+                "without it could not be told apart. Remove it, or pass cache=None."
+            )
         pipeline, scheduler = self.backbone.pipeline, self.pipeline.scheduler
         config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
         settings = {
             "model": self.backbone.name,
-            "weights": digest_weights(pipeline),
+            "fingerprint": digest(repr(self.backbone.fingerprint()).encode()),
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
             "pipeline": type(pipeline).__name__,
             "scheduler": {"class": type(scheduler).__name__, **config},

@@ -1,7 +1,7 @@
 """Activations inside a diffusion model, as features of images."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 import numpy as np
@@ -12,7 +12,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from diffusion_sklearn.backbones._batches import resolve_batch_size
-from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
+from diffusion_sklearn.backbones._loading import (
+    backbone_spec,
+    get_backbone,
+    get_unchanged,
+)
 from diffusion_sklearn.baselines._activations import as_maps, find_layer, layer_output
 from diffusion_sklearn.baselines._checkpoints import ModelEstimator, run_in_batches
 from diffusion_sklearn.engine._kernels import fast_kernels
@@ -174,7 +178,8 @@ class DiffusionFeatures(
         maps = _feature_maps(backbone, layer, latent, self.timestep, noise_seed, null)
 
         # Set fitted attributes only after success.
-        self._spec, self._timestep, self._null = spec, self.timestep, null
+        self._spec = replace(spec, fingerprint=backbone.fingerprint())
+        self._timestep, self._null = self.timestep, null
         self._noise_seed = noise_seed
         self.layer_, self.feature_shape_ = layer, tuple(maps.shape[1:])
         return self
@@ -201,7 +206,7 @@ class DiffusionFeatures(
         """
         check_is_fitted(self, "layer_")
         self._validate_params()
-        images, backbone = self._read_images(X), self.backbone_
+        images, backbone = self._read_images(X), get_unchanged(self._spec)
         size = self.image_size or backbone.image_size
         shape = backbone.latent_shape(size)
         null = self._null.to(backbone.device)

@@ -4,7 +4,7 @@ import logging
 import warnings
 from abc import abstractmethod
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
-from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
+from diffusion_sklearn.backbones._loading import (
+    backbone_spec,
+    get_backbone,
+    get_unchanged,
+)
 from diffusion_sklearn.backbones._sources import get_or_make
 from diffusion_sklearn.backbones._spec import describe
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
@@ -355,13 +359,16 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             backbone.n_timesteps,
             check_random_state(self.random_state),
         )
-        return spec, trials
+        return replace(spec, fingerprint=backbone.fingerprint()), trials
 
     def _model_and_trials(self):
         """Those of `fit`, or new ones for an estimator that is not fitted."""
         fitted = hasattr(self, "trials_")
         self._check_parameters(len(self.trials_) if fitted else self.n_trials)
-        return (self._spec, self.trials_) if fitted else self._load_and_draw()
+        if not fitted:
+            return self._load_and_draw()
+        get_unchanged(self._spec)
+        return self._spec, self.trials_
 
     def _make_plan(self, spec, trials, conditions, n_classes, **settings):
         """The plan of a prediction, from the parameters as they are now."""
@@ -400,7 +407,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
     def _fitted_plan(self, **settings):
         """The plan of this fit, made once for the same parameters."""
-        backbone, trials = self.backbone_, self.trials_
+        backbone, trials = get_unchanged(self._spec), self.trials_
         weights = trial_weights(self.timestep_weights, trials, backbone, self.target)
         key = (
             backbone,
@@ -504,6 +511,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         images = self._check_images(X)
         if trials is None:
             return self._errors_of(self._fitted_plan(pruning=None), images)
+        get_unchanged(self._spec)
         plan = self._make_plan(
             self._spec, trials, self._conditions, self.n_classes_, pruning=None
         )

@@ -3,6 +3,8 @@
 import numpy as np
 from sklearn.utils import check_random_state
 
+from diffusion_sklearn.backbones._fingerprint import digest
+from diffusion_sklearn.backbones._spec import InMemory
 from diffusion_sklearn.engine._covariance import TrialCovariance, learn_covariance
 from diffusion_sklearn.engine._trials import make_trials
 
@@ -77,8 +79,15 @@ def fit_trial_covariance(clf, X):
         backbone.n_timesteps,
         loss=clf.loss,
         target=plan.target,
-        model=backbone.digest(),
+        model=_fingerprint(backbone),
     )
+
+
+def _fingerprint(backbone):
+    """Fingerprint of what the errors depend on, whatever encodes the conditions."""
+    parts = {"unet", "transformer", "vae", "scheduler"}
+    own = {k: v for k, v in backbone.fingerprint().items() if k in parts}
+    return digest(repr(sorted(own.items())).encode())
 
 
 def resolve_trial_covariance(given, backbone, loss, target, is_usual):
@@ -115,13 +124,18 @@ def resolve_trial_covariance(given, backbone, loss, target, is_usual):
         if not is_usual or not file or not file.is_file():
             return None
         covariance = TrialCovariance.load(file)
+        if isinstance(backbone.spec.model, InMemory) and (
+            covariance.model != _fingerprint(backbone)
+        ):
+            return None  # a pipeline object that may have been changed
         return covariance.in_space(loss, target, backbone.noise_schedule)
     if not isinstance(given, TrialCovariance):
         given = TrialCovariance.load(given)
-    if given.model not in ("", backbone.digest()):
+    if given.model not in ("", _fingerprint(backbone)):
         raise ValueError(
             f"trial_covariance={given!r} was learned with another model than "
-            f"{backbone.name}; pass fit_trial_covariance(clf, X) of this one, or None."
+            f"{backbone.name}, or with this one in another dtype than "
+            f"{backbone.dtype}; pass fit_trial_covariance(clf, X) of this one, or None."
         )
     covariance = given.in_space(loss, target, backbone.noise_schedule)
     if covariance is None:

@@ -139,7 +139,7 @@ def describe(clf, data, members):
         "names": data.class_names,
         "model": backbone.name,
         "revision": getattr(backbone.spec, "revision", None),
-        "weights": backbone.digest(),
+        "fingerprint": backbone.fingerprint(),
         "device": str(backbone.device),
         "dtype": str(backbone.dtype),
         "prompts": prompts and [prompts[some[0]] for some in members],

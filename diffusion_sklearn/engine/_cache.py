@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from diffusion_sklearn.backbones._digest import digest
+from diffusion_sklearn.backbones._fingerprint import digest, unseen
 from diffusion_sklearn.engine._losses import TERMS, loss_terms
 
 FILE = "errors.sqlite"
@@ -51,8 +51,9 @@ class ErrorStore:
     set the limit, to see what it holds or to clear it.
 
     Errors are read again in any later fit, process or session, for as long as the
-    weights and configs, the dtype, the target, the image's pixels, the prompt or class
-    id, the timestep and the noise are the same. One forward pass gives all losses, so
+    model's fingerprint (weights, configs, adapters, switches such as FreeU), the
+    target, the image's pixels, the prompt or class id, the timestep and the noise are
+    the same. One forward pass gives all losses, so
     that another `loss` costs nothing, nor do another `temperature`, other `priors`,
     or fewer trials of an ``"anytime"`` plan.
 
@@ -309,6 +310,13 @@ class ErrorCache:
     """
 
     def __init__(self, store, plan):
+        hidden = unseen(plan.backbone.pipeline)
+        if hidden:
+            raise ValueError(
+                f"memory={str(store.folder)!r}, but the model has {hidden}: errors "
+                "stored with it and without it could not be told apart. Remove it, or "
+                "pass memory=None."
+            )
         self.store, self.is_usable = store, True
         self.timesteps = plan.trials.timesteps
         self.terms = loss_terms(plan.loss)
@@ -476,9 +484,7 @@ def _settings_digest(plan):
     schedule = backbone.noise_schedule
     settings = {
         "backbone": f"{type(backbone).__module__}.{type(backbone).__qualname__}",
-        "weights": backbone.digest(),
-        "configs": backbone.configs(),
-        "dtype": str(backbone.dtype),
+        "fingerprint": plan.model.fingerprint or backbone.fingerprint(),
         "prediction_type": backbone.prediction_type,
         "schedule": digest(schedule.alpha_t.cpu().numpy()),
         "kind": type(schedule).__name__,

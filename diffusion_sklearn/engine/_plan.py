@@ -38,8 +38,8 @@ class Plan:
 
     Attributes
     ----------
-    model : BackboneSpec or Backbone
-        Leads to the model, which is loaded once a process.
+    model : BackboneSpec
+        Leads to the model, which is loaded once a process; with its fingerprint.
     trials : Trials
         The (timestep, noise) pairs.
     conditions : Tensor of shape (n_classes * n_prompts, ...)
@@ -201,5 +201,7 @@ def _receive(state, dtype):
             if state[name] is not None:
                 # A memory map of joblib is read-only.
                 state[name] = torch.from_numpy(state[name].copy()).to(dtype)
-        _last_received = Plan(**state)
+        # Without a look at the model: an error here would end a worker of loky.
+        _last_received = object.__new__(Plan)
+        vars(_last_received).update(state)
     return _last_received

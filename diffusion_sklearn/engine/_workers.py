@@ -4,6 +4,7 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 
+from diffusion_sklearn.backbones._loading import get_unchanged
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.engine._errors import iter_errors
 
@@ -79,6 +80,8 @@ def iter_errors_of_workers(plan, images, offsets, store, n_jobs):
 
 
 def _errors_of_chunk(plan, images, offsets, store, first):
+    if "backbone" not in vars(plan):  # in this process for the first time
+        get_unchanged(plan.model)
     with ErrorCache.open(store, plan) as cache:
         return list(iter_errors(plan, images, offsets, cache, first))
 

@@ -2,10 +2,10 @@
 
     python examples/train/fit_trial_covariance.py
 
-From 100 training photos (fashion-dit) or scenes of training photos (fashion-scenes, ten
+From 60 training photos (fashion-dit) or scenes of training photos (fashion-scenes, ten
 captions), and as many distorted ones: rotated, with noise, blurred, of low contrast.
 For the losses l2 and l1. No test photo is used, and the trials are none of those that
-an estimator draws by default. About 15 minutes on 2 cores; needs the IDX files of
+an estimator draws by default. About 10 minutes on 2 cores; needs the IDX files of
 Fashion-MNIST.
 """
 
@@ -23,7 +23,7 @@ from diffusion_sklearn import (
 )
 from diffusion_sklearn.datasets import load_fashion_mnist, load_fashion_photos
 
-N_IMAGES = 100
+N_IMAGES = 60
 
 
 def with_distortions(images):

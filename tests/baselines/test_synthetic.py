@@ -305,7 +305,7 @@ def test_files_say_what_they_are(clf, tmp_path):
         (SD, "random_state", 1, r"seed=0 \(now 1\)"),
         (DIT, "dtype", "float32", r"dtype='float64' \(now 'float32'\)"),
         (SD, "prompt_template", ["{}", "a {}"], r"prompt_template=\['a photo of a"),
-        (DIT, "model", SD, "pipeline='DiTPipeline'.*weights="),
+        (DIT, "model", SD, "fingerprint=.*pipeline='DiTPipeline'"),
     ],
 )
 def test_other_settings_in_the_cache(tmp_path, model, name, value, told):

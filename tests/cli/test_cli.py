@@ -293,7 +293,7 @@ def test_evaluate(photos, tmp_path, capsys):
     clf.fit(classes=list(names))
     paths = [row["path"] for row in rows]
     assert clf.predict(paths).tolist() == labels
-    assert report["weights"] == clf.backbone_.digest()
+    assert report["fingerprint"] == clf.backbone_.fingerprint()
     assert report["versions"]["torch"]
     with Image.open(output / "confusion_matrix.png") as picture:
         assert len(picture.convert("RGB").getcolors(10**6)) > 50

@@ -135,8 +135,13 @@ def test_changed_weights_and_configs_are_noticed(clf):
     clf.fit().predict(IMAGES[:1])
     assert clf.denoising_errors(IMAGES[:1]).n_evaluations.tolist() == [0]
     pipeline.transformer.proj_out_2.bias.data.mul_(0.5)
-    assert clf.denoising_errors(IMAGES[:1]).n_evaluations.tolist() == [24]
+    with pytest.raises(ValueError, match=r"after fit \(transformer\); call fit"):
+        clf.denoising_errors(IMAGES[:1])
+    assert clf.fit().denoising_errors(IMAGES[:1]).n_evaluations.tolist() == [24]
     pipeline.vae.register_to_config(scaling_factor=0.18)
+    with pytest.raises(ValueError, match=r"call load_backbone\(backbone.pipeline"):
+        clf.denoising_errors(IMAGES[:1])
+    clf.set_params(model=load_backbone(pipeline)).fit()
     assert clf.denoising_errors(IMAGES[:1]).n_evaluations.tolist() == [24]
 
 

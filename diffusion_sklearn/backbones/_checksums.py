@@ -1,0 +1,73 @@
+"""Checksums of weights, computed on the device where they are."""
+
+import functools
+import hashlib
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+CHUNK = 2**14  # words of four bytes with a checksum of their own
+SMALL = 2**16  # words; smaller tensors are read together
+
+
+@functools.cache
+def _factors(device):
+    """A fixed odd integer of 64 bits for each word of a chunk."""
+    factors = hashlib.shake_256(b"diffusion_sklearn").digest(8 * CHUNK)
+    return torch.from_numpy(np.frombuffer(factors, "<i8") | 1).to(device)
+
+
+@torch.no_grad()
+def checksums(tensors):
+    """Sums of word times factor, modulo 2**64, of every chunk of the tensors.
+
+    Parameters
+    ----------
+    tensors : list of Tensor
+        On any device, of any dtype.
+
+    Returns
+    -------
+    sums : bytes
+        The same for the same bytes in the same order, whatever their device.
+    """
+    sums, small = [], []
+    for words in (_words(part) for tensor in tensors for part in _plain(tensor)):
+        if len(words) >= SMALL:
+            sums += _sums(words)
+            continue
+        small.append(words.to(small[0].device) if small else words)
+        if sum(map(len, small)) >= SMALL:
+            sums, small = sums + _sums(torch.cat(small)), []
+    sums += _sums(torch.cat(small)) if small else []
+    return torch.cat(sums).numpy().tobytes() if sums else b""
+
+
+def _sums(words):
+    """The sum of every chunk, and that of the rest."""
+    factors = _factors(words.device)
+    n_rows = 2**4 if words.device.type == "cpu" else 2**10  # 2 and 128 MiB
+    rest = words[len(words) // CHUNK * CHUNK :]
+    rows = words[: len(words) - len(rest)].view(-1, CHUNK)
+    sums = [(part * factors).sum(1) for part in rows.split(n_rows)]
+    sums += [(rest * factors[: len(rest)]).sum()[None]]
+    return [torch.cat(sums).cpu()]
+
+
+def _plain(tensor):
+    """The tensors that a quantized one is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor.detach()]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in _plain(getattr(tensor, name))]
+
+
+def _words(tensor):
+    """The bytes of a tensor as integers of 32 bits, on a device that has integers."""
+    if tensor.device.type != "cuda":
+        tensor = tensor.cpu()
+    data = tensor.contiguous().reshape(-1).view(torch.uint8)
+    if len(data) % 4 or data.storage_offset() % 4:
+        data = F.pad(data, (0, -len(data) % 4)).clone()
+    return data.view(torch.int32)

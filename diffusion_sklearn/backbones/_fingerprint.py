@@ -1,0 +1,388 @@
+"""Fingerprints: what tells a model from every other, and from itself after a change."""
+
+import dis
+import functools
+import hashlib
+import sys
+from collections.abc import Mapping
+from itertools import pairwise
+from types import CodeType, FunctionType, MethodType
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch.nn.modules import module as global_hooks
+
+from diffusion_sklearn.backbones._checksums import checksums
+
+UNUSED = "safety_checker", "feature_extractor", "image_encoder"
+"""Parts of a pipeline that classify nothing."""
+UNREAD = {
+    *vars(torch.nn.Module()),
+    *("config", "peft_config", "generation_config", "gradient_checkpointing"),
+    *("dtype", "torch_dtype", "architectures", "transformers_version"),
+    *(
+        "name_or_path",
+        "image_processor",
+        "requires_safety_checker",
+        "default_sample_size",
+    ),
+    *("id2label", "labels"),
+}
+"""Attributes and settings that change no output, or that are read elsewhere."""
+PRIVATE = {
+    *("_internal_dict", "_cache_config", "_diffusers_hook", "_attention_backend"),
+    *("_active_adapter", "_disable_adapters"),
+}
+"""Private attributes of classes of a library that count; of other classes all do."""
+LIBRARIES = {
+    *("torch", "diffusers", "transformers", "peft", "accelerate", "torchao", "optimum"),
+    *("bitsandbytes", "tokenizers", "huggingface_hub", "numpy", "diffusion_sklearn"),
+    *sys.stdlib_module_names - {"__main__"},
+}
+"""Packages whose code is taken as it is; only the code of other packages is read."""
+
+
+def digest(data):
+    """SHA-256 of some bytes.
+
+    Parameters
+    ----------
+    data : bytes-like or ndarray
+        What to name.
+
+    Returns
+    -------
+    name : str
+        In hexadecimal.
+    """
+    return hashlib.sha256(memoryview(data).cast("B")).hexdigest()
+
+
+def fingerprint(pipeline):
+    """Tell a pipeline from every other, and from itself after a change.
+
+    It covers, of each part, the class, the weights and buffers, the config and all
+    plain attributes of its modules: adapters with their state and scale, attention
+    processors, enabled caches and switches such as FreeU; the class, the config and
+    the noise schedule of the scheduler; the vocabulary of tokenizers. It is the same
+    on every device, for a pipeline in memory and after it was saved and loaded.
+
+    Parameters
+    ----------
+    pipeline : diffusers.DiffusionPipeline
+        The pipeline.
+
+    Returns
+    -------
+    fingerprint : dict of str to str
+        A digest of each part, by its name, and of the pipeline itself.
+
+    Notes
+    -----
+    All weights are read each time, on their device, since neither an edit through
+    ``.data`` nor one through NumPy leaves a trace: about a third of a second for each
+    gigabyte on a core of a CPU; on a GPU, which was not measured, it takes a few passes
+    through its memory. A module takes about 20 microseconds more. There is a checksum
+    of 64 bits for every 64 KiB of weights, which depends on their order; it is no proof
+    against forgery.
+    """
+    return {name: part.digest() for name, part in _read(pipeline).items()}
+
+
+def unseen(pipeline):
+    """Name what changes the output of a pipeline and is not in its fingerprint.
+
+    Parameters
+    ----------
+    pipeline : diffusers.DiffusionPipeline
+        The pipeline.
+
+    Returns
+    -------
+    unseen : str
+        Such as "a forward hook on unet.mid_block"; "" where there is nothing. A hook
+        that returns None is taken to change nothing.
+    """
+    seen = [name for part in _read(pipeline).values() for name in part.unseen]
+    anywhere = (
+        *global_hooks._global_forward_hooks.values(),
+        *global_hooks._global_forward_pre_hooks.values(),
+    )
+    if not all(map(_only_watches, anywhere)):
+        seen.append("a forward hook on all modules")
+    return ", ".join(dict.fromkeys(seen))
+
+
+def wrapped_modules(pipeline):
+    """Name the modules whose ``forward`` was replaced, as offloading and caches do.
+
+    Parameters
+    ----------
+    pipeline : diffusers.DiffusionPipeline
+        The pipeline.
+
+    Returns
+    -------
+    names : str
+        Names of modules; "" where there are none. A copy would run the original's.
+    """
+    names = []
+    for name, part in _modules(pipeline).items():
+        for path, module in part.named_modules():
+            forward = vars(module).get("forward")
+            if forward is not None and getattr(forward, "__self__", None) is not module:
+                names.append(f"{name}.{path}".rstrip("."))
+    return ", ".join(names)
+
+
+def changed_parts(one, other):
+    """Name the parts of a pipeline in which two fingerprints differ.
+
+    Parameters
+    ----------
+    one, other : dict of str to str
+        What :func:`fingerprint` returned.
+
+    Returns
+    -------
+    names : str
+        Such as "scheduler, unet"; "" if the fingerprints are the same.
+    """
+    names = sorted(one.keys() | other.keys())
+    return ", ".join(name for name in names if one.get(name) != other.get(name))
+
+
+def _modules(pipeline):
+    return {
+        name: part
+        for name, part in pipeline.components.items()
+        if isinstance(part, torch.nn.Module) and name not in UNUSED
+    }
+
+
+def _read(pipeline):
+    """Everything that tells a pipeline from others, as a dict of _Part."""
+    components, modules = pipeline.components, _modules(pipeline)
+    attributes = {
+        name: value for name, value in vars(pipeline).items() if name not in components
+    }
+    config = {k: v for k, v in pipeline.config.items() if k not in components}
+    parts = {"pipeline": _Part("pipeline")}
+    parts["pipeline"].add(
+        pipeline, "pipeline", {**attributes, "_internal_dict": config}
+    )
+    for name, value in components.items():
+        if value is None or name in UNUSED:
+            continue
+        part = parts[name] = _Part(name)
+        if name in modules:
+            part.add_modules(value)
+        elif hasattr(value, "get_vocab"):
+            part.add_tokenizer(value)
+        else:  # a scheduler, without the state that sampling leaves
+            schedule = getattr(value, "alphas_cumprod", None)
+            settings = {"_internal_dict": getattr(value, "config", {})}
+            part.add(value, name, {**settings, "alphas_cumprod": schedule})
+    return parts
+
+
+class _Part:
+    """Text and tensors of a part of a pipeline, and what they do not show."""
+
+    def __init__(self, name):
+        self.name, self.lines, self.tensors, self.unseen = name, [], [], []
+        self._texts = {}  # id of a value -> the value, which it keeps alive, its text
+        self._configs = {}  # the same of the configs of transformers, as dicts
+
+    def digest(self):
+        return digest("\n".join(self.lines).encode() + checksums(self.tensors))
+
+    def add_modules(self, root):
+        for path, module in root.named_modules():
+            if hasattr(module, "_orig_mod"):  # made by torch.compile, around another
+                continue
+            names = [self.name, *path.split(".")]
+            path = ".".join(n for n in names if n not in ("", "_orig_mod"))
+            attributes = {**vars(module), **_tensors(module)}
+            # An attention cache leaves these behind when it is disabled.
+            if not getattr(attributes.get("_diffusers_hook"), "hooks", None):
+                attributes["_diffusers_hook"] = None
+            for name in ("forward", "_old_forward"):
+                forward = attributes.pop(name, None)
+                function = getattr(forward, "func", getattr(forward, "__func__", None))
+                # That of accelerate moves weights and inputs from device to device.
+                if function is not type(module).forward and (
+                    getattr(function, "__module__", "") != "accelerate.hooks"
+                ):
+                    attributes[name.strip("_")] = forward
+            config = attributes.get("config")
+            if hasattr(config, "to_dict"):  # of transformers, shared by many modules
+                if id(config) not in self._configs:
+                    implementation = getattr(config, "_attn_implementation", None)
+                    settings = {**config.to_dict(), "attention": implementation}
+                    self._configs[id(config)] = config, settings
+                attributes["_internal_dict"] = self._configs[id(config)][1]
+            self.add(module, path, attributes)
+            hooks = *module._forward_hooks.values(), *module._forward_pre_hooks.values()
+            if not all(map(_only_watches, hooks)):
+                self.unseen.append(f"a forward hook on {path}")
+
+    def add_tokenizer(self, tokenizer):
+        # Its other settings are changed by some pipelines' encode_prompt.
+        length, vocabulary = tokenizer.model_max_length, _vocabulary(tokenizer)
+        self.add(tokenizer, self.name, {"length": length, "vocabulary": vocabulary})
+
+    def add(self, value, path, attributes):
+        """Add a line for an object and for each of its attributes."""
+        self.lines.append(f"{path}: {self._class(type(value))}")
+        for name, attribute in _that_count(attributes, type(value)).items():
+            if attribute is not None:
+                self.lines.append(f"{path}.{name}={self._text(attribute, path, name)}")
+
+    def _text(self, value, path, name):
+        """A value in words; its tensors are put aside for their checksum."""
+        if value is None or isinstance(value, bool | int | float | str | torch.dtype):
+            return repr(value)
+        if id(value) not in self._texts:
+            self._texts[id(value)] = value, "itself"  # where it has itself inside
+            self._texts[id(value)] = value, self._text_of_object(value, path, name)
+        return self._texts[id(value)][1]
+
+    def _text_of_object(self, value, path, name):
+        if isinstance(value, torch.Tensor):
+            if value.is_meta:
+                self.unseen.append(f"the offloaded {name} of {path}")
+            self.tensors.append(value)
+            return f"{value.dtype} {tuple(value.shape)}"
+        if isinstance(value, np.ndarray):
+            return f"{value.dtype} {value.shape} {digest(np.ascontiguousarray(value))}"
+        if isinstance(value, Mapping):
+            if name == "_internal_dict":
+                value = {k: v for k, v in value.items() if k not in UNREAD}
+                value = {k: v for k, v in value.items() if str(k)[0] != "_"}
+            value = {str(k): self._text(v, path, k) for k, v in value.items()}
+            return repr(sorted(value.items()))
+        if isinstance(value, list | tuple):
+            return repr([self._text(v, path, name) for v in value])
+        if isinstance(value, set | frozenset):
+            return repr(sorted(self._text(v, path, name) for v in value))
+        if isinstance(value, functools.partial):
+            inside = [value.func, value.args, value.keywords]
+            return self._text(inside, path, name)
+        if isinstance(value, type):
+            return self._class(value)
+        if callable(value) and hasattr(value, "__qualname__"):  # a function
+            if not _is_of_library(value):
+                self.unseen.append(f"the function {name} of {path}")
+            return f"{value.__module__}.{value.__qualname__}"
+        text = self._class(type(value))
+        # The state of an enabled cache changes with every call.
+        states = "StateManager", "HookFunctionReference"
+        if isinstance(value, torch.nn.Module) or type(value).__name__ in states:
+            return text
+        attributes = _that_count(getattr(value, "__dict__", {}), type(value))
+        return f"{text} {self._text(attributes, path, name)}"
+
+    def _class(self, cls):
+        """Name of a class; with its code, where it is of no library."""
+        if id(cls) not in self._texts:
+            text = f"{cls.__module__}.{cls.__qualname__}"
+            for parent in cls.__mro__:
+                for name, value in vars(parent).items():
+                    value = getattr(value, "__func__", value)
+                    if not isinstance(value, FunctionType):
+                        continue
+                    if _root(parent.__module__) not in LIBRARIES:
+                        text += f" {name}={_code(value.__code__)}"
+                    elif not _is_of_library(value):
+                        self.unseen.append(f"a changed {parent.__qualname__}.{name}")
+            self._texts[id(cls)] = cls, text
+        return self._texts[id(cls)][1]
+
+
+def _that_count(attributes, cls):
+    """Attributes of an object that may change an output."""
+    is_library = _root(cls.__module__) in LIBRARIES
+    return {
+        name: value
+        for name, value in attributes.items()
+        if name not in UNREAD
+        if not (is_library and name[0] == "_" and name not in PRIVATE)
+        or (
+            isinstance(value, FunctionType | MethodType) and not _is_of_library(value)
+        )  # a method that was replaced
+    }
+
+
+def _tensors(module):
+    """Weights and buffers of a module, also those that accelerate keeps elsewhere."""
+    tensors = {**module._parameters, **module._buffers}
+    stored = getattr(vars(module).get("_hf_hook"), "weights_map", None)
+    return {
+        # A private buffer counts too.
+        f"tensor {name}": stored[name] if tensor.is_meta and stored else tensor
+        for name, tensor in tensors.items()
+        if tensor is not None
+    }
+
+
+def _root(module):
+    return str(module).partition(".")[0]
+
+
+def _is_of_library(function):
+    """Whether a function was defined by a library, whatever its name says."""
+    function = getattr(function, "__func__", function)
+    module = getattr(function, "__globals__", {}).get("__name__")
+    return _root(module or function.__module__ or "builtins") in LIBRARIES
+
+
+def _code(code):
+    """Digest of what a function does, whatever file and line it is in."""
+    constants = [_code(c) if isinstance(c, CodeType) else c for c in code.co_consts]
+    return digest(repr((code.co_code, code.co_names, constants)).encode())
+
+
+def _only_watches(hook):
+    """Whether a forward hook changes nothing, as far as its code shows.
+
+    It returns None, or what ``append`` returns, and changes no value in place. Those of
+    libraries collect outputs, or compute a weight from others of the module.
+    """
+    hook = getattr(hook, "__func__", hook)
+    if not isinstance(hook, FunctionType):
+        return _root(type(hook).__module__) in LIBRARIES - {"functools"}
+    if _is_of_library(hook):
+        return True
+    steps = [step for step in dis.get_instructions(hook) if step.opname != "CACHE"]
+    names = [
+        step.argval for step in steps if step.opname in ("LOAD_ATTR", "LOAD_METHOD")
+    ]
+    stores = any(
+        step.opname in ("STORE_SUBSCR", "STORE_SLICE")
+        or (step.opname == "STORE_FAST" and before.argrepr.endswith("="))
+        for before, step in pairwise(steps)
+    )
+    if stores or any(name.endswith("_") for name in names):
+        return False
+    results = [step.argval for step in steps if step.opname == "RETURN_CONST"] + [
+        before.argval if before.opname == "LOAD_CONST" else before.opname
+        for before, step in pairwise(steps)
+        if step.opname == "RETURN_VALUE"
+    ]
+    jumps = any("JUMP" in step.opname for step in steps)
+    appends = names[:1] == ["append"] and results == ["CALL"] and not jumps
+    return appends or set(results) == {None}
+
+
+_vocabularies = WeakKeyDictionary()  # tokenizer -> (its added tokens, a digest)
+
+
+def _vocabulary(tokenizer):
+    """Digest of a vocabulary, computed again where tokens were added."""
+    added = tokenizer.get_added_vocab()
+    if _vocabularies.get(tokenizer, [None])[0] != added:
+        vocabulary = sorted(tokenizer.get_vocab().items())
+        _vocabularies[tokenizer] = added, digest(repr(vocabulary).encode())
+    return _vocabularies[tokenizer][1]

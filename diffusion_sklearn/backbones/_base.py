@@ -74,6 +74,9 @@ class Backbone:
     kind = "text"
     """What it is conditioned on: "text" or "class"."""
 
+    masks_tokens = False
+    """Whether conditions of a prompt end in an attention mask of its tokens."""
+
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 

@@ -18,6 +18,7 @@ class SanaBackbone(Backbone):
     """
 
     pipelines = ("SanaPipeline",)
+    masks_tokens = True
     max_sequence_length = 300
 
     def condition(self, names):

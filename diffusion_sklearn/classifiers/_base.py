@@ -19,6 +19,7 @@ from diffusion_sklearn.classifiers._prefilter import (
     candidates,
     combine_with_prefilter,
     fit_prefilter,
+    prefilter_log_proba,
 )
 from diffusion_sklearn.engine._cache import ErrorCache, ErrorStore
 from diffusion_sklearn.engine._errors import (
@@ -26,13 +27,18 @@ from diffusion_sklearn.engine._errors import (
     error_difference,
     iter_errors,
 )
+from diffusion_sklearn.engine._gradients import check_gradients, first_order_scores
 from diffusion_sklearn.engine._plan import Plan
 from diffusion_sklearn.engine._posterior import check_priors, log_posterior
 from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.engine._pruning import check_pruning
 from diffusion_sklearn.engine._trials import check_timesteps, make_trials
 from diffusion_sklearn.engine._weights import trial_weights
-from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_workers
+from diffusion_sklearn.engine._workers import (
+    first_order_scores_of_workers,
+    has_workers,
+    iter_errors_of_workers,
+)
 from diffusion_sklearn.images._pixels import to_pixels
 
 logger = logging.getLogger(__name__)
@@ -117,9 +123,11 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             [c for group in class_conditions for c in group]
         )
         plan = self._make_plan(spec, trials, conditions, len(labels))
-        prefilter = None
-        if self.prefilter is not None:
-            prefilter = fit_prefilter(self.prefilter, X, y, labels)
+        prefilter = self.prefilter
+        if isinstance(prefilter, str):  # "gradient"
+            check_gradients(backbone, self.null_condition)
+        elif prefilter is not None:
+            prefilter = fit_prefilter(prefilter, X, y, labels)
 
         # Set fitted attributes only after success.
         self.classes_, self.n_classes_ = labels, len(labels)
@@ -149,7 +157,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """
         images, plan = self._check_images(X), self._fitted_plan()
         priors = check_priors(self.priors, self.classes_)
-        active, outside = self._candidates(X, len(images), priors)
+        active, outside, _ = self._candidates(X, images, plan, priors)
         log_proba = []
         with self._cache(plan) as cache, self._progress(images) as bar:
             for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
@@ -176,7 +184,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """
         images, plan = self._check_images(X), self._fitted_plan()
         priors = check_priors(self.priors, self.classes_)
-        active, outside = self._candidates(X, len(images), priors)
+        active, outside, n_before = self._candidates(X, images, plan, priors)
         groups = []
         with self._cache(plan) as cache, self._progress(images) as bar:
             for errors, n_evaluations in self._iter_errors(plan, images, active, cache):
@@ -191,7 +199,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         return DenoisingErrors(
             errors,
             self.trials_.timesteps,
-            n_evaluations,
+            n_evaluations + n_before,
             combine_with_prefilter(log_proba, active, outside),
             self.classes_,
         )
@@ -374,12 +382,27 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             return iter_errors_of_workers(plan, images, active, store, self.n_jobs)
         return iter_errors(plan, images, active, cache)
 
-    def _candidates(self, X, n_images, priors):
-        """Classes to evaluate, and the prefilter's probability of the others."""
-        if self.prefilter_ is None:
-            active = np.ones((n_images, self.n_classes_), bool)
-            return active, np.zeros(active.shape)
-        return candidates(self.prefilter_, X, self.classes_, self.n_candidates, priors)
+    def _candidates(self, X, images, plan, priors):
+        """Classes to evaluate, and the prefilter's probability of the others.
+
+        And the number of evaluations of each image that it took.
+        """
+        shape, n_evaluations = (len(images), self.n_classes_), 0
+        is_gradient = isinstance(self.prefilter_, str)
+        if self.prefilter_ is None or (is_gradient and self.n_candidates >= shape[1]):
+            return np.ones(shape, bool), np.zeros(shape), n_evaluations
+        if is_gradient:
+            null = plan.backbone.encode_null(self.null_condition)
+            if has_workers(self.n_jobs, len(images)):
+                scores, n_evaluations = first_order_scores_of_workers(
+                    plan, images, null, self.n_jobs
+                )
+            else:
+                scores, n_evaluations = first_order_scores(plan, images, null)
+            log_proba = -scores * plan.n_elements / self.temperature
+        else:
+            log_proba = prefilter_log_proba(self.prefilter_, X, self.classes_)
+        return (*candidates(log_proba, self.n_candidates, priors), n_evaluations)
 
     def _all_errors(self, X, trials=None):
         """Errors of all classes and trials, whatever the pruning and the prefilter.

@@ -220,32 +220,16 @@ def evaluate(plan, latents, triples, cache=None, mean_over=(1, 2, 3)):
         clean, noise, t = latents[image], noises[trial], timesteps[trial]
         noised = backbone.add_noise(clean, noise, t)  # (b, c, h, w)
         with torch.inference_mode(), kernels:
-            if "vlb" in terms:
-                predicted, log_variance_fraction = backbone.predict_with_variance(
-                    noised, t, conditions[condition]
-                )
-            else:
-                predicted = backbone.predict(noised, t, conditions[condition])
+            predicted, log_variance_fraction = predict_terms(
+                backbone, terms, noised, t, conditions[condition]
+            )
             n_rows[:] += np.bincount(batch[:, 0], minlength=len(n_rows))
             if null is not None:
                 without = unconditional(batch, noised, t)
                 predicted = without + plan.guidance_scale * (predicted - without)
-            pair = backbone.prediction_and_target(
-                plan.target, predicted, noised, clean, noise, t
+            losses = batch_losses(
+                plan, terms, predicted, log_variance_fraction, noised, clean, noise, t
             )
-            losses = [
-                LOSSES[term](*pair, reduction="none")
-                if term in LOSSES
-                else variational_terms(
-                    predicted,
-                    log_variance_fraction,
-                    clean,
-                    noised,
-                    t,
-                    backbone.noise_schedule.alphas_cumprod,
-                )
-                for term in terms
-            ]
         return torch.stack([loss.mean(dim=mean_over) for loss in losses], dim=1)
 
     def unconditional(batch, noised, t):
@@ -288,6 +272,71 @@ def evaluate(plan, latents, triples, cache=None, mean_over=(1, 2, 3)):
             "dtype='float32' or 'bfloat16', another target, or other timesteps."
         )
     return errors, n_rows
+
+
+def predict_terms(backbone, terms, noised, timesteps, conditions):
+    """Run the network once, for what the terms of a loss need.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The model.
+    terms : sequence of str
+        Of :data:`~diffusion_sklearn.engine._losses.TERMS`.
+    noised, timesteps, conditions
+        As for ``Backbone.predict``.
+
+    Returns
+    -------
+    predicted : Tensor of shape (b, c, h, w)
+    log_variance_fraction : Tensor of shape (b, c, h, w) or None
+        None where no term needs it.
+    """
+    if "vlb" in terms:
+        return backbone.predict_with_variance(noised, timesteps, conditions)
+    return backbone.predict(noised, timesteps, conditions), None
+
+
+def batch_losses(
+    plan, terms, predicted, log_variance_fraction, noised, clean, noise, timesteps
+):
+    """Terms of the loss of a batch, element by element.
+
+    Parameters
+    ----------
+    plan : Plan
+        With the model and the space of the error.
+    terms : sequence of str
+        Of :data:`~diffusion_sklearn.engine._losses.TERMS`.
+    predicted, log_variance_fraction : Tensor of shape (b, c, h, w)
+        From :func:`predict_terms`.
+    noised, clean, noise : Tensor of shape (b, c, h, w)
+        What they were made from.
+    timesteps : Tensor of shape (b,), int64
+        The noise level of each.
+
+    Returns
+    -------
+    losses : list of Tensor of shape (b, c, h, w)
+        One for each term.
+    """
+    backbone = plan.backbone
+    pair = backbone.prediction_and_target(
+        plan.target, predicted, noised, clean, noise, timesteps
+    )
+    return [
+        LOSSES[term](*pair, reduction="none")
+        if term in LOSSES
+        else variational_terms(
+            predicted,
+            log_variance_fraction,
+            clean,
+            noised,
+            timesteps,
+            backbone.noise_schedule.alphas_cumprod,
+        )
+        for term in terms
+    ]
 
 
 def error_difference(plan, pixels, a, b):

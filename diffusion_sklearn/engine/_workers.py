@@ -1,11 +1,13 @@
 """Images in chunks, to the workers of any joblib backend."""
 
+import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.engine._errors import iter_errors
+from diffusion_sklearn.engine._gradients import first_order_scores
 
 CHUNKS_PER_WORKER, MIN_CHUNK, MAX_CHUNK = 4, 16, 1024
 WORKER_DEATHS = {"BrokenExecutor", "KilledWorker", "RayActorError", "NodeDiedError"}
@@ -58,16 +60,45 @@ def iter_errors_of_workers(plan, images, active, store, n_jobs):
     RuntimeError
         If a worker died.
     """
+
+    def task(part, start, end):
+        return delayed(_errors_of_chunk)(plan, part, active[start:end], store, start)
+
+    for groups in _iter_chunks(task, images, n_jobs):
+        yield from groups
+
+
+def first_order_scores_of_workers(plan, images, null, n_jobs):
+    """First-order scores of images, computed by workers.
+
+    Parameters
+    ----------
+    plan, images, null
+        As in :func:`~diffusion_sklearn.engine._gradients.first_order_scores`.
+    n_jobs : int or None
+        For joblib.
+
+    Returns
+    -------
+    scores, n_evaluations
+        As there.
+    """
+
+    def task(part, start, end):
+        return delayed(first_order_scores)(plan, part, null, start)
+
+    scores, n_evaluations = zip(*_iter_chunks(task, images, n_jobs), strict=True)
+    return np.concatenate(scores), n_evaluations[0]
+
+
+def _iter_chunks(task, images, n_jobs):
+    """Results of a task for each chunk of the images, in their order."""
     n_workers = min(effective_n_jobs(n_jobs), len(images))
-    tasks = (
-        delayed(_errors_of_chunk)(plan, _part(images, a, b), active[a:b], store, a)
-        for a, b in chunks(len(images), n_workers)
-    )
+    tasks = (task(_part(images, a, b), a, b) for a, b in chunks(len(images), n_workers))
     backend, _ = get_active_backend()
     return_as = "generator" if backend.supports_return_generator else "list"
     try:
-        for groups in Parallel(n_jobs=n_jobs, return_as=return_as)(tasks):
-            yield from groups
+        yield from Parallel(n_jobs=n_jobs, return_as=return_as)(tasks)
     except Exception as error:
         if WORKER_DEATHS.isdisjoint(kind.__name__ for kind in type(error).__mro__):
             raise

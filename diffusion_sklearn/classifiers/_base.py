@@ -27,7 +27,7 @@ from diffusion_sklearn.engine._errors import (
     error_difference,
     iter_errors,
 )
-from diffusion_sklearn.engine._gradients import check_gradients, first_order_scores
+from diffusion_sklearn.engine._gradients import check_gradients, predict_errors
 from diffusion_sklearn.engine._plan import Plan
 from diffusion_sklearn.engine._posterior import check_priors, log_posterior
 from diffusion_sklearn.engine._progress import ProgressBar
@@ -35,9 +35,9 @@ from diffusion_sklearn.engine._pruning import check_pruning
 from diffusion_sklearn.engine._trials import check_timesteps, make_trials
 from diffusion_sklearn.engine._weights import trial_weights
 from diffusion_sklearn.engine._workers import (
-    first_order_scores_of_workers,
     has_workers,
     iter_errors_of_workers,
+    predict_errors_of_workers,
 )
 from diffusion_sklearn.images._pixels import to_pixels
 
@@ -387,21 +387,21 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
         And the number of evaluations of each image that it took.
         """
-        shape, n_evaluations = (len(images), self.n_classes_), 0
-        is_gradient = isinstance(self.prefilter_, str)
-        if self.prefilter_ is None or (is_gradient and self.n_candidates >= shape[1]):
-            return np.ones(shape, bool), np.zeros(shape), n_evaluations
-        if is_gradient:
+        prefilter, shape = self.prefilter_, (len(images), self.n_classes_)
+        if prefilter is None:
+            return np.ones(shape, bool), np.zeros(shape), 0
+        log_proba, n_evaluations = np.zeros(shape), 0
+        eligible = np.ones(shape[1], bool) if priors is None else priors > 0
+        if not isinstance(prefilter, str):
+            log_proba = prefilter_log_proba(prefilter, X, self.classes_)
+        elif eligible.sum() > self.n_candidates:
             null = plan.backbone.encode_null(self.null_condition)
+            search = plan, images, null, self.n_candidates, eligible
             if has_workers(self.n_jobs, len(images)):
-                scores, n_evaluations = first_order_scores_of_workers(
-                    plan, images, null, self.n_jobs
-                )
+                errors, n_evaluations = predict_errors_of_workers(*search, self.n_jobs)
             else:
-                scores, n_evaluations = first_order_scores(plan, images, null)
-            log_proba = -scores * plan.n_elements / self.temperature
-        else:
-            log_proba = prefilter_log_proba(self.prefilter_, X, self.classes_)
+                errors, n_evaluations = predict_errors(*search)
+            log_proba = -errors * plan.n_elements / self.temperature
         return (*candidates(log_proba, self.n_candidates, priors), n_evaluations)
 
     def _all_errors(self, X, trials=None):

@@ -100,6 +100,8 @@ def candidates(log_proba, n_candidates, priors=None):
         log_proba = np.where(priors == 0, -np.inf, log_proba)
     rank = (-log_proba).argsort(axis=1, kind="stable").argsort(axis=1)
     active = rank < n_candidates
+    if priors is not None:
+        active &= priors > 0
     highest = log_proba.max(axis=1, keepdims=True)
     proba = np.exp(log_proba - np.where(np.isfinite(highest), highest, 0))
     total = np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(float).tiny)

@@ -1,16 +1,24 @@
-"""First-order scores: one backward pass compares all classes."""
+"""Candidates among many classes: first-order scores, then a search."""
 
+import math
 import threading
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from sklearn.linear_model import BayesianRidge
 from torch import nn
 
 from diffusion_sklearn.backbones._batches import BatchSize, in_batches
 from diffusion_sklearn.backbones._devices import to_device
 from diffusion_sklearn.engine._allocator import kept_memory
-from diffusion_sklearn.engine._errors import batch_losses, encode, predict_terms
+from diffusion_sklearn.engine._errors import (
+    batch_losses,
+    encode,
+    evaluate,
+    predict_terms,
+    with_prompts,
+)
 from diffusion_sklearn.engine._losses import loss_terms
 from diffusion_sklearn.engine._trials import thin
 from diffusion_sklearn.images._pixels import to_pixels
@@ -24,6 +32,13 @@ NOISE_LEVELS = (0.2, 0.9)
 ROWS_OF_A_GRADIENT = 8
 """A row whose activations are kept for the backward pass takes as much memory."""
 
+SEARCH_LEVEL = 0.6
+"""Timestep of the one trial on which classes are tried, as a fraction of all."""
+
+MIN_ROUND = 20
+"""Classes evaluated in a round of the search, or the number of candidates if more."""
+
+N_FEATURES = 256  # of a class, random projections of its embedding
 CHUNK = 512  # conditions multiplied at once
 
 EVALUATIONS = 3
@@ -86,8 +101,73 @@ def gradient_trials(trials, weights, n_timesteps):
     return thin(subset, N_GRADIENTS) if len(subset) > N_GRADIENTS else subset
 
 
-def first_order_scores(plan, images, null, first=0):
-    r"""First-order change of the error from the null condition to each class.
+def predict_errors(plan, images, null, n_candidates, eligible, first=0):
+    """Errors of all classes, predicted from a few evaluations.
+
+    The first-order scores put the classes in an order. Then the best n of them, 20 or
+    `n_candidates`, are evaluated on one trial, and a Bayesian linear regression on the
+    class's embedding and its first-order score predicts the errors of the others; the
+    best n of those are next. With K classes there are log2(K / n) such rounds: none up
+    to 20 classes, of which the first-order scores are returned.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its pruning is not used.
+    images : sequence
+        As :func:`~diffusion_sklearn.images._pixels.check_images` returns them.
+    null : Tensor of shape (1, ...)
+        The null condition.
+    n_candidates : int
+        Candidates that are wanted.
+    eligible : ndarray of shape (n_classes,), bool
+        The classes to choose from, more than `n_candidates`.
+    first : int, default=0
+        Index of the first image, for messages.
+
+    Returns
+    -------
+    errors : ndarray of shape (n_images, n_classes), float64
+        Weighted error, up to a constant for each image: that of one trial where it was
+        evaluated, else its prediction.
+    n_evaluations : ndarray of shape (n_images,), int64
+        Rows of forward passes; the backward pass of a gradient counts as two more.
+
+    Raises
+    ------
+    ValueError
+        If the model has no embedding of its class ids.
+    FloatingPointError
+        If a gradient overflowed, as in float16.
+    """
+    backbone, timesteps = plan.backbone, plan.trials.timesteps
+    trials = gradient_trials(plan.trials, plan.weights, backbone.n_timesteps)
+    level = SEARCH_LEVEL * backbone.n_timesteps
+    trial = trials[np.abs(timesteps[trials] - level).argmin()]
+    rows = BatchSize(max(1, plan.rows.rows // ROWS_OF_A_GRADIENT))
+    size = max(n_candidates, MIN_ROUND)
+    n_rounds = max(0, math.ceil(math.log2(eligible.sum() / size)))
+    errors = np.empty((len(images), plan.n_classes))
+    n_evaluations = np.full(len(images), EVALUATIONS * len(trials))
+    features = None
+    for start in range(0, len(images), plan.group_size):
+        group = slice(start, start + plan.group_size)
+        pixels = to_pixels(images[group], plan.image_size, first + start)
+        with kept_memory(backbone.device):
+            latents = encode(plan, pixels)
+            of_trials, tables = _scores_of_trials(plan, latents, trials, null, rows)
+            if features is None:
+                features = _features(tables, plan.n_prompts)  # (k, f)
+            scores = combine_trials(of_trials)
+            errors[group], n_rows = _search(
+                plan, latents, trial, scores, features, eligible, size, n_rounds
+            )
+        n_evaluations[group] += n_rows
+    return errors, n_evaluations
+
+
+def combine_trials(scores):
+    r"""First-order scores of the classes, from those of the trials.
 
     For a trial j, the error :math:`e_j(c)` has a gradient :math:`g_j` at the null
     condition :math:`c_0`. For all classes at once,
@@ -103,54 +183,75 @@ def first_order_scores(plan, images, null, first=0):
 
     Parameters
     ----------
-    plan : Plan
-        Its pruning is not used.
-    images : sequence
-        As :func:`~diffusion_sklearn.images._pixels.check_images` returns them.
-    null : Tensor of shape (1, ...)
-        The null condition.
-    first : int, default=0
-        Index of the first image, for messages.
+    scores : ndarray of shape (n_images, n_trials, n_classes)
+        s_jk.
 
     Returns
     -------
-    scores : ndarray of shape (n_images, n_classes), float64
-        In units of the weighted error; the lower, the more probable.
-    n_evaluations : int
-        Of each image: rows of forward passes, a backward pass counted as two more.
-
-    Raises
-    ------
-    ValueError
-        If the model has no embedding of its class ids.
-    FloatingPointError
-        If a gradient overflowed, as in float16.
+    scores : ndarray of shape (n_images, n_classes)
+        In units of the error; the lower, the more probable.
     """
-    trials = gradient_trials(plan.trials, plan.weights, plan.backbone.n_timesteps)
-    rows = BatchSize(max(1, plan.rows.rows // ROWS_OF_A_GRADIENT))
-    scores = np.empty((len(images), plan.n_classes))
-    for start in range(0, len(images), plan.group_size):
-        group = slice(start, start + plan.group_size)
-        pixels = to_pixels(images[group], plan.image_size, first + start)
-        with kept_memory(plan.backbone.device):
-            of_trials = _scores_of_trials(
-                plan, encode(plan, pixels), trials, null, rows
-            )
-        spread = of_trials.std(axis=2)  # (n, m)
-        weights = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
-        total = np.maximum(weights.sum(axis=1), np.finfo(float).tiny)
-        scores[group] = np.einsum("nm,nmk->nk", weights, of_trials) / total[:, None]
-    return scores, EVALUATIONS * len(trials)
+    spread = scores.std(axis=2)  # (n, m)
+    weights = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+    total = np.maximum(weights.sum(axis=1), np.finfo(float).tiny)
+    return np.einsum("nm,nmk->nk", weights, scores) / total[:, None]
+
+
+def _features(tables, n_prompts):
+    """Random projections of the classes' embeddings, (n_classes, N_FEATURES)."""
+    rng, features = np.random.default_rng(0), 0
+    for table, origin in tables:
+        shape = N_FEATURES, origin.numel()
+        directions = rng.standard_normal(shape, np.float32) / np.sqrt(N_FEATURES)
+        directions = torch.from_numpy(directions).to(table.device)
+        features = features + _products(directions, table, origin)  # (f, n_conditions)
+    features = features.unflatten(1, (-1, n_prompts)).mean(dim=2).T.double()
+    features = (features - features.mean(dim=0)).cpu().numpy()
+    scale = np.sqrt((features**2).sum(axis=1).mean())
+    return features / max(scale, np.finfo(float).tiny)
+
+
+def _search(plan, latents, trial, scores, features, eligible, size, n_rounds):
+    """Errors of all classes, and evaluations of each image, as predict_errors does."""
+    n = len(latents)
+    predicted = scores.copy()
+    evaluated = np.full(scores.shape, np.nan)
+    n_rows = np.zeros(n, np.int64)
+    spread = np.maximum(scores.std(axis=1, keepdims=True), np.finfo(float).tiny)
+    scores = (scores - scores.mean(axis=1, keepdims=True)) / spread
+    for _ in range(n_rounds):
+        left = np.where(np.isnan(evaluated) & eligible, predicted, np.inf)
+        k = left.argsort(axis=1, kind="stable")[:, :size].ravel()
+        i = np.arange(n).repeat(size)
+        possible = np.isfinite(left[i, k])
+        i, k = i[possible], k[possible]
+        triples = with_prompts(i, np.full_like(i, trial), k, plan.n_prompts)
+        values, n_more = evaluate(plan, latents, triples)
+        n_rows += n_more
+        values = values.reshape(-1, plan.n_prompts).mean(axis=1)
+        evaluated[i, k] = values * plan.weights[trial]
+        for image, done in enumerate(~np.isnan(evaluated)):
+            inputs = np.column_stack([scores[image], features])  # (k, 1 + f)
+            fit = BayesianRidge().fit(inputs[done], evaluated[image, done])
+            predicted[image] = fit.predict(inputs)
+    return np.where(np.isnan(evaluated), predicted, evaluated), n_rows
 
 
 @torch.inference_mode(False)
 def _scores_of_trials(plan, latents, trials, null, rows):
-    """Scores of each image, trial and class, (n_images, n_trials, n_classes)."""
+    """Scores s_jk of each image, trial and class, and the tables of embeddings.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_images, n_trials, n_classes), float64
+    tables : list of (Tensor, Tensor)
+        Embeddings of the conditions, and that of the null condition.
+    """
     backbone, terms = plan.backbone, loss_terms(plan.loss)
     noises, timesteps, conditions, _ = plan.inputs
     image, trial = np.divmod(np.arange(len(latents) * len(trials)), len(trials))
     pairs = np.stack([image, trials[trial]])
-    null = null.to(latents.device)
+    null, tables = null.to(latents.device), []
 
     def score_batch(batch):
         image, trial = to_device(pairs[:, batch], latents.device)
@@ -175,6 +276,7 @@ def _scores_of_trials(plan, latents, trials, null, rows):
             _products(gradient.flatten(1).to(backbone.compute_dtype), table, origin)
             for gradient, (_, table, origin) in zip(gradients, leaves, strict=True)
         ]
+        tables[:] = [(table, origin) for _, table, origin in leaves]
         return sum(products)  # (b, n_conditions)
 
     batches = in_batches(score_batch, pairs.shape[1], rows)
@@ -187,7 +289,7 @@ def _scores_of_trials(plan, latents, trials, null, rows):
     # Conditions of a class are its prompts.
     scores = scores.reshape(len(latents), len(trials), plan.n_classes, -1).mean(axis=3)
     scale = plan.guidance_scale * plan.weights[trials] / plan.n_elements
-    return scores * scale[:, None]
+    return scores * scale[:, None], tables
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from joblib.parallel import get_active_backend
 
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.engine._errors import iter_errors
-from diffusion_sklearn.engine._gradients import first_order_scores
+from diffusion_sklearn.engine._gradients import predict_errors
 
 CHUNKS_PER_WORKER, MIN_CHUNK, MAX_CHUNK = 4, 16, 1024
 WORKER_DEATHS = {"BrokenExecutor", "KilledWorker", "RayActorError", "NodeDiedError"}
@@ -68,27 +68,26 @@ def iter_errors_of_workers(plan, images, active, store, n_jobs):
         yield from groups
 
 
-def first_order_scores_of_workers(plan, images, null, n_jobs):
-    """First-order scores of images, computed by workers.
+def predict_errors_of_workers(plan, images, null, n_candidates, eligible, n_jobs):
+    """Predicted errors of images, computed by workers.
 
     Parameters
     ----------
-    plan, images, null
-        As in :func:`~diffusion_sklearn.engine._gradients.first_order_scores`.
+    plan, images, null, n_candidates, eligible
+        As in :func:`~diffusion_sklearn.engine._gradients.predict_errors`.
     n_jobs : int or None
         For joblib.
 
     Returns
     -------
-    scores, n_evaluations
+    errors, n_evaluations
         As there.
     """
 
     def task(part, start, end):
-        return delayed(first_order_scores)(plan, part, null, start)
+        return delayed(predict_errors)(plan, part, null, n_candidates, eligible, start)
 
-    scores, n_evaluations = zip(*_iter_chunks(task, images, n_jobs), strict=True)
-    return np.concatenate(scores), n_evaluations[0]
+    return map(np.concatenate, zip(*_iter_chunks(task, images, n_jobs), strict=True))
 
 
 def _iter_chunks(task, images, n_jobs):

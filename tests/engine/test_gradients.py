@@ -1,5 +1,7 @@
 """First-order scores, against finite differences of a double loop in float64."""
 
+from unittest.mock import Mock
+
 import joblib
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
 )
+from diffusion_sklearn.engine import _gradients
 from diffusion_sklearn.engine._gradients import (
     N_GRADIENTS,
-    first_order_scores,
     gradient_trials,
+    predict_errors,
 )
 from diffusion_sklearn.engine._trials import Trials
 from diffusion_sklearn.testing import tiny_pipelines
@@ -24,6 +27,7 @@ IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 NAMES = ["ant", "bee", "cat", "eel"]
 PIPELINES = tiny_pipelines()
 STEP = 1e-5
+EVERY = np.ones(4, bool)
 
 
 def in_double(pipeline):
@@ -121,8 +125,8 @@ def test_scores_against_finite_differences(case):
     ).fit(classes=NAMES)
     plan = clf._fitted_plan()
     null = clf.backbone_.encode_null(clf.null_condition)
-    scores, n_evaluations = first_order_scores(plan, list(IMAGES[:2]), null)
-    assert n_evaluations == 2 * 3  # trials at 400 and 700
+    scores, n_evaluations = predict_errors(plan, list(IMAGES[:2]), null, 2, EVERY)
+    assert n_evaluations.tolist() == [2 * 3] * 2  # trials at 400 and 700
     rest = clf.target, clf.loss
     for image, found in zip(IMAGES, scores, strict=False):
         slopes = [
@@ -143,7 +147,7 @@ def test_guidance_and_other_losses(loss):
     clf.set_params(prefilter="gradient").fit(classes=NAMES)
     network = clf.backbone_.network
     null = clf.backbone_.null_condition()
-    scores, _ = first_order_scores(clf._fitted_plan(), list(IMAGES[:1]), null)
+    scores, _ = predict_errors(clf._fitted_plan(), list(IMAGES[:1]), null, 2, EVERY)
     (table,) = [m.weight for m in network.modules() if isinstance(m, nn.Embedding)]
     rows = table.detach().clone()
 
@@ -205,6 +209,79 @@ def test_evaluations_are_rows_of_the_network(kind):
     # All classes are candidates: no gradient is needed.
     result = clf.set_params(n_candidates=4, pruning=None).denoising_errors(IMAGES)
     assert (result.n_evaluations == 4 * 6 * (2 if kind == "text" else 1)).all()
+
+
+@pytest.fixture
+def small_rounds(monkeypatch):
+    """A search among four classes, in two rounds of one."""
+    monkeypatch.setattr(_gradients, "MIN_ROUND", 1)
+
+
+@pytest.mark.parametrize("kind", ["text", "class"])
+def test_search(kind, small_rounds):
+    """Evaluated classes have their own error, and others its regression."""
+    clf = text("Stable Diffusion 1.x, 2.x") if kind == "text" else of_class("DiT")
+    clf.set_params(timesteps=[300, 590, 800], n_trials=3, prefilter="gradient")
+    clf.set_params(timestep_weights=lambda t: 2.0, n_candidates=1).fit(classes=NAMES)
+    plan, null = clf._fitted_plan(), clf.backbone_.null_condition()
+    errors, n_evaluations = predict_errors(plan, list(IMAGES), null, 1, EVERY)
+    n_prompts = 2 if kind == "text" else 1
+    assert n_evaluations.tolist() == [3 * 3 + 2 * n_prompts] * 3
+    own = 2 * clf._all_errors(IMAGES)[:, :, 1]  # at t = 590
+    same = np.isclose(errors, own, rtol=1e-6, atol=0)
+    assert same.sum(axis=1).tolist() == [2, 2, 2]
+    # The first is the best of the first-order scores.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_gradients, "MIN_ROUND", 20)
+        scores, _ = predict_errors(plan, list(IMAGES), null, 1, EVERY)
+    assert same[np.arange(3), scores.argmin(axis=1)].all()
+    # A class that is not eligible is not evaluated.
+    eligible = EVERY.copy()
+    eligible[scores[0].argmin()] = False
+    errors, _ = predict_errors(plan, list(IMAGES[:1]), null, 1, eligible)
+    assert not np.isclose(errors[0], own[0], rtol=1e-6, atol=0)[~eligible].any()
+
+
+def test_results_of_a_search_do_not_depend_on_other_images(small_rounds):
+    clf = of_class("DiT", n_trials=6, prefilter="gradient", n_candidates=2)
+    expected = clf.fit(classes=NAMES).denoising_errors(IMAGES)
+    alone = [clf.set_params(batch_size=1).denoising_errors([one]) for one in IMAGES]
+    found = np.concatenate([one.log_proba for one in alone])
+    np.testing.assert_allclose(found, expected.log_proba, atol=1e-6)
+    n_evaluations = np.concatenate([one.n_evaluations for one in alone])
+    np.testing.assert_array_equal(n_evaluations, expected.n_evaluations)
+
+
+def test_the_regression_finds_the_best_of_many_classes(monkeypatch):
+    """Errors that are linear in the embedding, and scores that say nothing."""
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((400, 8))
+    true = features @ rng.standard_normal((8, 3))  # (k, n)
+
+    def evaluate(plan, latents, triples):
+        assert len(set(map(tuple, triples))) == len(triples)  # none of them twice
+        return true[triples[:, 2], triples[:, 0]], np.bincount(triples[:, 0])
+
+    monkeypatch.setattr(_gradients, "evaluate", evaluate)
+    plan = Mock(n_prompts=1, weights=np.ones(1))
+    scores = rng.standard_normal((3, 400))
+    found, n_rows = _gradients._search(
+        plan, np.zeros(3), 0, scores, features, np.ones(400, bool), 20, 2
+    )
+    assert n_rows.tolist() == [40] * 3
+    np.testing.assert_array_equal(found.argmin(axis=1), true.argmin(axis=0))
+
+
+def test_priors_of_0_are_no_candidates():
+    clf = of_class("DiT", n_trials=6, prefilter="gradient", n_candidates=2)
+    clf.set_params(priors=[0, 0.5, 0.3, 0.2]).fit(classes=NAMES)
+    result = clf.denoising_errors(IMAGES)
+    assert (np.exp(result.log_proba)[:, 0] == 0).all()
+    assert np.isnan(result.errors[:, 0]).all()
+    np.testing.assert_allclose(np.exp(result.log_proba).sum(axis=1), 1)
+    # No choice among two: no gradient either.
+    clf.set_params(priors=[0, 0.5, 0, 0.5], pruning=None)
+    assert (clf.denoising_errors(IMAGES).n_evaluations == 2 * 6).all()
 
 
 def test_which_trials():

@@ -32,7 +32,8 @@ class DenoisingErrors:
     timesteps : ndarray of shape (n_trials,), int64
         Timestep of each trial.
     n_evaluations : ndarray of shape (n_images,), int64
-        Rows that went through the network for each image, guidance included.
+        Rows that went through the network for each image, guidance included. A backward
+        pass of ``prefilter="gradient"`` counts as two more.
     log_proba : ndarray of shape (n_images, n_classes), float64
         Log posterior that follows from the errors, and from the prefilter if there is
         one.

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from sklearn.linear_model import BayesianRidge
 from torch import nn
 
 from diffusion_sklearn.backbones._batches import BatchSize, in_batches
@@ -232,9 +231,36 @@ def _search(plan, latents, trial, scores, features, eligible, size, n_rounds):
         evaluated[i, k] = values * plan.weights[trial]
         for image, done in enumerate(~np.isnan(evaluated)):
             inputs = np.column_stack([scores[image], features])  # (k, 1 + f)
-            fit = BayesianRidge().fit(inputs[done], evaluated[image, done])
-            predicted[image] = fit.predict(inputs)
+            predicted[image] = _regress(inputs, done, evaluated[image, done])
     return np.where(np.isnan(evaluated), predicted, evaluated), n_rows
+
+
+def _regress(inputs, done, values):
+    """Bayesian linear regression, as scikit-learn's BayesianRidge, of few values.
+
+    Its regularization is the one of highest evidence (MacKay, 1992).
+
+    Parameters
+    ----------
+    inputs : ndarray of shape (n_classes, n_features)
+    done : ndarray of shape (n_classes,), bool
+        The classes with a value, n of them.
+    values : ndarray of shape (n,)
+
+    Returns
+    -------
+    predicted : ndarray of shape (n_classes,)
+        Of all classes.
+    """
+    mean, inputs = values.mean(), inputs - inputs[done].mean(axis=0)
+    variances, axes = np.linalg.eigh(inputs[done] @ inputs[done].T)  # (n,), (n, n)
+    rotated = axes.T @ (values - mean)
+    scale = max(variances.mean(), np.finfo(float).tiny)
+    total = variances.clip(0) + scale * 2.0 ** np.arange(-12, 5)[:, None]
+    noise = np.maximum((rotated**2 / total).mean(axis=1), np.finfo(float).tiny)
+    evidence = -len(values) * np.log(noise) - np.log(total).sum(axis=1)
+    coefficients = inputs[done].T @ (axes @ (rotated / total[evidence.argmax()]))
+    return mean + inputs @ coefficients
 
 
 @torch.inference_mode(False)

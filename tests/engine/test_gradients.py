@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.linear_model import BayesianRidge
 from torch import nn
 
 from diffusion_sklearn import (
@@ -270,6 +271,18 @@ def test_the_regression_finds_the_best_of_many_classes(monkeypatch):
     )
     assert n_rows.tolist() == [40] * 3
     np.testing.assert_array_equal(found.argmin(axis=1), true.argmin(axis=0))
+
+
+def test_regression_is_that_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    inputs = rng.standard_normal((300, 40)) * np.linspace(0.2, 1, 40)
+    values = inputs @ rng.standard_normal(40) + 5 + 0.5 * rng.standard_normal(300)
+    done = np.arange(300) < 60
+    found = _gradients._regress(inputs, done, values[done])
+    expected = BayesianRidge().fit(inputs[done], values[done]).predict(inputs)
+    assert np.abs(found - expected).max() < 0.1 * expected.std()
+    one = np.arange(300) < 1  # a single value says nothing about others
+    assert (_gradients._regress(inputs, one, values[one]) == values[0]).all()
 
 
 def test_priors_of_0_are_no_candidates():

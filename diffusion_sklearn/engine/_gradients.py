@@ -37,6 +37,9 @@ SEARCH_LEVEL = 0.6
 MIN_ROUND = 20
 """Classes evaluated in a round of the search, or the number of candidates if more."""
 
+ROUNDS_A_DOUBLING = 1.2
+"""Rounds of the search, each time that the number of classes doubles."""
+
 N_FEATURES = 256  # of a class, random projections of its embedding
 CHUNK = 512  # conditions multiplied at once
 
@@ -106,8 +109,8 @@ def predict_errors(plan, images, null, n_candidates, eligible, first=0):
     The first-order scores put the classes in an order. Then the best n of them, 20 or
     `n_candidates`, are evaluated on one trial, and a Bayesian linear regression on the
     class's embedding and its first-order score predicts the errors of the others; the
-    best n of those are next. With K classes there are log2(K / n) such rounds: none up
-    to 20 classes, of which the first-order scores are returned.
+    best n of those are next. With K classes there are 1.2 log2(K / n) such rounds: none
+    up to 20 classes, of which the first-order scores are returned.
 
     Parameters
     ----------
@@ -145,7 +148,8 @@ def predict_errors(plan, images, null, n_candidates, eligible, first=0):
     trial = trials[np.abs(timesteps[trials] - level).argmin()]
     rows = BatchSize(max(1, plan.rows.rows // ROWS_OF_A_GRADIENT))
     size = max(n_candidates, MIN_ROUND)
-    n_rounds = max(0, math.ceil(math.log2(eligible.sum() / size)))
+    n_rounds = math.ceil(ROUNDS_A_DOUBLING * math.log2(max(1, eligible.sum() / size)))
+    n_rounds = min(n_rounds, eligible.sum() // size)
     errors = np.empty((len(images), plan.n_classes))
     n_evaluations = np.full(len(images), EVALUATIONS * len(trials))
     features = None
@@ -222,8 +226,6 @@ def _search(plan, latents, trial, scores, features, eligible, size, n_rounds):
         left = np.where(np.isnan(evaluated) & eligible, predicted, np.inf)
         k = left.argsort(axis=1, kind="stable")[:, :size].ravel()
         i = np.arange(n).repeat(size)
-        possible = np.isfinite(left[i, k])
-        i, k = i[possible], k[possible]
         triples = with_prompts(i, np.full_like(i, trial), k, plan.n_prompts)
         values, n_more = evaluate(plan, latents, triples)
         n_rows += n_more

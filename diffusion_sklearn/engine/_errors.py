@@ -124,7 +124,7 @@ def group_errors(plan, pixels, active, cache=None):
         i, j, k = np.nonzero(active[:, None, :].repeat(len(trials), axis=1))
         if len(i) == 0:
             break
-        triples = with_prompts(i, trials[j], k, plan.n_prompts)  # (n_rows, 3)
+        triples = _with_prompts(i, trials[j], k, plan.n_prompts)  # (n_rows, 3)
         values = np.full(len(triples), np.nan)
         if cached is not None:
             values = cached[triples[:, 0], triples[:, 2], triples[:, 1]]
@@ -145,20 +145,8 @@ def group_errors(plan, pixels, active, cache=None):
     return errors, n_evaluations
 
 
-def with_prompts(image, trial, k, n_prompts):
-    """(image, trial, condition) of each evaluation, one for each prompt of a class.
-
-    Parameters
-    ----------
-    image, trial, k : ndarray of shape (n,), int64
-        Index of the image, the trial and the class.
-    n_prompts : int
-        Conditions of a class.
-
-    Returns
-    -------
-    triples : ndarray of shape (n * n_prompts, 3), int64
-    """
+def _with_prompts(image, trial, k, n_prompts):
+    """(image, trial, condition) of each evaluation, one for each prompt of a class."""
     triples = np.stack([image, trial, k * n_prompts], axis=1).repeat(n_prompts, axis=0)
     triples[:, 2] += np.tile(np.arange(n_prompts), len(image))
     return triples
@@ -372,7 +360,7 @@ def error_difference(plan, pixels, a, b):
     """
     n = len(plan.trials)
     trial, k = np.tile(np.arange(n), 2), np.repeat([a, b], n)
-    triples = with_prompts(np.zeros_like(trial), trial, k, plan.n_prompts)
+    triples = _with_prompts(np.zeros_like(trial), trial, k, plan.n_prompts)
     errors, _ = evaluate(plan, encode(plan, pixels), triples, mean_over=1)
     mean_a, mean_b = errors.reshape(2, -1, *errors.shape[1:]).mean(axis=1)
     return mean_b - mean_a

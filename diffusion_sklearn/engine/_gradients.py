@@ -3,6 +3,7 @@
 import math
 import threading
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from diffusion_sklearn.engine._errors import (
     encode,
     evaluate,
     predict_terms,
-    with_prompts,
 )
 from diffusion_sklearn.engine._losses import loss_terms
 from diffusion_sklearn.engine._trials import thin
@@ -42,6 +42,7 @@ ROUNDS_A_DOUBLING = 1.2
 
 N_FEATURES = 256  # of a class, random projections of its embedding
 CHUNK = 512  # conditions multiplied at once
+_features_of = WeakKeyDictionary()  # plan -> features of its classes
 
 EVALUATIONS = 3
 """Of a gradient: a forward pass, and a backward pass that counts as two more."""
@@ -152,16 +153,16 @@ def predict_errors(plan, images, null, n_candidates, eligible, first=0):
     n_rounds = min(n_rounds, eligible.sum() // size)
     errors = np.empty((len(images), plan.n_classes))
     n_evaluations = np.full(len(images), EVALUATIONS * len(trials))
-    features = None
     for start in range(0, len(images), plan.group_size):
         group = slice(start, start + plan.group_size)
         pixels = to_pixels(images[group], plan.image_size, first + start)
         with kept_memory(backbone.device):
             latents = encode(plan, pixels)
             of_trials, tables = _scores_of_trials(plan, latents, trials, null, rows)
-            if features is None:
-                features = _features(tables, plan.n_prompts)  # (k, f)
+            if n_rounds and plan not in _features_of:
+                _features_of[plan] = _features(tables, plan.n_prompts)  # (k, f)
             scores = combine_trials(of_trials)
+            features = _features_of.get(plan)
             errors[group], n_rows = _search(
                 plan, latents, trial, scores, features, eligible, size, n_rounds
             )
@@ -216,7 +217,7 @@ def _features(tables, n_prompts):
 
 def _search(plan, latents, trial, scores, features, eligible, size, n_rounds):
     """Errors of all classes, and evaluations of each image, as predict_errors does."""
-    n = len(latents)
+    n, n_prompts = len(latents), plan.n_prompts
     predicted = scores.copy()
     evaluated = np.full(scores.shape, np.nan)
     n_rows = np.zeros(n, np.int64)
@@ -226,10 +227,18 @@ def _search(plan, latents, trial, scores, features, eligible, size, n_rounds):
         left = np.where(np.isnan(evaluated) & eligible, predicted, np.inf)
         k = left.argsort(axis=1, kind="stable")[:, :size].ravel()
         i = np.arange(n).repeat(size)
-        triples = with_prompts(i, np.full_like(i, trial), k, plan.n_prompts)
+        conditions = k[:, None] * n_prompts + np.arange(n_prompts)
+        triples = np.stack(
+            [
+                i.repeat(n_prompts),
+                np.repeat(trial, len(i) * n_prompts),
+                conditions.ravel(),
+            ],
+            axis=1,
+        )
         values, n_more = evaluate(plan, latents, triples)
         n_rows += n_more
-        values = values.reshape(-1, plan.n_prompts).mean(axis=1)
+        values = values.reshape(-1, n_prompts).mean(axis=1)
         evaluated[i, k] = values * plan.weights[trial]
         for image, done in enumerate(~np.isnan(evaluated)):
             inputs = np.column_stack([scores[image], features])  # (k, 1 + f)

@@ -74,7 +74,9 @@ def table(model, first, n, seed, antithetic=False):
     conditions = torch.cat([plan.conditions, plan.backbone.encode_null()])
     if antithetic:  # both trials of a pair have the same timestep
         trials = PairedTrials(trials.timesteps[::2].repeat(2), trials.seed)
-    plan = replace(plan, conditions=conditions, n_classes=11, trials=trials)
+    plan = replace(
+        plan, conditions=conditions, n_prompts=np.ones(11, int), trials=trials
+    )
     errors = np.concatenate([errors for errors, _ in iter_errors(plan, images)])
     return errors, np.searchsorted(clf.classes_, truth), clf.trials_
 

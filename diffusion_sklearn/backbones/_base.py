@@ -90,6 +90,9 @@ class Backbone:
     is_flow = False
     """Whether the family is trained by flow matching, whatever the scheduler."""
 
+    masks_tokens = False
+    """Whether conditions of a prompt end in an attention mask of its tokens."""
+
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 

@@ -21,6 +21,7 @@ class PixArtBackbone(Backbone):
     """
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    masks_tokens = True
 
     def __init__(self, pipeline):
         super().__init__(pipeline)

@@ -19,6 +19,7 @@ class SanaBackbone(Backbone):
 
     pipelines = ("SanaPipeline",)
     is_flow = True
+    masks_tokens = True
     max_sequence_length = 300
 
     def condition(self, names):

@@ -26,6 +26,7 @@ from diffusion_sklearn.classifiers._prefilter import (
     candidates,
     combine_with_prefilter,
     fit_prefilter,
+    prefilter_log_proba,
 )
 from diffusion_sklearn.classifiers._trial_covariance import resolve_trial_covariance
 from diffusion_sklearn.engine._cache import ErrorCache, ErrorStore
@@ -35,6 +36,7 @@ from diffusion_sklearn.engine._errors import (
     iter_errors,
     iter_looks,
 )
+from diffusion_sklearn.engine._gradients import check_gradients, predict_errors
 from diffusion_sklearn.engine._plan import Plan
 from diffusion_sklearn.engine._posterior import (
     check_class_offsets,
@@ -51,7 +53,11 @@ from diffusion_sklearn.engine._weights import (
     resolve_target,
     trial_weights,
 )
-from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_workers
+from diffusion_sklearn.engine._workers import (
+    has_workers,
+    iter_errors_of_workers,
+    predict_errors_of_workers,
+)
 from diffusion_sklearn.images._pixels import to_pixels
 
 logger = logging.getLogger(__name__)
@@ -146,17 +152,21 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             class_conditions,
             max(1e-5, torch.finfo(embeddings.dtype).eps),
         )
-        plan = self._make_plan(spec, trials, conditions, len(labels))
+        n_prompts = np.array(list(map(len, class_conditions)))
+        plan = self._make_plan(spec, trials, conditions, n_prompts)
         if has_guessed_weights(self.target, self.timestep_weights, backbone):
             warnings.warn(GUESSED_WEIGHTS.format(backbone.name), stacklevel=2)
-        prefilter = None
-        if self.prefilter is not None:
-            prefilter = fit_prefilter(self.prefilter, X, y, labels)
+        prefilter = self.prefilter
+        if isinstance(prefilter, str):  # "gradient"
+            check_gradients(backbone, self.null_condition)
+        elif prefilter is not None:
+            prefilter = fit_prefilter(prefilter, X, y, labels)
 
         # Set fitted attributes only after success.
         self.classes_, self.n_classes_ = labels, len(labels)
         self.trials_, self.prefilter_ = trials, prefilter
         self._spec, self._conditions, self._fit = spec, plan.conditions, FitKey()
+        self._n_prompts = n_prompts
         self._set_conditions(class_conditions)
         return self
 
@@ -180,7 +190,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             Columns in the order of `classes_`.
         """
         images, plan = self._check_images(X), self._fitted_plan()
-        log_prior, outside = self._log_prior(X, len(images))
+        log_prior, outside, _ = self._log_prior(X, images, plan)
         log_proba = np.empty(log_prior.shape)
         with self._open_errors(plan, images, log_prior) as groups:
             for group, errors, _ in groups:
@@ -215,7 +225,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         True
         """
         images, plan = self._check_images(X), self._fitted_plan()
-        log_prior, outside = self._log_prior(X, len(images))
+        log_prior, outside, _ = self._log_prior(X, images, plan)
         offsets = -log_prior * self.temperature / plan.n_elements
         pixels = to_pixels(images, plan.image_size)
         with ErrorCache.open(ErrorStore.of(self.memory), plan) as cache:
@@ -238,7 +248,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             ``timesteps``, ``n_evaluations``, ``log_proba`` and ``classes``.
         """
         images, plan = self._check_images(X), self._fitted_plan()
-        log_prior, outside = self._log_prior(X, len(images))
+        log_prior, outside, n_before = self._log_prior(X, images, plan)
         log_proba = np.empty(log_prior.shape)
         all_errors = np.empty((*log_prior.shape, len(plan.trials)), np.float32)
         n_evaluations = np.empty(len(images), np.int64)
@@ -249,7 +259,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         return DenoisingErrors(
             all_errors,
             self.trials_.timesteps,
-            n_evaluations,
+            n_evaluations + n_before,
             combine_with_prefilter(log_proba, outside),
             self.classes_,
         )
@@ -334,6 +344,11 @@ class BaseDiffusionClassifier(BaseImageClassifier):
     def _check_parameters(self, n_trials):
         self._validate_params()
         check_pruning(self.pruning, n_trials)
+        if self.prefilter_weight and isinstance(self.prefilter, str):
+            raise ValueError(
+                f"prefilter_weight={self.prefilter_weight} needs a classifier as "
+                f"prefilter, not {self.prefilter!r}; pass one, or prefilter_weight=0."
+            )
         check_timesteps(self.timesteps)
 
     def _check_images(self, X):
@@ -370,7 +385,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         get_unchanged(self._spec)
         return self._spec, self.trials_
 
-    def _make_plan(self, spec, trials, conditions, n_classes, **settings):
+    def _make_plan(self, spec, trials, conditions, n_prompts, **settings):
         """The plan of a prediction, from the parameters as they are now."""
         backbone = get_backbone(spec)
         settings = {
@@ -394,7 +409,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             spec,
             trials,
             conditions,
-            n_classes,
+            n_prompts,
             weights=trial_weights(self.timestep_weights, trials, backbone, self.target),
             loss=self.loss,
             target=target,
@@ -423,11 +438,11 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             self.image_size,
             self.batch_size,
         )
-        conditions, n_classes = self._conditions, self.n_classes_
+        conditions, n_prompts = self._conditions, self._n_prompts
 
         def make():
             return self._make_plan(
-                self._spec, trials, conditions, n_classes, **settings
+                self._spec, trials, conditions, n_prompts, **settings
             )
 
         return get_or_make(self._fit, key, make)
@@ -459,31 +474,49 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         priors = align("priors", self.priors, self.classes_)
         return check_priors(priors, self.classes_)
 
-    def _log_prior(self, X, n_images):
+    def _log_prior(self, X, images, plan):
         """Log prior of each image's classes, -inf where none is evaluated.
 
-        With it the prefilter's probability of the classes outside its candidates.
+        With it the prefilter's probability of the classes outside its candidates, and
+        the evaluations of each image that it took.
         """
         priors = self._priors()
         offsets = align("class_offsets", self.class_offsets, self.classes_)
         log_prior = check_class_offsets(offsets, self.classes_)
         log_prior = with_priors(log_prior, priors)
-        outside = np.zeros((n_images, self.n_classes_))
-        active = np.ones(outside.shape, bool)
+        shape = len(images), self.n_classes_
+        active, outside, n_evaluations = np.ones(shape, bool), np.zeros(shape), 0
         if self.prefilter_ is not None:
-            active, proba = candidates(
-                self.prefilter_, X, self.classes_, self.n_candidates, priors
+            eligible = np.isfinite(log_prior)
+            log_proba, n_evaluations = self._prefilter_log_proba(
+                X, images, plan, eligible
             )
+            active, proba = candidates(log_proba, self.n_candidates, eligible)
             outside = np.where(active, 0, proba)
-            proba = np.maximum(proba, np.finfo(float).tiny)
-            log_prior = log_prior + self.prefilter_weight * np.log(proba)
+            if self.prefilter_weight:
+                proba = np.maximum(proba, np.finfo(float).tiny)
+                log_prior = log_prior + self.prefilter_weight * np.log(proba)
         log_prior = np.where(active, log_prior, -np.inf)
         if np.isneginf(log_prior).all(axis=1).any():
             raise ValueError(
                 f"priors={priors.tolist()} rule out every class that is left for an "
                 "image; raise n_candidates or give each class a prior above 0."
             )
-        return log_prior, outside
+        return log_prior, outside, n_evaluations
+
+    def _prefilter_log_proba(self, X, images, plan, eligible):
+        """The prefilter's log-probabilities, and the evaluations that they took."""
+        if not isinstance(self.prefilter_, str):
+            return prefilter_log_proba(self.prefilter_, X, self.classes_), 0
+        if eligible.sum() <= self.n_candidates:
+            return np.zeros((len(images), self.n_classes_)), 0
+        null = plan.backbone.encode_null(self.null_condition)
+        search = plan, images, null, self.n_candidates, eligible
+        if has_workers(self.n_jobs, len(images)):
+            errors, n_evaluations = predict_errors_of_workers(*search, self.n_jobs)
+        else:
+            errors, n_evaluations = predict_errors(*search)
+        return -errors * plan.n_elements / self.temperature, n_evaluations
 
     def _log_posterior(self, plan, errors, log_prior):
         return log_posterior(
@@ -513,7 +546,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             return self._errors_of(self._fitted_plan(pruning=None), images)
         get_unchanged(self._spec)
         plan = self._make_plan(
-            self._spec, trials, self._conditions, self.n_classes_, pruning=None
+            self._spec, trials, self._conditions, self._n_prompts, pruning=None
         )
         return self._errors_of(plan, images, use_memory=False)
 
@@ -527,8 +560,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
         NaN where `active`, (n, k), is False.
         """
+        n_prompts = np.ones(len(conditions), int)
         plan = self._make_plan(
-            spec, trials, conditions, len(conditions), pruning=None, **settings
+            spec, trials, conditions, n_prompts, pruning=None, **settings
         )
         log_prior = None if active is None else np.where(active, 0, -np.inf)
         with self._open_errors(plan, images, log_prior) as groups:

@@ -83,20 +83,25 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         paper (its w is guidance_scale - 1); another value takes one more evaluation a
         trial.
     null_condition : int, default=None
-        The class id that stands for none, for `guidance_scale` and
-        :meth:`score_samples`; None: the model's own null class.
-    prefilter : classifier, default=None
+        The class id that stands for none, for `guidance_scale`,
+        ``prefilter="gradient"`` and :meth:`score_samples`; None: the model's own null
+        class.
+    prefilter : classifier or "gradient", default=None
         Any classifier with predict_proba. `fit` fits a copy of it; only its best
         classes, the candidates, are evaluated (appendix B of the paper). The posterior
         divides the prefilter's total probability of the candidates among them; each
-        other class has the prefilter's probability.
+        other class has the prefilter's probability. "gradient": for many classes, the
+        model itself chooses the candidates, by gradients of the error with respect to
+        the condition at `null_condition` and a search among the classes
+        (:doc:`/reference/method`); the other classes have the probability that follows
+        from their predicted errors.
     n_candidates : int, default=20
-        Number of candidates.
+        Number of candidates. With as many classes, "gradient" does nothing.
     prefilter_weight : float, default=0.0
         Of the prefilter's log-probability of a candidate, which is added to the
         diffusion model's log-likelihood: a product of experts, which
         :func:`fit_prefilter_weight` balances. 0: the prefilter has no say among its
-        candidates.
+        candidates. Not for "gradient".
     priors : array-like of shape (n_classes,), dict or Series, default=None
         Class priors aligned with `classes_`, or by label; None: uniform.
     class_offsets : array-like of shape (n_classes,), dict or Series, default=None
@@ -141,7 +146,7 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         The model; its ``pipeline`` is the diffusers pipeline.
     trials_ : Trials
         ``timesteps`` (n_trials,) and ``noise(shape)``, float32 (n_trials, \*shape).
-    prefilter_ : classifier or None
+    prefilter_ : classifier, "gradient" or None
         The fitted prefilter, if there is one.
     n_features_in_ : int
         Length of a flat row, if `fit` saw some.

@@ -25,7 +25,7 @@ PARAMETER_CONSTRAINTS = {
     "timestep_weights": [StrOptions(set(WEIGHTINGS)), callable, "array-like", None],
     "guidance_scale": [Interval(Real, None, None, closed="neither")],
     "null_condition": [str, Integral, None],
-    "prefilter": [HasMethods(["fit"]), None],
+    "prefilter": [HasMethods(["fit"]), StrOptions({"gradient"}), None],
     "n_candidates": [Interval(Integral, 1, None, closed="left")],
     "prefilter_weight": [Interval(Real, 0, None, closed="left")],
     "priors": ["array-like", None],

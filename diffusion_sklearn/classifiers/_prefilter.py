@@ -51,8 +51,8 @@ def fit_prefilter(prefilter, X, y, classes):
     return prefilter
 
 
-def candidates(prefilter, X, classes, n_candidates, priors=None):
-    """Classes worth evaluating (Li et al., ICCV 2023, appendix B).
+def prefilter_log_proba(prefilter, X, classes):
+    """Log-probabilities of our classes by a prefilter.
 
     Parameters
     ----------
@@ -62,11 +62,31 @@ def candidates(prefilter, X, classes, n_candidates, priors=None):
         Images, as the user passed them.
     classes : ndarray of shape (n_classes,)
         The sorted labels.
+
+    Returns
+    -------
+    log_proba : ndarray of shape (n_images, n_classes), float64
+        Not normalised where the prefilter has other classes too.
+    """
+    given = prefilter.predict_proba(X)  # (n, its classes)
+    proba = np.zeros((len(given), len(classes)))
+    for column, label in enumerate(prefilter.classes_):
+        proba[:, classes == label] = given[:, [column]]
+    with np.errstate(divide="ignore"):
+        return np.log(proba)
+
+
+def candidates(log_proba, n_candidates, eligible):
+    """Classes worth evaluating (Li et al., ICCV 2023, appendix B).
+
+    Parameters
+    ----------
+    log_proba : ndarray of shape (n_images, n_classes)
+        Log-probabilities by the prefilter, up to a constant for each image.
     n_candidates : int
-        How many of them are evaluated.
-    priors : ndarray of shape (n_classes,), default=None
-        Class priors. A class of prior 0 is no candidate; the others only weigh the
-        candidates, later.
+        How many classes are evaluated.
+    eligible : ndarray of shape (n_classes,), bool
+        Classes whose prior is not 0.
 
     Returns
     -------
@@ -75,14 +95,11 @@ def candidates(prefilter, X, classes, n_candidates, priors=None):
     proba : ndarray of shape (n_images, n_classes), float64
         The prefilter's probability of every class.
     """
-    given = prefilter.predict_proba(X)  # (n, its classes)
-    proba = np.zeros((len(given), len(classes)))
-    for column, label in enumerate(prefilter.classes_):
-        proba[:, classes == label] = given[:, [column]]
-    if priors is not None:
-        proba[:, priors == 0] = 0
-    rank = (-proba).argsort(axis=1, kind="stable").argsort(axis=1)
-    active = rank < n_candidates
+    log_proba = np.where(eligible, log_proba, -np.inf)
+    rank = (-log_proba).argsort(axis=1, kind="stable").argsort(axis=1)
+    active = eligible & (rank < n_candidates)
+    highest = log_proba.max(axis=1, keepdims=True)
+    proba = np.exp(log_proba - np.where(np.isfinite(highest), highest, 0))
     total = np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(float).tiny)
     return active, proba / total
 

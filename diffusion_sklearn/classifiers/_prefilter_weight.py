@@ -5,7 +5,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.model_selection import KFold
 
-from diffusion_sklearn.classifiers._prefilter import candidates
+from diffusion_sklearn.classifiers._prefilter import prefilter_log_proba
 from diffusion_sklearn.engine._posterior import with_priors
 
 WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -62,8 +62,11 @@ def fit_prefilter_weight(clf, X, y, *, cv=5):
     >>> weight = fit_prefilter_weight(clf, scenes.images, items)
     >>> clf = clf.set_params(prefilter_weight=weight)
     """
-    if clf.prefilter_ is None:
-        raise ValueError("clf has no prefilter; set one, and fit again.")
+    if clf.prefilter_ is None or isinstance(clf.prefilter_, str):
+        raise ValueError(
+            f"clf has prefilter={clf.prefilter!r}, which is no expert of its own; set "
+            "a classifier, and fit again."
+        )
     y = np.asarray(y)
     unknown_labels = sorted(set(y.tolist()) - set(clf.classes_.tolist()))
     if unknown_labels:
@@ -78,8 +81,8 @@ def fit_prefilter_weight(clf, X, y, *, cv=5):
     plan = clf._fitted_plan(pruning=None)
     errors = (clf._all_errors(X) * plan.weights).mean(axis=2)
     scores = with_priors(-errors * plan.n_elements / clf.temperature, priors)
-    _, proba = candidates(clf.prefilter_, X, clf.classes_, 1)
-    log_proba = np.log(np.maximum(proba, np.finfo(float).tiny))
+    log_proba = prefilter_log_proba(clf.prefilter_, X, clf.classes_)
+    log_proba = np.maximum(log_proba, np.log(np.finfo(float).tiny))
 
     def nats(log_scale, weight, rows):
         total = np.exp(log_scale) * (scores[rows] + weight * log_proba[rows])

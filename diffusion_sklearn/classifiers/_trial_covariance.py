@@ -63,12 +63,12 @@ def fit_trial_covariance(clf, X):
     subset = np.arange(clf.n_classes_)
     if len(subset) > MAX_CLASSES:
         subset = np.sort(rng.choice(subset, MAX_CLASSES, replace=False))
-    conditions = clf._conditions.unflatten(0, (clf.n_classes_, -1))[subset]
+    of_class = np.arange(clf.n_classes_).repeat(clf._n_prompts)
     plan = clf._make_plan(
         clf._spec,
         trials,
-        conditions.flatten(0, 1),
-        len(subset),
+        clf._conditions[np.isin(of_class, subset)],
+        clf._n_prompts[subset],
         pruning=None,
         trial_covariance=None,
     )

@@ -32,7 +32,8 @@ class DenoisingErrors:
     timesteps : ndarray of shape (n_trials,), int64
         Timestep of each trial.
     n_evaluations : ndarray of shape (n_images,), int64
-        Rows that went through the network for each image, guidance included.
+        Rows that went through the network for each image, guidance included. A backward
+        pass of ``prefilter="gradient"`` counts as two more.
     log_proba : ndarray of shape (n_images, n_classes), float64
         Log posterior that follows from the errors, and from the prefilter if there is
         one.
@@ -145,7 +146,7 @@ def iter_looks(plan, pixels, offsets, cache=None):
         i, j, k = np.nonzero(active[:, None, :].repeat(len(trials), axis=1))
         if len(i) == 0:
             break
-        triples = _with_prompts(i, trials[j], k, plan.n_prompts)  # (n_rows, 3)
+        triples = with_prompts(plan, i, trials[j], k)  # (n_rows, 3)
         values = np.full(len(triples), np.nan)
         if cached is not None:
             values = cached[triples[:, 0], triples[:, 2], triples[:, 1]]
@@ -154,7 +155,7 @@ def iter_looks(plan, pixels, offsets, cache=None):
             latents = encode(plan, pixels) if latents is None else latents
             values[missing], n_rows = evaluate(plan, latents, triples[missing], cache)
             n_evaluations += n_rows
-        errors[i, k, trials[j]] = values.reshape(-1, plan.n_prompts).mean(axis=1)
+        errors[i, k, trials[j]] = mean_over_prompts(plan, k, values)
 
         so_far = plan.order[:end]
         weighted = errors[:, :, so_far] * plan.weights[so_far]
@@ -167,11 +168,48 @@ def iter_looks(plan, pixels, offsets, cache=None):
         yield errors, n_evaluations
 
 
-def _with_prompts(image, trial, k, n_prompts):
-    """(image, trial, condition) of each evaluation, one for each prompt of a class."""
-    triples = np.stack([image, trial, k * n_prompts], axis=1).repeat(n_prompts, axis=0)
-    triples[:, 2] += np.tile(np.arange(n_prompts), len(image))
+def with_prompts(plan, image, trial, k):
+    """(image, trial, condition) of each evaluation, one for each prompt of a class.
+
+    Parameters
+    ----------
+    plan : Plan
+        With the number of prompts of each class.
+    image, trial, k : ndarray of shape (n,), int64
+        Index of the image, the trial and the class.
+
+    Returns
+    -------
+    triples : ndarray of shape (n_rows, 3), int64
+    """
+    counts = plan.n_prompts[k]
+    triples = np.stack([image, trial, plan.first_conditions[k]], axis=1)
+    triples = triples.repeat(counts, axis=0)
+    triples[:, 2] += np.arange(len(triples)) - (np.cumsum(counts) - counts).repeat(
+        counts
+    )
     return triples
+
+
+def mean_over_prompts(plan, k, values):
+    """Mean of the values of each class's prompts, the reverse of :func:`with_prompts`.
+
+    Parameters
+    ----------
+    plan : Plan
+        With the number of prompts of each class.
+    k : ndarray of shape (n,), int64
+        Index of the class.
+    values : ndarray of shape (n_rows, ...)
+        One for each row of the triples.
+
+    Returns
+    -------
+    means : ndarray of shape (n, ...)
+    """
+    counts = plan.n_prompts[k]
+    sums = np.add.reduceat(values, np.cumsum(counts) - counts, axis=0)
+    return sums / counts.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def encode(plan, pixels):
@@ -243,32 +281,16 @@ def evaluate(plan, latents, triples, cache=None, mean_over=(1, 2, 3)):
         clean, noise, t = latents[image], noises[trial], timesteps[trial]
         noised = backbone.add_noise(clean, noise, t)  # (b, c, h, w)
         with torch.inference_mode(), kernels:
-            if "vlb" in terms:
-                predicted, log_variance_fraction = backbone.predict_with_variance(
-                    noised, t, conditions[condition]
-                )
-            else:
-                predicted = backbone.predict(noised, t, conditions[condition])
+            predicted, log_variance_fraction = predict_terms(
+                backbone, terms, noised, t, conditions[condition]
+            )
             n_rows[:] += np.bincount(batch[:, 0], minlength=len(n_rows))
             if null is not None:
                 without = unconditional(batch, noised, t)
                 predicted = without + plan.guidance_scale * (predicted - without)
-            pair = backbone.prediction_and_target(
-                plan.target, predicted, noised, clean, noise, t
+            losses = batch_losses(
+                plan, terms, predicted, log_variance_fraction, noised, clean, noise, t
             )
-            losses = [
-                LOSSES[term](*pair, reduction="none")
-                if term in LOSSES
-                else variational_terms(
-                    predicted,
-                    log_variance_fraction,
-                    clean,
-                    noised,
-                    t,
-                    backbone.noise_schedule.alphas_cumprod,
-                )
-                for term in terms
-            ]
         return torch.stack([loss.mean(dim=mean_over) for loss in losses], dim=1)
 
     def unconditional(batch, noised, t):
@@ -313,6 +335,71 @@ def evaluate(plan, latents, triples, cache=None, mean_over=(1, 2, 3)):
     return errors, n_rows
 
 
+def predict_terms(backbone, terms, noised, timesteps, conditions):
+    """Run the network once, for what the terms of a loss need.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The model.
+    terms : sequence of str
+        Of :data:`~diffusion_sklearn.engine._losses.TERMS`.
+    noised, timesteps, conditions
+        As for ``Backbone.predict``.
+
+    Returns
+    -------
+    predicted : Tensor of shape (b, c, h, w)
+    log_variance_fraction : Tensor of shape (b, c, h, w) or None
+        None where no term needs it.
+    """
+    if "vlb" in terms:
+        return backbone.predict_with_variance(noised, timesteps, conditions)
+    return backbone.predict(noised, timesteps, conditions), None
+
+
+def batch_losses(
+    plan, terms, predicted, log_variance_fraction, noised, clean, noise, timesteps
+):
+    """Terms of the loss of a batch, element by element.
+
+    Parameters
+    ----------
+    plan : Plan
+        With the model and the space of the error.
+    terms : sequence of str
+        Of :data:`~diffusion_sklearn.engine._losses.TERMS`.
+    predicted, log_variance_fraction : Tensor of shape (b, c, h, w)
+        From :func:`predict_terms`.
+    noised, clean, noise : Tensor of shape (b, c, h, w)
+        What they were made from.
+    timesteps : Tensor of shape (b,), int64
+        The noise level of each.
+
+    Returns
+    -------
+    losses : list of Tensor of shape (b, c, h, w)
+        One for each term.
+    """
+    backbone = plan.backbone
+    pair = backbone.prediction_and_target(
+        plan.target, predicted, noised, clean, noise, timesteps
+    )
+    return [
+        LOSSES[term](*pair, reduction="none")
+        if term in LOSSES
+        else variational_terms(
+            predicted,
+            log_variance_fraction,
+            clean,
+            noised,
+            timesteps,
+            backbone.noise_schedule.alphas_cumprod,
+        )
+        for term in terms
+    ]
+
+
 def error_difference(plan, pixels, a, b):
     """Where class `a` explains an image better than class `b`.
 
@@ -333,7 +420,8 @@ def error_difference(plan, pixels, a, b):
     """
     n = len(plan.trials)
     trial, k = np.tile(np.arange(n), 2), np.repeat([a, b], n)
-    triples = _with_prompts(np.zeros_like(trial), trial, k, plan.n_prompts)
+    triples = with_prompts(plan, np.zeros_like(trial), trial, k)
     errors, _ = evaluate(plan, encode(plan, pixels), triples, mean_over=1)
-    mean_a, mean_b = errors.reshape(2, -1, *errors.shape[1:]).mean(axis=1)
+    errors = mean_over_prompts(plan, k, errors)
+    mean_a, mean_b = errors.reshape(2, n, *errors.shape[1:]).mean(axis=1)
     return mean_b - mean_a

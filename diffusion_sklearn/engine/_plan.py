@@ -42,10 +42,10 @@ class Plan:
         Leads to the model, which is loaded once a process; with its fingerprint.
     trials : Trials
         The (timestep, noise) pairs.
-    conditions : Tensor of shape (n_classes * n_prompts, ...)
+    conditions : Tensor of shape (n_conditions, ...)
         Text embeddings or class ids, those of a class next to each other.
-    n_classes : int
-        Number of classes.
+    n_prompts : ndarray of shape (n_classes,), int64
+        Conditions of each class.
     weights : ndarray of shape (n_trials,)
         Weight of each trial's error.
     pruning, loss, target, guidance_scale, batch_size : object
@@ -61,7 +61,7 @@ class Plan:
     model: object
     trials: Trials
     conditions: torch.Tensor
-    n_classes: int
+    n_prompts: np.ndarray
     weights: np.ndarray
     pruning: object
     loss: str
@@ -83,9 +83,14 @@ class Plan:
         return get_backbone(self.model)
 
     @property
-    def n_prompts(self):
-        """Conditions of a class."""
-        return len(self.conditions) // self.n_classes
+    def n_classes(self):
+        """Number of classes."""
+        return len(self.n_prompts)
+
+    @cached_property
+    def first_conditions(self):
+        """Index of the first condition of each class, (n_classes,)."""
+        return np.cumsum(self.n_prompts) - self.n_prompts
 
     @property
     def latent_shape(self):

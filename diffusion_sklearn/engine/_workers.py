@@ -1,5 +1,6 @@
 """Images in chunks, to the workers of any joblib backend."""
 
+import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
@@ -7,6 +8,7 @@ from joblib.parallel import get_active_backend
 from diffusion_sklearn.backbones._loading import get_unchanged
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.engine._errors import iter_errors
+from diffusion_sklearn.engine._gradients import predict_errors
 
 CHUNKS_PER_WORKER, MIN_CHUNK, MAX_CHUNK = 4, 16, 1024
 WORKER_DEATHS = {"BrokenExecutor", "KilledWorker", "RayActorError", "NodeDiedError"}
@@ -59,16 +61,45 @@ def iter_errors_of_workers(plan, images, offsets, store, n_jobs):
     RuntimeError
         If a worker died.
     """
+
+    def task(part, start, end):
+        return delayed(_errors_of_chunk)(plan, part, offsets[start:end], store, start)
+
+    for groups in _iter_chunks(task, images, n_jobs):
+        yield from groups
+
+
+def predict_errors_of_workers(plan, images, null, n_candidates, eligible, n_jobs):
+    """Predicted errors of images, computed by workers.
+
+    Parameters
+    ----------
+    plan, images, null, n_candidates, eligible
+        As in :func:`~diffusion_sklearn.engine._gradients.predict_errors`.
+    n_jobs : int or None
+        For joblib.
+
+    Returns
+    -------
+    errors, n_evaluations
+        As there.
+    """
+
+    def task(part, start, end):
+        search = plan, part, null, n_candidates, eligible, start
+        return delayed(_predict_errors_of_chunk)(*search)
+
+    return map(np.concatenate, zip(*_iter_chunks(task, images, n_jobs), strict=True))
+
+
+def _iter_chunks(task, images, n_jobs):
+    """Results of a task for each chunk of the images, in their order."""
     n_workers = min(effective_n_jobs(n_jobs), len(images))
-    tasks = (
-        delayed(_errors_of_chunk)(plan, _part(images, a, b), offsets[a:b], store, a)
-        for a, b in chunks(len(images), n_workers)
-    )
+    tasks = (task(_part(images, a, b), a, b) for a, b in chunks(len(images), n_workers))
     backend, _ = get_active_backend()
     return_as = "generator" if backend.supports_return_generator else "list"
     try:
-        for groups in Parallel(n_jobs=n_jobs, return_as=return_as)(tasks):
-            yield from groups
+        yield from Parallel(n_jobs=n_jobs, return_as=return_as)(tasks)
     except Exception as error:
         if WORKER_DEATHS.isdisjoint(kind.__name__ for kind in type(error).__mro__):
             raise
@@ -79,9 +110,18 @@ def iter_errors_of_workers(plan, images, offsets, store, n_jobs):
         ) from error
 
 
-def _errors_of_chunk(plan, images, offsets, store, first):
+def _predict_errors_of_chunk(plan, *args):
+    _check_model(plan)
+    return predict_errors(plan, *args)
+
+
+def _check_model(plan):
     if "backbone" not in vars(plan):  # in this process for the first time
         get_unchanged(plan.model)
+
+
+def _errors_of_chunk(plan, images, offsets, store, first):
+    _check_model(plan)
     with ErrorCache.open(store, plan) as cache:
         return list(iter_errors(plan, images, offsets, cache, first))
 

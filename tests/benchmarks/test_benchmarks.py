@@ -21,6 +21,7 @@ from benchmarks.speed import (
     families,
     gpu,
     growth,
+    many_classes,
     overhead,
     parts,
     scaling,
@@ -293,6 +294,26 @@ def test_weightings_of_the_objectives_benchmark_are_those_of_the_estimators():
 
 def test_captions_of_the_growth_benchmark_differ():
     assert len({scene.caption for scene in different_scenes(100)}) == 100
+
+
+def test_many_classes_benchmark(monkeypatch, capsys, tmp_path):
+    flags = ["--quick", "--json", str(tmp_path / "m.json")]
+    monkeypatch.setattr(sys, "argv", ["many_classes.py", *flags])
+    many_classes.main()
+    rows = json.loads((tmp_path / "m.json").read_text("utf-8"))["rows"]
+    assert [row["prefilter"] for row in rows] == [None, "gradient"] * 2
+    assert rows[0]["evaluations"] == rows[1]["evaluations"]  # 10 classes: all of them
+    assert rows[3]["evaluations"] > 48 + 20 and 0 <= rows[3]["lost"] <= 1
+    assert capsys.readouterr().out.endswith("100,000 evaluations.\n")
+
+
+def test_captions_of_the_many_classes_benchmark():
+    few, more = many_classes.scenes_of(10), many_classes.scenes_of(1000)
+    assert more[:10] == few and len(more) == 1000
+    assert len({frozenset((s, s.mirrored)) for s in more}) == 1000
+    every = many_classes.scenes_of(many_classes.N_ALL)
+    assert len({scene.caption for scene in every}) == 14_400
+    assert set(more) <= set(every)
 
 
 def test_scaling_benchmark(monkeypatch, capsys, tmp_path):

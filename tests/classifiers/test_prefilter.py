@@ -196,5 +196,5 @@ def test_what_keeps_a_weight_from_being_fitted(clf):
     with pytest.raises(ValueError, match="cv=13 must be from 2 to the 12"):
         fit_prefilter_weight(clf, ROWS, Y, cv=13)
     clf.set_params(prefilter=None).fit(ROWS, Y)
-    with pytest.raises(ValueError, match="has no prefilter"):
+    with pytest.raises(ValueError, match="no expert of its own"):
         fit_prefilter_weight(clf, ROWS, Y)

@@ -281,9 +281,13 @@ def evaluate(plan, latents, triples, cache=None, mean_over=(1, 2, 3)):
         clean, noise, t = latents[image], noises[trial], timesteps[trial]
         noised = backbone.add_noise(clean, noise, t)  # (b, c, h, w)
         with torch.inference_mode(), kernels:
-            predicted, log_variance_fraction = predict_terms(
-                backbone, terms, noised, t, conditions[condition]
-            )
+            if "vlb" in terms:
+                predicted, log_variance_fraction = backbone.predict_with_variance(
+                    noised, t, conditions[condition]
+                )
+            else:
+                predicted = backbone.predict(noised, t, conditions[condition])
+                log_variance_fraction = None
             n_rows[:] += np.bincount(batch[:, 0], minlength=len(n_rows))
             if null is not None:
                 without = unconditional(batch, noised, t)
@@ -335,29 +339,6 @@ def evaluate(plan, latents, triples, cache=None, mean_over=(1, 2, 3)):
     return errors, n_rows
 
 
-def predict_terms(backbone, terms, noised, timesteps, conditions):
-    """Run the network once, for what the terms of a loss need.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        The model.
-    terms : sequence of str
-        Of :data:`~diffusion_sklearn.engine._losses.TERMS`.
-    noised, timesteps, conditions
-        As for ``Backbone.predict``.
-
-    Returns
-    -------
-    predicted : Tensor of shape (b, c, h, w)
-    log_variance_fraction : Tensor of shape (b, c, h, w) or None
-        None where no term needs it.
-    """
-    if "vlb" in terms:
-        return backbone.predict_with_variance(noised, timesteps, conditions)
-    return backbone.predict(noised, timesteps, conditions), None
-
-
 def batch_losses(
     plan, terms, predicted, log_variance_fraction, noised, clean, noise, timesteps
 ):
@@ -370,7 +351,8 @@ def batch_losses(
     terms : sequence of str
         Of :data:`~diffusion_sklearn.engine._losses.TERMS`.
     predicted, log_variance_fraction : Tensor of shape (b, c, h, w)
-        From :func:`predict_terms`.
+        As ``Backbone.predict_with_variance`` returns them; the second may be None if no
+        term needs it.
     noised, clean, noise : Tensor of shape (b, c, h, w)
         What they were made from.
     timesteps : Tensor of shape (b,), int64

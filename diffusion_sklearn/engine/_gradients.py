@@ -17,7 +17,6 @@ from diffusion_sklearn.engine._errors import (
     encode,
     evaluate,
     mean_over_prompts,
-    predict_terms,
     with_prompts,
 )
 from diffusion_sklearn.engine._losses import loss_terms
@@ -293,7 +292,10 @@ def _scores_of_trials(plan, latents, trials, null, rows):
         with torch.enable_grad(), _leaves(backbone, nulls, conditions) as leaves:
             if backbone.kind == "text":
                 nulls = leaves[0][0]
-            outputs = predict_terms(backbone, terms, noised, t, nulls)
+            if "vlb" in terms:
+                outputs = backbone.predict_with_variance(noised, t, nulls)
+            else:
+                outputs = backbone.predict(noised, t, nulls), None
             losses = batch_losses(plan, terms, *outputs, noised, clean, noise, t)
             # The sum over elements: gradients of the mean may underflow in float16.
             loss = sum(loss.sum() for loss in losses)

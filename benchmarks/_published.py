@@ -298,6 +298,16 @@ def make_part(library, name, config):
     return cls(cls.config_class(**config))
 
 
+def keep_variance(module):
+    """Scale PyTorch's initial weights so that a layer keeps the variance of its input.
+
+    Without it, little of the condition reaches the output of a deep network.
+    """
+    for p in module.parameters():
+        if p.ndim > 1:  # all but biases and norms
+            p.data.mul_(3**0.5)
+
+
 def count_weights(model, size):
     """Millions of weights of each part, from its config, without making it.
 
@@ -356,6 +366,8 @@ def write_model(model, folder, size, shard_size):
             write_json(folder / part / "preprocessor_config.json", config)
         else:
             module = make_part(library, name, config)
+            if library == "diffusers":
+                keep_variance(module)
             module.save_pretrained(folder / part, max_shard_size=shard_size)
             module.half().save_pretrained(
                 folder / part, max_shard_size=shard_size, variant="fp16"

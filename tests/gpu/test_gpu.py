@@ -80,14 +80,8 @@ def test_errors_are_those_of_the_cpu(name):
     np.testing.assert_allclose(
         errors_of(clf, images), errors_of(expected, images), rtol=1e-6
     )
-    assert (
-        next(
-            pipeline.vae.parameters()
-            if name != "U-Net on pixels"
-            else pipeline.unet.parameters()
-        ).device.type
-        == "cpu"
-    )  # a copy was moved
+    network = getattr(pipeline, "unet", None) or pipeline.transformer
+    assert network.device.type == "cpu"  # a copy was moved
 
 
 def test_float32_and_the_noise_are_those_of_the_cpu(sd_folder):
@@ -179,9 +173,10 @@ def test_half_precision_agrees_with_float32(model, dtype, photos):
     if dtype == "auto":
         assert clf.backbone_.dtype in (torch.bfloat16, torch.float16)
     a, b = clf.denoising_errors(images), expected.denoising_errors(images)
-    np.testing.assert_allclose(a.errors, b.errors, rtol=0.1)
-    relative = a.errors.mean(axis=2) / b.errors.mean(axis=2)  # rounding averages out
-    np.testing.assert_allclose(relative, 1, atol=0.02)
+    tolerance = 2e-3 if clf.backbone_.dtype == torch.float16 else 2e-2
+    np.testing.assert_allclose(
+        a.errors.mean(axis=2), b.errors.mean(axis=2), rtol=tolerance
+    )
     same = a.log_proba.argmax(axis=1) == b.log_proba.argmax(axis=1)
     assert same.mean() >= 0.9
 
@@ -264,21 +259,24 @@ def test_workers_of_ray_have_a_card_each(dit_folder):
 
     expected = errors_of(fitted(dit_folder, "cpu"), PHOTOS)
     n_cards = torch.cuda.device_count()
-    ray.init(
-        num_cpus=n_cards, num_gpus=n_cards, include_dashboard=False, log_to_driver=False
-    )
+    n_workers = max(2, n_cards)  # with one card, half of it for each
+    how = {"include_dashboard": False, "log_to_driver": False}
+    ray.init(num_cpus=n_workers, num_gpus=n_cards, **how)
     try:
         register_ray()
         clf = fitted(dit_folder, device="auto")
         with joblib.parallel_config(
-            backend="ray", n_jobs=n_cards, ray_remote_args={"num_gpus": 1}
+            backend="ray",
+            n_jobs=n_workers,
+            ray_remote_args={"num_gpus": n_cards / n_workers},
         ):
             errors = errors_of(clf, PHOTOS)
-            cards = Parallel()(delayed(card_of_worker)() for _ in range(4 * n_cards))
+            cards = Parallel()(delayed(card_of_worker)() for _ in range(8))
     finally:
         ray.shutdown()
     np.testing.assert_allclose(errors, expected, rtol=1e-6)
-    assert all(n == 1 and "," not in visible for visible, n in cards)
+    assert {n for _, n in cards} == {1}
+    assert None not in {visible for visible, _ in cards}  # Ray has set it
 
 
 def synchronizations(call):

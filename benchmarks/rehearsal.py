@@ -13,8 +13,8 @@ evaluating, and the fraction of the rate of a large matrix product.
 
 On a CPU, Stable Diffusion XL takes 2 photos and 2 trials, and weights are float32 where
 they take less than half of the available memory, else bfloat16. On a GPU the package
-chooses. ``--keep FOLDER`` keeps the models for another run. ``--size tiny`` has the same
-layout with few channels, and needs no open_clip.
+chooses. ``--keep FOLDER`` keeps the models for another run. ``--size tiny`` has the
+same layout with few channels, and needs no open_clip.
 """
 
 import argparse

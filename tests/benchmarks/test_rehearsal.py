@@ -24,6 +24,11 @@ def test_published_numbers_of_weights(model, monkeypatch):
         count_weights(model, "real")
 
 
+def test_published_operations():
+    """Of DiT-XL/2, 118.64 billion multiplications and additions (Peebles and Xie)."""
+    assert rehearsal.teraflops("dit", "real") == pytest.approx(2 * 0.11864, rel=1e-3)
+
+
 @pytest.mark.skipif(
     find_spec("open_clip") is None,
     reason="needs open_clip: pip install open_clip_torch",

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # numbers are those of a CPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker of pytest has a core
 # One folder of models for all workers of pytest, which inherit the environment.
 os.environ.setdefault(
@@ -106,6 +105,12 @@ def saved(name, save):
 
 def save_pipeline(make, *args):
     return lambda folder: make(*args).save_pretrained(folder, safe_serialization=True)
+
+
+def pytest_configure(config):
+    lane = config.getoption("markexpr")
+    if "gpu" not in lane or "not gpu" in lane:  # numbers are those of a CPU
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 def pytest_sessionfinish(session):

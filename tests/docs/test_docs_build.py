@@ -62,10 +62,9 @@ def test_files_that_a_page_names_exist(page):
 
 
 def test_every_benchmark_has_a_page():
+    paths = [*ROOT.glob("benchmarks/*/*.py"), ROOT / "benchmarks" / "rehearsal.py"]
     scripts = {
-        f"{path.stem}.rst.jinja"
-        for path in ROOT.glob("benchmarks/*/*.py")
-        if not path.name.startswith("_")
+        f"{path.stem}.rst.jinja" for path in paths if not path.name.startswith("_")
     }
     assert scripts == {path.name for path in TEMPLATES} - {"index.rst.jinja"}
 

@@ -41,6 +41,19 @@ class TrialCovariance:
     See Also
     --------
     fit_trial_covariance : Learns one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from diffusion_sklearn import TrialCovariance
+    >>> knots = np.array([0.0, 500.0, 1000.0])
+    >>> kernel = np.exp(-np.abs(knots[:, None] - knots) / 500)
+    >>> covariance = TrialCovariance(
+    ...     knots, kernel, np.full(3, 0.1), loss="l2", target="epsilon", n_images=10
+    ... )
+    >>> C = covariance.matrix(np.array([200, 210, 800]))
+    >>> bool(C[0, 1] > C[0, 2])  # near timesteps tell the same
+    True
     """
 
     timesteps: np.ndarray = field(repr=False)

@@ -27,6 +27,19 @@ class ClassifierComparison:
         McNemar's exact test that both are right equally often.
     correct : ndarray of shape (n_classifiers, n_images), bool
         Which images each gets right.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.dummy import DummyClassifier
+    >>> from diffusion_sklearn.inspection import ClassifierComparison
+    >>> from diffusion_sklearn.inspection import compare_classifiers
+    >>> X, y = np.zeros((4, 1)), [0, 0, 0, 1]
+    >>> always = {k: DummyClassifier(strategy="constant", constant=k) for k in (0, 1)}
+    >>> dummies = {name: clf.fit(X, y) for name, clf in always.items()}
+    >>> comparison = compare_classifiers(dummies, X, y)
+    >>> isinstance(comparison, ClassifierComparison), comparison.accuracy.tolist()
+    (True, [0.75, 0.25])
     """
 
     names: list
@@ -134,6 +147,20 @@ class ClassifierComparisonDisplay:
     ----------
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
+    >>> import numpy as np
+    >>> from sklearn.dummy import DummyClassifier
+    >>> from diffusion_sklearn.inspection import ClassifierComparisonDisplay
+    >>> X, y = np.zeros((4, 1)), [0, 0, 0, 1]
+    >>> always = {k: DummyClassifier(strategy="constant", constant=k) for k in (0, 1)}
+    >>> dummies = {name: clf.fit(X, y) for name, clf in always.items()}
+    >>> display = ClassifierComparisonDisplay.from_estimators(dummies, X, y)
+    >>> display.comparison.difference[1, 0].item()
+    -0.5
     """
 
     def __init__(self, comparison):

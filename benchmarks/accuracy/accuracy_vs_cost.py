@@ -77,7 +77,7 @@ def table(model, first, n, seed, antithetic=False):
     plan = replace(
         plan, conditions=conditions, n_prompts=np.ones(11, int), trials=trials
     )
-    errors = np.concatenate([errors for errors, _ in iter_errors(plan, images)])
+    errors = np.concatenate([errors for _, errors, _ in iter_errors(plan, images)])
     return errors, np.searchsorted(clf.classes_, truth), clf.trials_
 
 

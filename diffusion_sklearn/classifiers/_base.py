@@ -192,8 +192,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         images, plan = self._check_images(X), self._fitted_plan()
         log_prior, outside, _ = self._log_prior(X, images, plan)
         log_proba = np.empty(log_prior.shape)
-        with self._open_errors(plan, images, log_prior) as groups:
-            for group, errors, _ in groups:
+        with self._open_errors(plan, images, log_prior) as (groups, bar):
+            for group, errors, n_evaluations in groups:
+                bar.update(n_evaluations)
                 log_proba[group] = self._log_posterior(plan, errors, log_prior[group])
         return combine_with_prefilter(log_proba, outside)
 
@@ -252,8 +253,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         log_proba = np.empty(log_prior.shape)
         all_errors = np.empty((*log_prior.shape, len(plan.trials)), np.float32)
         n_evaluations = np.empty(len(images), np.int64)
-        with self._open_errors(plan, images, log_prior) as groups:
+        with self._open_errors(plan, images, log_prior) as (groups, bar):
             for group, errors, n_rows in groups:
+                bar.update(n_rows)
                 all_errors[group], n_evaluations[group] = errors, n_rows
                 log_proba[group] = self._log_posterior(plan, errors, log_prior[group])
         return DenoisingErrors(
@@ -449,10 +451,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
     @contextmanager
     def _open_errors(self, plan, images, log_prior=None, use_memory=True):
-        """Errors of groups of images, computed here or by joblib's workers.
-
-        Gives (slice, errors, number of evaluations) of each group.
-        """
+        """Errors of groups of images, computed here or by workers, and their bar."""
         if log_prior is None:
             log_prior = np.zeros((len(images), plan.n_classes))
         offsets = -log_prior * self.temperature / plan.n_elements
@@ -467,7 +466,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                 )
             else:
                 groups = iter_errors(plan, images, offsets, cache)
-            yield _with_slices(groups, bar)
+            yield groups, bar
 
     def _priors(self):
         """Priors of the sorted labels; None: uniform."""
@@ -552,8 +551,12 @@ class BaseDiffusionClassifier(BaseImageClassifier):
 
     def _errors_of(self, plan, images, log_prior=None, use_memory=True):
         """Errors of all images at once, (n_images, n_classes, n_trials)."""
-        with self._open_errors(plan, images, log_prior, use_memory) as groups:
-            return np.concatenate([errors for _, errors, _ in groups])
+        all_errors = []
+        with self._open_errors(plan, images, log_prior, use_memory) as (groups, bar):
+            for _, errors, n_evaluations in groups:
+                bar.update(n_evaluations)
+                all_errors.append(errors)
+        return np.concatenate(all_errors)
 
     def _mean_errors(self, spec, trials, images, conditions, active=None, **settings):
         """Weighted mean error of each condition, summed over the latent, (n, k).
@@ -565,8 +568,11 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             spec, trials, conditions, n_prompts, pruning=None, **settings
         )
         log_prior = None if active is None else np.where(active, 0, -np.inf)
-        with self._open_errors(plan, images, log_prior) as groups:
-            means = [(errors * plan.weights).mean(axis=2) for _, errors, _ in groups]
+        means = []
+        with self._open_errors(plan, images, log_prior) as (groups, bar):
+            for _, errors, n_evaluations in groups:
+                bar.update(n_evaluations)
+                means.append((errors * plan.weights).mean(axis=2))
         return np.concatenate(means) * plan.n_elements
 
     @abstractmethod
@@ -583,11 +589,3 @@ class BaseDiffusionClassifier(BaseImageClassifier):
     @abstractmethod
     def _set_conditions(self, class_conditions):
         """Set the fitted attribute that holds the prompts or class ids."""
-
-
-def _with_slices(groups, bar):
-    start = 0
-    for errors, n_evaluations in groups:
-        bar.update(n_evaluations)
-        yield slice(start, start + len(errors)), errors, n_evaluations
-        start += len(errors)

@@ -22,7 +22,7 @@ ROWS = "predictions.csv"
 ROW_COLUMNS = COLUMNS | {"target": "string", "rank": "int64"}
 """Columns of the rows, with the true label and its place among the classes, from 0."""
 
-SETTINGS = ("classes", "names", "weights", "prompts", "timesteps", "seed", "budget")
+SETTINGS = ("classes", "names", "fingerprint", "prompts", "timesteps", "seed", "budget")
 """What must be the same where an evaluation goes on."""
 
 

@@ -78,10 +78,12 @@ def iter_errors(plan, images, offsets=None, cache=None, first=0):
     cache : ErrorCache, default=None
         Errors computed before, and where to put new ones.
     first : int, default=0
-        Index of the first image, for messages.
+        Index of the first image.
 
     Yields
     ------
+    place : slice
+        Indices of the group's images.
     errors : ndarray of shape (n_group, n_classes, n_trials), float64
         Mean error over the latent's elements and over a class's prompts, a term of
         equation 7 of Li et al. (ICCV 2023); NaN where a class was pruned.
@@ -94,25 +96,10 @@ def iter_errors(plan, images, offsets=None, cache=None, first=0):
         group = slice(start, start + plan.group_size)
         pixels = to_pixels(images[group], plan.image_size, first + start)
         with kept_memory(plan.backbone.device):
-            errors = group_errors(plan, pixels, offsets[group], cache)
-        yield errors
-
-
-def group_errors(plan, pixels, offsets, cache=None):
-    """Errors of a group of images after the last look, as :func:`iter_looks` has them.
-
-    Parameters
-    ----------
-    plan, pixels, offsets, cache
-        As there.
-
-    Returns
-    -------
-    errors : ndarray of shape (n_group, n_classes, n_trials), float64
-    n_evaluations : ndarray of shape (n_group,), int64
-    """
-    *_, last = iter_looks(plan, pixels, offsets, cache)
-    return last
+            *_, last = iter_looks(plan, pixels, offsets[group], cache)
+        errors, n_evaluations = last
+        place = slice(first + start, first + start + len(errors))
+        yield place, errors, n_evaluations
 
 
 def iter_looks(plan, pixels, offsets, cache=None):

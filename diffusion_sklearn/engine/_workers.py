@@ -52,7 +52,7 @@ def iter_errors_of_workers(plan, images, offsets, store, n_jobs):
 
     Yields
     ------
-    errors, n_evaluations
+    place, errors, n_evaluations
         As there, as soon as those of all images before them are done; with Ray, which
         can't return results one by one, all at the end.
 

@@ -159,7 +159,7 @@ def test_guidance_and_other_losses(loss):
     def errors(step):
         with torch.no_grad():
             table.copy_(rows[-1] + step * (rows - rows[-1]))
-        ((errors, _),) = iter_errors(plan, list(IMAGES[:1]))
+        ((_, errors, _),) = iter_errors(plan, list(IMAGES[:1]))
         return errors[0, :, 0]
 
     slopes = (errors(STEP) - errors(-STEP)) / (2 * STEP)

@@ -4,7 +4,6 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from diffusion_sklearn.backbones._fingerprint import digest
-from diffusion_sklearn.backbones._spec import InMemory
 from diffusion_sklearn.engine._covariance import TrialCovariance, learn_covariance
 from diffusion_sklearn.engine._trials import make_trials
 
@@ -124,10 +123,9 @@ def resolve_trial_covariance(given, backbone, loss, target, is_usual):
         if not is_usual or not file or not file.is_file():
             return None
         covariance = TrialCovariance.load(file)
-        if isinstance(backbone.spec.model, InMemory) and (
-            covariance.model != _fingerprint(backbone)
-        ):
-            return None  # a pipeline object that may have been changed
+        by_name = isinstance(getattr(backbone.spec, "model", None), str)
+        if not by_name and covariance.model != _fingerprint(backbone):
+            return None  # a pipeline object that was changed
         return covariance.in_space(loss, target, backbone.noise_schedule)
     if not isinstance(given, TrialCovariance):
         given = TrialCovariance.load(given)

@@ -43,7 +43,7 @@ def loads(monkeypatch):
     load, names = AutoModel.from_pretrained, []
 
     def counting(name, **options):
-        names.append(name)
+        names.append(str(name))
         return load(name, **options)
 
     monkeypatch.setattr(AutoModel, "from_pretrained", counting)

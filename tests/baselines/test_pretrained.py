@@ -94,7 +94,7 @@ def loads(monkeypatch):
     load, names = AutoModelForImageClassification.from_pretrained, []
 
     def counting(name, **options):
-        names.append(name)
+        names.append(str(name))
         return load(name, **options)
 
     monkeypatch.setattr(AutoModelForImageClassification, "from_pretrained", counting)

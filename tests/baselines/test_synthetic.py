@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from functools import wraps
 from inspect import signature
 from unittest import SkipTest
 
@@ -10,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    DiTPipeline,
     StableDiffusionImg2ImgPipeline,
-    StableDiffusionPipeline,
 )
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -22,7 +19,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from diffusion_sklearn import clear_cache, load_backbone
-from diffusion_sklearn.baselines._drawing import plan_draws, squares
+from diffusion_sklearn.baselines._drawing import Sampler, plan_draws, squares
 from diffusion_sklearn.baselines._synthetic import SyntheticDataClassifier
 from diffusion_sklearn.testing import tiny_pipelines
 from tests.conftest import save_pipeline, saved, tiny_dit, tiny_sd
@@ -57,15 +54,14 @@ def clf(request):
 
 
 def before_each_call(monkeypatch, run):
-    """Run a function of the number of images before each call of a pipeline."""
-    for cls in (DiTPipeline, StableDiffusionPipeline):
+    """Run a function of the number of images before each batch is drawn."""
+    draw = Sampler.draw
 
-        @wraps(cls.__call__)
-        def call(self, *args, original=cls.__call__, **options):
-            run(len(options["generator"]))
-            return original(self, *args, **options)
+    def counted(self, draws):
+        run(len(draws))
+        return draw(self, draws)
 
-        monkeypatch.setattr(cls, "__call__", call)
+    monkeypatch.setattr(Sampler, "draw", counted)
 
 
 @pytest.fixture

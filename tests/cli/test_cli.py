@@ -336,7 +336,7 @@ def test_info_and_clear_memory(photos, tmp_path, capsys, caplog):
     for line in (r"torch +\d", "device +cpu", "bundled model +fashion-scenes"):
         assert re.search(line, printed)
     n = int(re.search(r"memory n_evaluations +(\d+)", printed)[1])
-    assert n >= 6 * 3 * 4
+    assert n >= 6 * 3
     assert main(["clear-memory", memory]) == 0
     assert f"{n} evaluations forgotten" in capsys.readouterr().out
     assert main(["info", "--memory", str(tmp_path / "none")]) == 1

@@ -211,6 +211,8 @@ def compare(model, folder, photo, memory, n_trials, device, dtype):
     difference = np.abs(result.errors[0] / expected - 1).max()
     of_classes = expected.mean(axis=1)
     apart = np.abs(of_classes[:, None] - of_classes)[np.triu_indices(3, 1)]
+    if not np.abs(result.errors[0].mean(axis=1) - of_classes).max() < apart.min() / 2:
+        raise AssertionError("The error of a class is nearer to that of another.")
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "difference": float(difference),

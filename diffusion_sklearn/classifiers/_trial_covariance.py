@@ -22,7 +22,7 @@ def fit_trial_covariance(clf, X):
     Parameters
     ----------
     clf : ZeroShotDiffusionClassifier or ConditionalDiffusionClassifier
-        Fitted, with at least two classes.
+        Fitted.
     X : list, array-like or Tensor of n_images
         Images, as for ``clf.predict``, like those to come.
 
@@ -31,11 +31,6 @@ def fit_trial_covariance(clf, X):
     trial_covariance : TrialCovariance
         For the parameter `trial_covariance` of estimators with the same model and
         loss. Its ``save(path)`` writes it to a ``.npz`` file, whose path will do too.
-
-    Raises
-    ------
-    ValueError
-        If there is one class only.
 
     Examples
     --------
@@ -51,11 +46,6 @@ def fit_trial_covariance(clf, X):
     ['trouser', 'trouser', 'sandal']
     """
     images = clf._check_images(X)
-    if clf.n_classes_ < 2:
-        raise ValueError(
-            f"clf has the class {clf.classes_.tolist()} only, and one class has no "
-            "covariance of differences; fit it with two or more."
-        )
     backbone = clf.backbone_
     rng = check_random_state(1)
     trials = make_trials("even", N_TRIALS, backbone.n_timesteps, rng)

@@ -116,8 +116,7 @@ def make_task(task, n, first=0, **params):
     "fashion-dit": the item on test photos, of which 1,000 ship and the other 9,000 need
     the IDX files of Fashion-MNIST. "fashion-scenes": which of ten captions describes a
     scene of one or two items, composed of test photos. "fashion-scenes, items": the
-    item in scenes of one item, whose colour the prompts do not name. The error is that
-    of the noise, as in the paper.
+    item in scenes of one item, whose colour the prompts do not name.
     """
     photos = load_fashion_photos()
     model, names = task.split(",")[0], photos.target_names
@@ -133,7 +132,7 @@ def make_task(task, n, first=0, **params):
         subset = slice(first, first + n)
         truth = names[photos.target[subset]]
         return clf.fit(classes=names), photos.images[subset], truth
-    clf = ZeroShotDiffusionClassifier(model=model, **{"target": "epsilon", **params})
+    clf = ZeroShotDiffusionClassifier(model=model, **params)
     question, seed = "items", first
     if task == "fashion-scenes":
         question, seed = "captions", 1000 + first

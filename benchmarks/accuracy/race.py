@@ -103,7 +103,7 @@ def main():
     parser = make_parser(__doc__)
     parser.add_argument("--n-images", type=int, nargs=3, default=[2500, 1000, 1000])
     parser.add_argument("--n-shifted", type=int, default=250)
-    parser.add_argument("--only", nargs="+", default=TASKS, choices=TASKS)
+    parser.add_argument("--only", nargs="+", default=None, choices=TASKS)
     parser.add_argument("--tables", type=Path, default=None, help="folder to keep them")
     args = parser.parse_args()
     if args.quick:
@@ -115,7 +115,7 @@ def main():
         f"{'task':<23}{'images':<13}{'race':<28}{'n':>6}{'evals':>8}{'95 %':>7}"
         f"{'differs from the full budget':>22}{'right':>9}{'full':>9}"
     )
-    rows = []
+    rows, tasks = [], args.only or TASKS
 
     def report(task, images, how, clf, errors, truth, **settings):
         one = score(clf, errors, truth, **settings)
@@ -124,7 +124,7 @@ def main():
         print_row(task, images, how, one)
 
     for task, n in zip(TASKS, args.n_images, strict=True):
-        if task not in args.only:
+        if task not in tasks:
             continue
         for name in (None, *SHIFTS):
             count = min(n, args.n_shifted) if name else n
@@ -138,7 +138,7 @@ def main():
         how = {"confidence": 0.99}
         report(task, "other noise", "by prediction, 0.99", *again, **how)
 
-    if "fashion-dit" in args.only:
+    if "fashion-dit" in tasks:
         photos = load_fashion_mnist(split="train").images
         clf, errors, truth = make_table(
             "fashion-dit", min(args.n_images[0], 1000), None, 0, args.tables

@@ -93,7 +93,12 @@ def conditions_and_network(clf):
 def compare(task, n_loop, n_images):
     """Rows of the table for one task."""
     ours, images, truth = make_task(
-        task, n_images, n_trials=250, pruning=PETS, dtype="float32"
+        task,
+        n_images,
+        n_trials=250,
+        pruning=PETS,
+        target="epsilon",
+        dtype="float32",
     )
     some = images[:n_loop]
     paper_loop(ours, some[:1])  # warm up

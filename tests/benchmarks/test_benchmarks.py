@@ -13,7 +13,7 @@ from sklearn.base import clone
 
 from benchmarks import _common, _families
 from benchmarks._common import make_task
-from benchmarks.accuracy import accuracy_vs_cost, compositional, objectives
+from benchmarks.accuracy import accuracy_vs_cost, compositional, objectives, race
 from benchmarks.accuracy import paper as paper_benchmark
 from benchmarks.accuracy._shifts import SHIFTS, shift
 from benchmarks.accuracy.paper import NETWORKS, to_patches
@@ -52,7 +52,8 @@ RESULTS_PAGES = _common.ROOT / "docs" / "results"
 @pytest.mark.parametrize("model", ["fashion-dit", "fashion-scenes"])
 def test_the_plain_loop_gives_the_same_labels(model, monkeypatch):
     monkeypatch.setattr(vs_loop, "PETS", ((5, 4), (20, 1)))
-    clf, images, _ = make_task(model, 4, n_trials=20, pruning=vs_loop.PETS)
+    how = {"n_trials": 20, "pruning": vs_loop.PETS, "target": "epsilon"}
+    clf, images, _ = make_task(model, 4, **how)
     labels = clf.classes_[vs_loop.paper_loop(clf, images)]
     result = clf.denoising_errors(images)
     np.testing.assert_array_equal(labels, clf.classes_[result.log_proba.argmax(1)])
@@ -74,9 +75,8 @@ def test_replaying_a_table_is_what_the_engine_does(
 ):
     monkeypatch.setattr(accuracy_vs_cost, "N_TRIALS", 25)
     errors, trials = errors_and_trials
-    clf, images, _ = make_task(
-        "fashion-dit", 5, first=10, n_trials=25, pruning=pruning, random_state=0
-    )
+    how = {"n_trials": 25, "pruning": pruning, "trial_covariance": None}
+    clf, images, _ = make_task("fashion-dit", 5, first=10, **how)
     result = clf.denoising_errors(images)
     choice, cost = accuracy_vs_cost.replay(pruning, errors, trials)
     np.testing.assert_array_equal(choice, result.log_proba.argmax(axis=1))
@@ -97,7 +97,7 @@ def test_accuracy_vs_cost_benchmark(monkeypatch, capsys, tmp_path):
     full = rows["full budget"]
     assert (full["evaluations"], full["n_differ"], full["gain"]) == (1000, 0, 0)
     assert rows["the paper's stages for Pets"]["evaluations"] == 25 * 10 + 75 * 5
-    assert 40 <= rows["race, default (0.99)"]["evaluations"] <= 400
+    assert 40 <= rows["race by a test (0.99)"]["evaluations"] <= 400
     costs = {
         name: len({one["evaluations"] for one in curve})
         for name, curve in study["curves"].items()
@@ -466,3 +466,29 @@ def test_results_go_to_the_folder_of_the_group(monkeypatch, tmp_path):
     assert result["command"] == "python -m benchmarks.speed.vs_loop"
     assert result["rows"] == [{"a": 1}] and result["settings"] == {"n_images": 2}
     assert result["machine"]["torch"]
+
+
+def test_race_benchmark(monkeypatch, capsys, tmp_path):
+    """Its replay is what the engine does; the table has a row for each race."""
+    clf, errors, truth = race.make_table("fashion-dit", 6, None, 0, tmp_path)
+    assert len(list(tmp_path.glob("*.npy"))) == 1
+    choice, cost = race.replay(clf, errors, 0.99)
+    images = make_task("fashion-dit", 6)[1]
+    result = clf.denoising_errors(images)
+    np.testing.assert_array_equal(choice, result.log_proba.argmax(axis=1))
+    np.testing.assert_array_equal(cost, result.n_evaluations)
+    one = race.score(clf, errors, truth, confidence=0.99)
+    assert one["evaluations"] == cost.mean() and one["n_differ"] == 0
+
+    argv = ["race", "--quick", "--only", "fashion-dit", "--json", str(tmp_path / "j")]
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(race, "LEARN_FROM", (2,))
+    monkeypatch.setattr(race, "CONFIDENCES", (0.99,))
+    monkeypatch.setattr(race, "SHIFTS", {"noise": None})
+    race.main()
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    assert [row["race"] for row in rows][:2] == [
+        "by prediction, 0.99",
+        "by a test, 0.99",
+    ]
+    assert rows[0]["evaluations"] < rows[1]["evaluations"]

@@ -90,7 +90,9 @@ def check_attachments(pipeline):
         If there is an IP-Adapter, or a cache between forward passes.
     """
     for name, module in modules_of(pipeline).items():
-        if getattr(module, "encoder_hid_proj", None) is not None:
+        projection = getattr(module, "encoder_hid_proj", None)
+        of_text = isinstance(projection, torch.nn.Linear)  # encoder_hid_dim_type
+        if projection is not None and not of_text:
             raise ValueError(
                 f"The pipeline's {name} takes an image beside the prompt (IP-Adapter); "
                 "call pipeline.unload_ip_adapter() first."

@@ -1,5 +1,7 @@
 """What users switch on or attach: right numbers, or an error that says what to do."""
 
+from importlib.resources import files
+
 import numpy as np
 import pytest
 import torch
@@ -18,9 +20,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.embeddings import (
+    ImageProjection,
+    MultiIPAdapterImageProjection,
+)
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier, load_backbone
 from diffusion_sklearn.backbones._text import text_encoders
+from diffusion_sklearn.datasets import make_fashion_scenes
 from diffusion_sklearn.testing import check_backbone
 from diffusion_sklearn.testing._pipelines import (
     _varied,
@@ -258,7 +265,8 @@ def test_the_refiner():
 
 def test_an_ip_adapter():
     pipeline = stable_diffusion()
-    pipeline.unet.encoder_hid_proj = torch.nn.Linear(1, 1)
+    projection = ImageProjection(4, 8, num_image_text_embeds=1)
+    pipeline.unet.encoder_hid_proj = MultiIPAdapterImageProjection([projection])
     with pytest.raises(ValueError, match=r"IP-Adapter.*unload_ip_adapter\(\)"):
         load_backbone(pipeline)
 
@@ -322,3 +330,19 @@ def test_a_quantized_network(library, tmp_path):
     assert not np.array_equal(actual, expected)
     with pytest.raises(ValueError, match="quantized"):
         load_backbone(pipeline, dtype="bfloat16")
+
+
+def test_a_projection_of_the_text_is_no_adapter():
+    """fashion-scenes has one; as an object it is what it is by its name."""
+    from_file = str(files("diffusion_sklearn.bundled") / "fashion-scenes")
+    pipeline = StableDiffusionPipeline.from_pretrained(from_file, dtype=torch.float32)
+    assert pipeline.unet.encoder_hid_proj is not None
+    scene = make_fashion_scenes(1, split="test", n_items=1).images
+    results = [
+        ZeroShotDiffusionClassifier(model=model, n_trials=8)
+        .fit(classes=["blue bag", "purple pullover", "red bag"])
+        .denoising_errors(scene)
+        for model in (pipeline, "fashion-scenes")
+    ]
+    np.testing.assert_allclose(results[0].log_proba, results[1].log_proba, atol=1e-4)
+    np.testing.assert_array_equal(results[0].n_evaluations, results[1].n_evaluations)

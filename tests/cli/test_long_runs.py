@@ -127,8 +127,13 @@ def test_signals_lose_no_row(number, suffix, photos, tmp_path, capsys, monkeypat
     output = tmp_path / f"rows{suffix}"
     stops = Stops(monkeypatch, lambda: os.kill(os.getpid(), number))
     handler = signal.getsignal(signal.SIGTERM)
+    # A shell ignores Ctrl-C in its background jobs, of which the tests may be one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     argv = ["classify", str(photos), *CLASSES, *MODEL, "--output", str(output)]
-    assert main(argv) == 128 + number
+    try:
+        assert main(argv) == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert signal.getsignal(signal.SIGTERM) == handler
     assert f"are in {output}; --resume goes on" in capsys.readouterr().err
     assert len(read(output)) == 2

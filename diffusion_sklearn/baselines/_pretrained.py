@@ -52,8 +52,7 @@ class PretrainedImageClassifier(CheckpointClassifier):
         The label set; None: ``np.unique(y)`` of `fit`.
     class_names : array-like of shape (n_classes,), default=None
         Names aligned with the sorted labels, for labels that are not names.
-    class_ids : array-like or list of length n_classes, dict, "order" or "labels", \
-            default=None
+    class_ids : array-like, list, dict, "order" or "labels", default=None
         The model's class of each sorted label, or a list of several whose
         probabilities add up. None: names are looked up in the model's own labels
         (``id2label``; of "tabby, tabby cat" the whole and each part is a name), and

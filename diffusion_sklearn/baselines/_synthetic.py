@@ -86,8 +86,7 @@ class SyntheticDataClassifier(BaseImageClassifier, ModelEstimator):
         The label set; None: ``np.unique(y)`` of `fit`.
     class_names : array-like of shape (n_classes,), default=None
         Names aligned with the sorted labels, for labels that are not names.
-    class_ids : array-like of shape (n_classes,), dict, "order" or "labels", \
-            default=None
+    class_ids : array-like, dict, "order" or "labels", default=None
         For a class-conditional model, its class of each sorted label. None: names are
         looked up and integers are ids. "order": the k-th sorted label is class k.
     prompt_template : str or list of str, default="auto"

@@ -35,8 +35,7 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
     class_names : array-like of shape (n_classes,), dict or Series, default=None
         Names aligned with the sorted labels, for labels that are not names. A dict, or
         the index of a pandas Series, has the labels as keys.
-    class_ids : array-like of shape (n_classes,), dict, Series, "order" or "labels", \
-            default=None
+    class_ids : array-like, dict, Series, "order" or "labels", default=None
         The model's class of each sorted label. None: names are looked up in the
         pipeline's own labels, and integers are ids, with a warning where those of `y`
         may be encoded names: 0, 1, 2, ... with few gaps, unless they reach the model's

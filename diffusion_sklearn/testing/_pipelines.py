@@ -41,7 +41,7 @@ def tiny_pipelines():
     >>> pipeline = tiny_pipelines()["Flux"]()
     >>> sum(p.numel() for p in pipeline.transformer.parameters())
     24304
-    >>> clf = ZeroShotDiffusionClassifier(model=pipeline, n_trials=4)
+    >>> clf = ZeroShotDiffusionClassifier(model=pipeline, n_trials=4, target="native")
     >>> clf.fit(classes=["bag", "shoe"]).backbone_.image_size
     8
     """

@@ -11,7 +11,7 @@ from diffusion_sklearn.inspection._common import figure_and_axes
 
 @dataclass(frozen=True)
 class ClassifierComparison:
-    """Result of :func:`compare_classifiers`.
+    """Result of :func:`~diffusion_sklearn.inspection.compare_classifiers`.
 
     Attributes
     ----------
@@ -141,7 +141,7 @@ class ClassifierComparisonDisplay:
     Parameters
     ----------
     comparison : ClassifierComparison
-        From :func:`compare_classifiers`.
+        From :func:`~diffusion_sklearn.inspection.compare_classifiers`.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ class ClassifierComparisonDisplay:
         Parameters
         ----------
         classifiers, X, y
-            As for :func:`compare_classifiers`.
+            As for :func:`~diffusion_sklearn.inspection.compare_classifiers`.
         ax : matplotlib Axes, default=None
             None: a new figure.
 

@@ -73,8 +73,7 @@ def named_weights(name, alpha, sigma, is_flow, target):
 GUESSED_WEIGHTS = (
     "Which timesteps of {} tell classes apart was not measured; by default the weights "
     "are those of a window that was informative for SD 3. Fit some with "
-    "fit_timestep_weights(clf, X, y), for which about five labelled images a class are "
-    "enough, or pass timestep_weights."
+    "fit_timestep_weights(clf, X, y) from labelled images, or pass timestep_weights."
 )
 
 

@@ -250,12 +250,7 @@ def race(errors, active, timesteps, alpha, n_trials, offsets=0.0):
     np.put_along_axis(others, best, False, axis=1)
     n_others = np.maximum(others.sum(axis=1, keepdims=True), 1)  # (n, 1)
 
-    gap = errors - np.take_along_axis(errors, best[..., None], axis=1)  # (n, k, m)
-    gap = np.where(active[:, :, None], gap, 0)
-    class_mean = (
-        gap.sum(axis=1, keepdims=True) / (n_others + 1)[:, :, None]
-    )  # (n, 1, m)
-    residual = np.where(active[:, :, None], gap - class_mean, 0)
+    gap, residual = _differences(errors, active, best)
     # A difference of two classes has twice the variance of one.
     pooled = 2 * _variance(residual, timesteps).sum(axis=1, keepdims=True) / n_others
     spread = np.sqrt(np.maximum(pooled, _variance(gap, timesteps) / 2))  # (n, k)
@@ -317,16 +312,26 @@ def predicted_race(errors, active, timesteps, prediction, alpha, offsets=0.0):
     n_others = np.maximum(n_active - 1, 1)
     n_first = np.isfinite(errors[:, :, 0]).sum(axis=1, keepdims=True)
 
-    gap = errors - np.take_along_axis(errors, best[..., None], axis=1)  # (n, k, m)
-    gap = np.where(active[:, :, None], gap, 0)
-    class_mean = gap.sum(axis=1, keepdims=True) / np.maximum(n_active, 1)[:, :, None]
-    residual = np.where(active[:, :, None], gap - class_mean, 0)
+    gap, residual = _differences(errors, active, best)
     freedom = n_others * errors.shape[2]
     pooled = ((residual @ whiten) ** 2).sum(axis=(1, 2))[:, None] / freedom
     own = ((gap @ whiten) ** 2).sum(axis=2) / errors.shape[2]  # of a difference
     spread = np.sqrt(variance * np.maximum(2 * pooled, own / 2))  # (n, k)
     bound = student_t.isf(alpha / np.maximum(n_first - 1, 1), freedom) * spread
     return active & ~(mean > np.take_along_axis(mean, best, axis=1) + bound)
+
+
+def _differences(errors, active, best):
+    """Differences from the leader, and residuals from their mean over active classes.
+
+    Both (n_images, n_classes, n_done), 0 where a class is not active; `best` is of
+    shape (n_images, 1).
+    """
+    gap = errors - np.take_along_axis(errors, best[..., None], axis=1)
+    gap = np.where(active[:, :, None], gap, 0)
+    n_active = np.maximum(active.sum(axis=1), 1)[:, None, None]
+    class_mean = gap.sum(axis=1, keepdims=True) / n_active
+    return gap, np.where(active[:, :, None], gap - class_mean, 0)
 
 
 def _variance(values, timesteps):

@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,13 @@ def write(file, args, rows, **settings):
             return
         _, group, name = module.split(".")
         path = ROOT / "benchmarks" / "results" / group / f"{name}.json"
-    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    local = {"--tables", "--json"}  # with a folder or a file of this machine
+    options = [
+        one
+        for before, one in pairwise(["", *sys.argv[1:]])
+        if not local & {before, one}
+    ]
+    command = shlex.join(["python", "-m", module, *options])
     table = {"machine": machine(), "command": command, "settings": settings}
     table["rows"] = rows
     path.write_text(json.dumps(table, indent=1) + "\n", "utf-8")

@@ -4,9 +4,10 @@
 
 All errors of all classes are computed once (``--tables`` keeps them); the default race,
 which predicts with the covariance that ships with the model, and the race by a test of
-means are replayed on them, at several confidences. Images: test photos (fashion-dit)
-and scenes made of test photos (fashion-scenes, captions and items), which no covariance
-was learned from, as they are and distorted. Then the same for covariances learned from
+means are replayed on them, at several confidences, and so are the paper's stages,
+successive halving and the paired t-test of Clark and Jaini. Images: test photos
+(fashion-dit) and scenes made of test photos (fashion-scenes, captions and items), which
+no covariance was learned from, as they are and distorted. Then covariances learned from
 5 to 150 training photos, and for another noise. About 2 hours on 2 cores, ``--quick`` 3
 minutes. Needs the IDX files of Fashion-MNIST.
 """
@@ -14,6 +15,7 @@ minutes. Needs the IDX files of Fashion-MNIST.
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
 from benchmarks.accuracy._shifts import SHIFTS, shift
@@ -24,6 +26,13 @@ from diffusion_sklearn.metrics import clopper_pearson
 TASKS = ["fashion-dit", "fashion-scenes", "fashion-scenes, items"]
 CONFIDENCES = (0.8, 0.9, 0.95, 0.99)
 LEARN_FROM = (5, 10, 20, 50, 150)
+CLARK_JAINI = "Clark and Jaini (2023)"
+OTHERS = {
+    "the paper's stages for Pets": ((25, 5), (100, 1)),
+    "short stages": ((5, 3), (30, 1)),
+    "successive halving": ((4, 5), (8, 3), (16, 2), (32, 1)),
+    CLARK_JAINI: None,
+}
 CHUNK = 50
 
 
@@ -50,30 +59,54 @@ def make_table(task, n, name, seed, folder):
     )
 
 
-def replay(clf, errors, confidence, trial_covariance="auto"):
-    """Choice and evaluations of each image in a race, from the table of all errors."""
-    clf.set_params(pruning=confidence, trial_covariance=trial_covariance)
+def rounds_and_order(clf, method):
+    """Rounds of trials with their rules, and the order of the trials."""
     plan = clf._fitted_plan()
+    if method == CLARK_JAINI:
+        rounds = [(end, [t_test]) for end in range(20, len(plan.trials))]
+        return [*rounds, (len(plan.trials), [])], plan.trials.order()
+    return plan.rounds, plan.order
+
+
+def t_test(errors, active, timesteps):
+    """Drop what a plain paired t-test tells from the leader, at p < 2e-3."""
+    mean = np.where(active, errors.mean(axis=2), np.inf)
+    best = mean.argmin(axis=1)[:, None, None]
+    gap = errors - np.take_along_axis(errors, best, axis=1)
+    n_done = errors.shape[2]
+    spread = np.maximum(gap.std(axis=2, ddof=1), np.finfo(float).tiny)
+    p = 2 * student_t.sf(gap.mean(axis=2) / spread * np.sqrt(n_done), n_done - 1)
+    return active & ~(p < 2e-3)
+
+
+def replay(clf, errors, method, pruning, trial_covariance="auto"):
+    """Choice and evaluations of each image, from the table of all errors."""
+    clf.set_params(pruning=pruning, trial_covariance=trial_covariance)
+    plan = clf._fitted_plan()
+    rounds, order = rounds_and_order(clf, method)
     n, k, _ = errors.shape
     active, done = np.ones((n, k), bool), 0
     choice, cost = np.zeros(n, int), np.zeros(n, int)
-    for end, rules in plan.rounds:
-        undecided, so_far = active.any(axis=1), plan.order[:end]
+    for end, rules in rounds:
+        undecided, so_far = active.any(axis=1), order[:end]
         cost += active.sum(axis=1) * (end - done)
         done = end
         weighted = errors[:, :, so_far] * plan.weights[so_far]
         for rule in rules:
             active = rule(weighted, active, plan.trials.timesteps[so_far])
-        best = np.where(active, errors @ plan.weights, np.inf).argmin(axis=1)
+        mean = errors @ plan.weights if end == len(order) else weighted.mean(axis=2)
+        if plan.predictor is not None and end < len(order):
+            mean = weighted @ plan.coefficients[end, so_far]
+        best = np.where(active, mean, np.inf).argmin(axis=1)
         choice[undecided] = best[undecided]
         if rules:
             active = active & (active.sum(axis=1, keepdims=True) > 1)
     return choice, cost
 
 
-def score(clf, errors, truth, **how):
+def score(clf, errors, truth, method, **how):
     """One row of the table."""
-    choice, cost = replay(clf, errors, **how)
+    choice, cost = replay(clf, errors, method, **how)
     full = (errors @ clf._fitted_plan().weights).argmin(axis=1)
     n_differ, n = int((choice != full).sum()), len(truth)
     gain = (choice == truth).astype(float) - (full == truth)
@@ -118,9 +151,9 @@ def main():
     rows, tasks = [], args.only or TASKS
 
     def report(task, images, how, clf, errors, truth, **settings):
-        one = score(clf, errors, truth, **settings)
+        one = score(clf, errors, truth, how, **settings)
+        settings.pop("trial_covariance", None)
         rows.append({"task": task, "images": images, "race": how, **settings, **one})
-        rows[-1].pop("trial_covariance", None)
         print_row(task, images, how, one)
 
     for task, n in zip(TASKS, args.n_images, strict=True):
@@ -129,14 +162,16 @@ def main():
         for name in (None, *SHIFTS):
             count = min(n, args.n_shifted) if name else n
             table = make_table(task, count, name, 0, args.tables)
+            shown = name or "as they are"
             for c in CONFIDENCES:
-                how = f"by prediction, {c}"
-                report(task, name or "as they are", how, *table, confidence=c)
-            how = {"confidence": 0.99, "trial_covariance": None}
-            report(task, name or "as they are", "by a test, 0.99", *table, **how)
+                report(task, shown, f"by prediction, {c}", *table, pruning=c)
+            how = {"pruning": 0.99, "trial_covariance": None}
+            report(task, shown, "by a test, 0.99", *table, **how)
+            for method, pruning in OTHERS.items() if name is None else ():
+                how = {"pruning": pruning, "trial_covariance": None}
+                report(task, shown, method, *table, **how)
         again = make_table(task, min(n, 2 * args.n_shifted), None, 1, args.tables)
-        how = {"confidence": 0.99}
-        report(task, "other noise", "by prediction, 0.99", *again, **how)
+        report(task, "other noise", "by prediction, 0.99", *again, pruning=0.99)
 
     if "fashion-dit" in tasks:
         photos = load_fashion_mnist(split="train").images
@@ -145,7 +180,7 @@ def main():
         )
         for count in LEARN_FROM[: 1 if args.quick else None]:
             how = {
-                "confidence": 0.99,
+                "pruning": 0.99,
                 "trial_covariance": fit_trial_covariance(clf, photos[-count:]),
             }
             name = f"learned from {count} photos"

@@ -87,10 +87,16 @@ def device_of(module):
     """
     from diffusers.models.modeling_utils import get_parameter_device
 
+    is_hooked = False
     for part in module.modules():
-        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        state = vars(part)  # getattr of a module is slow where there is no such name
+        device = getattr(state.get("_hf_hook"), "execution_device", None)
         if device is not None:
             return torch.device(device)
+        is_hooked = is_hooked or "_diffusers_hook" in state
+    parameter = None if is_hooked else next(module.parameters(), None)
+    if parameter is not None:
+        return parameter.device
     return get_parameter_device(module)  # that of group offloading, if it is enabled
 
 

@@ -254,7 +254,8 @@ class _Part:
             if value.is_meta:
                 self.unseen.append(f"the offloaded {name} of {path}")
             self.tensors.append(value)
-            return f"{value.dtype} {tuple(value.shape)}"
+            kind = getattr(value, "quant_type", "")  # of GGUF
+            return f"{value.dtype} {tuple(value.shape)} {kind}".rstrip()
         if isinstance(value, np.ndarray):
             return f"{value.dtype} {value.shape} {digest(np.ascontiguousarray(value))}"
         if isinstance(value, Mapping):

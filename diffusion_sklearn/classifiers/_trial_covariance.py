@@ -1,5 +1,7 @@
 """The trial covariance: learned from unlabelled images, or the model's own."""
 
+from dataclasses import replace
+
 import numpy as np
 from sklearn.utils import check_random_state
 
@@ -16,8 +18,9 @@ def fit_trial_covariance(clf, X):
     Every image gets all of 100 even trials for every class, or for 20 of them at
     random where there are more. The covariance of these errors over trials then serves
     any other number of trials, any timesteps, noise and classes, with this model and
-    this loss. Ten images are enough for most purposes; add distorted copies of them
-    (noise, rotation) where such images are to come (``benchmarks/accuracy/race.py``).
+    this loss; best the default trials of the same `random_state`, as their noise is the
+    same. Ten images are enough for most purposes; add distorted copies of them (noise,
+    rotation) where such images are to come (``benchmarks/accuracy/race.py``).
 
     Parameters
     ----------
@@ -31,6 +34,11 @@ def fit_trial_covariance(clf, X):
     trial_covariance : TrialCovariance
         For the parameter `trial_covariance` of estimators with the same model and
         loss. Its ``save(path)`` writes it to a ``.npz`` file, whose path will do too.
+
+    Raises
+    ------
+    ValueError
+        If `clf` has a single class.
 
     Examples
     --------
@@ -46,12 +54,18 @@ def fit_trial_covariance(clf, X):
     ['trouser', 'trouser']
     """
     images = clf._check_images(X)
+    if clf.n_classes_ < 2:
+        raise ValueError(
+            f"A trial covariance is one of differences between classes, and clf has "
+            f"only {clf.classes_.tolist()}; fit it with two classes or more."
+        )
     backbone = clf.backbone_
-    rng = check_random_state(1)
-    trials = make_trials("even", N_TRIALS, backbone.n_timesteps, rng)
+    trials = make_trials("even", N_TRIALS, backbone.n_timesteps, check_random_state(0))
+    trials = replace(trials, seed=clf.trials_.seed)
     subset = np.arange(clf.n_classes_)
     if len(subset) > MAX_CLASSES:
-        subset = np.sort(rng.choice(subset, MAX_CLASSES, replace=False))
+        subset = check_random_state(1).choice(subset, MAX_CLASSES, replace=False)
+        subset.sort()
     of_class = np.arange(clf.n_classes_).repeat(clf._n_prompts)
     plan = clf._make_plan(
         clf._spec,
@@ -64,8 +78,8 @@ def fit_trial_covariance(clf, X):
     errors = clf._errors_of(plan, images, use_memory=False)
     return learn_covariance(
         errors,
+        plan.weights,
         trials.timesteps,
-        backbone.n_timesteps,
         loss=clf.loss,
         target=plan.target,
         model=_fingerprint(backbone),

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from scipy.linalg import solve_triangular
 
-N_KNOTS = 25
+NUGGET = 0.1
+"""Variance that is added to each trial, as a fraction of its own."""
+
 POWERS = {"l1": 1, "l2": 2}  # of the scale of a prediction, in each loss
 
 
@@ -13,23 +15,24 @@ POWERS = {"l1": 1, "l2": 2}  # of the scale of a prediction, in each loss
 class TrialCovariance:
     r"""Covariance of paired errors over trials, for the race by prediction.
 
-    The errors of a class, less their mean over the classes, are correlated over
-    trials: a smooth function of both timesteps, and noise of its own in each trial,
+    The differences between the errors of two classes are correlated over trials: a
+    function of both timesteps, and noise of its own in each trial,
 
-    .. math:: \mathrm{Cov}(r_i, r_j) \propto k(t_i, t_j) + \delta_{ij} \, n(t_i).
+    .. math:: \mathrm{Cov}(d_i, d_j) \propto k(t_i, t_j) + \delta_{ij} \, n(t_i).
 
-    It serves any number of trials, any timesteps and any noise. Only ratios count: a
-    race estimates the scale from each image. :func:`fit_trial_covariance` learns one
-    from unlabelled images.
+    It serves any number of trials, any timesteps and any noise, and best the trials
+    that it was learned from. Only ratios count: a race estimates the scale from each
+    image. :func:`fit_trial_covariance` learns one from unlabelled images.
 
     Attributes
     ----------
     timesteps : ndarray of shape (n_knots,), float64
         Where the kernel is given, rising; between them it is interpolated.
     kernel : ndarray of shape (n_knots, n_knots), float64
-        The smooth part, k. Positive semidefinite.
+        k. Positive semidefinite.
     nugget : ndarray of shape (n_knots,), float64
-        Variance of a trial's own noise, n.
+        Variance of a trial's own noise, n. Between two knots, what the interpolated
+        kernel lacks in variance is added.
     loss, target : str
         Of the errors. Errors of "l1" and "l2" serve every target, since these differ
         by a factor that depends on the timestep alone.
@@ -80,7 +83,10 @@ class TrialCovariance:
         # Weight of each knot at each timestep, by linear interpolation.
         knots = np.eye(len(self.timesteps))
         weights = np.stack([np.interp(timesteps, self.timesteps, k) for k in knots])
-        return weights.T @ self.kernel @ weights + np.diag(self.nugget @ weights)
+        matrix = weights.T @ self.kernel @ weights
+        variance = (np.diag(self.kernel) + self.nugget) @ weights
+        np.fill_diagonal(matrix, variance)
+        return matrix
 
     def save(self, path):
         """Write to a file in NumPy's ``.npz`` format.
@@ -161,17 +167,21 @@ def _scale(target, schedule, timesteps, power):
     return np.interp(timesteps, np.arange(len(values)), values) ** power
 
 
-def learn_covariance(errors, timesteps, n_timesteps, **facts):
+def learn_covariance(errors, weights, timesteps, **facts):
     """Learn the covariance from errors of all classes and trials.
+
+    It is that of the differences from the class of lowest mean error, since the race is
+    decided between such classes. Each class and image counts the same: the differences
+    are divided by their root mean square over the trials.
 
     Parameters
     ----------
     errors : ndarray of shape (n_images, n_classes, n_trials)
         Of at least two classes.
+    weights : ndarray of shape (n_trials,)
+        Weight of each trial in the mean.
     timesteps : ndarray of shape (n_trials,), int64
-        Even timesteps, more than one a knot.
-    n_timesteps : int
-        T, the number of timesteps the model was trained with.
+        Rising; trials of the same timestep are averaged.
     **facts : dict
         The other attributes of :class:`TrialCovariance`.
 
@@ -179,28 +189,19 @@ def learn_covariance(errors, timesteps, n_timesteps, **facts):
     -------
     covariance : TrialCovariance
     """
-    residuals = errors - errors.mean(axis=1, keepdims=True)  # (n, k, m)
-    # Each image counts the same: some have errors many times those of others.
-    scale = (residuals**2).mean(axis=(1, 2), keepdims=True)
-    residuals = residuals / np.sqrt(np.maximum(scale, np.finfo(float).tiny))
-    residuals = residuals.reshape(-1, errors.shape[2])
-    covariance = residuals.T @ residuals / len(residuals)  # (m, m)
-
-    # Means over pairs of different trials in each pair of bands of timesteps.
-    band = timesteps * N_KNOTS // n_timesteps
-    members = np.eye(N_KNOTS)[:, band]  # (n_knots, m)
-    pairs = members @ (1 - np.eye(len(band))) @ members.T
-    off_diagonal = covariance - np.diag(np.diag(covariance))
-    kernel = members @ off_diagonal @ members.T / np.maximum(pairs, 1)
-    values, vectors = np.linalg.eigh(kernel)
-    kernel = (vectors * np.maximum(values, 0)) @ vectors.T
-    variance = members @ np.diag(covariance) / members.sum(axis=1)
-    # A share of its own keeps the matrix well-conditioned.
-    nugget = np.maximum(variance - np.diag(kernel), 1e-3 * variance)
-    knots = (np.arange(N_KNOTS) + 0.5) * n_timesteps / N_KNOTS
-    return TrialCovariance(
-        knots, kernel, nugget + np.finfo(float).tiny, n_images=len(errors), **facts
-    )
+    n, n_classes, _ = errors.shape
+    best = (errors @ weights).argmin(axis=1)  # (n,)
+    is_other = np.arange(n_classes) != best[:, None]
+    differences = errors - errors[np.arange(n), best][:, None]  # (n, k, m)
+    differences = differences[is_other]  # (n * (k - 1), m)
+    scale = ((differences * weights) ** 2).mean(axis=1, keepdims=True)
+    differences /= np.sqrt(np.maximum(scale, np.finfo(float).tiny))
+    knots, knot = np.unique(timesteps, return_inverse=True)
+    members = np.eye(len(knots))[knot]  # (m, n_knots)
+    differences = differences @ members / members.sum(axis=0)
+    kernel = differences.T @ differences / len(differences)
+    nugget = NUGGET * np.diag(kernel) + np.finfo(float).tiny
+    return TrialCovariance(knots.astype(float), kernel, nugget, n_images=n, **facts)
 
 
 class MeanPredictor:

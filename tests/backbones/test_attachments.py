@@ -332,6 +332,42 @@ def test_a_quantized_network(library, tmp_path):
         load_backbone(pipeline, dtype="bfloat16")
 
 
+@pytest.mark.slow
+def test_a_network_of_a_gguf_file(tmp_path):
+    """Nearly the errors of the plain one; the quantized weights are in its name."""
+    gguf = pytest.importorskip("gguf")
+    from diffusers import GGUFQuantizationConfig
+
+    pipeline = flux()
+    pipeline.save_pretrained(tmp_path)
+    file, q8 = tmp_path / "flux.gguf", gguf.GGMLQuantizationType.Q8_0
+    writer = gguf.GGUFWriter(file, "flux")
+    for name, weight in pipeline.transformer.state_dict().items():
+        values, kind = weight.numpy(), None
+        if values.ndim == 2 and values.shape[1] % 32 == 0:  # as many as a block of q8
+            values, kind = gguf.quants.quantize(values, q8), q8
+        writer.add_tensor(name, values, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    pipeline.transformer = type(pipeline.transformer).from_single_file(
+        str(file), config=str(tmp_path), subfolder="transformer",
+        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
+        torch_dtype=torch.float32,
+    )  # fmt: skip
+    weights = [w for w in pipeline.transformer.parameters() if hasattr(w, "quant_type")]
+    assert weights
+    actual, expected = errors(pipeline), errors(flux())
+    np.testing.assert_allclose(actual, expected, rtol=0.1)
+    assert not np.array_equal(actual, expected)
+    with pytest.raises(ValueError, match="quantized"):
+        load_backbone(pipeline, dtype="bfloat16")
+    before = load_backbone(pipeline).fingerprint()
+    weights[0].as_tensor().numpy().flat[5] ^= 1  # a bit of the file's bytes
+    assert load_backbone(pipeline).fingerprint() != before
+
+
 def test_a_projection_of_the_text_is_no_adapter():
     """fashion-scenes has one; as an object it is what it is by its name."""
     from_file = str(files("diffusion_sklearn.bundled") / "fashion-scenes")

@@ -52,12 +52,16 @@ def replay(errors, rounds, order):
 
 def test_the_matrix_interpolates():
     covariance = some_covariance()
-    matrix = covariance.matrix(np.array([400, 400, 420]))
-    middle = np.interp(400, covariance.timesteps, np.diag(covariance.kernel))
-    assert matrix[0, 1] == pytest.approx(middle, rel=0.05)
-    assert matrix[0, 0] - matrix[0, 1] == pytest.approx(
-        np.interp(400, covariance.timesteps, covariance.nugget)
-    )
+    kernel, nugget = covariance.kernel, covariance.nugget
+    matrix = covariance.matrix(np.array([420, 440, 440, 460]))  # knots 10 and 11
+    assert covariance.timesteps[10] == 420
+    assert matrix[0, 0] == pytest.approx(kernel[10, 10] + nugget[10])
+    assert matrix[0, 3] == pytest.approx(kernel[10, 11])
+    assert matrix[0, 1] == pytest.approx((kernel[10, 10] + kernel[10, 11]) / 2)
+    middle = kernel[10:12, 10:12].mean()  # of two trials with noise of their own
+    assert matrix[1, 2] == pytest.approx(middle)
+    assert matrix[1, 1] == pytest.approx((matrix[0, 0] + matrix[3, 3]) / 2)
+    assert matrix[1, 1] > middle
     assert (np.linalg.eigvalsh(covariance.matrix(EVEN)) > 0).all()
 
 
@@ -158,19 +162,37 @@ def test_images_unlike_those_it_was_learned_from_take_longer():
 
 
 def test_a_covariance_is_learned_whatever_the_scale_of_an_image():
-    true = some_covariance()
-    errors = draw(true.matrix(EVEN), 200, 8)
+    true = some_covariance().matrix(EVEN)
+    errors = draw(true, 200, 8)
     errors *= np.exp(np.random.RandomState(2).randn(200, 1, 1))
     errors += np.random.RandomState(3).rand(200, 1, 100)  # cancels between classes
     facts = {"loss": "l2", "target": "velocity"}
-    learned = learn_covariance(errors, EVEN, T, **facts)
+    learned = learn_covariance(errors, np.ones(100), EVEN, **facts)
     assert learned.n_images == 200
-    ratio = np.diag(learned.kernel) / np.diag(true.kernel)
-    strong = np.diag(true.kernel) > 0.1
+    np.testing.assert_array_equal(learned.timesteps, EVEN)
+    ratio = np.diag(learned.kernel) / np.diag(true)
+    strong = np.diag(true) > 0.1
     np.testing.assert_allclose(ratio[strong] / ratio[strong].mean(), 1, atol=0.2)
-    wasted = [MeanPredictor(true.matrix(EVEN), MeanPredictor(c.matrix(EVEN)).order)
-              .after(8)[1] for c in (learned, true)]  # fmt: skip
+    orders = MeanPredictor(learned.matrix(EVEN)).order, MeanPredictor(true).order
+    wasted = [MeanPredictor(true, order).after(8)[1] for order in orders]
     assert wasted[0] < 1.3 * wasted[1]
+
+
+def test_a_covariance_by_hand():
+    """Three classes, the last has the lowest mean; one timestep twice."""
+    errors = np.array([[[4.0, 0, 2, 3], [5, 3, 3, 4], [1, 2, 0, 2]]])
+    weights = np.array([1, 2, 1, 0.0])
+    learned = learn_covariance(
+        errors, weights, np.array([10, 20, 20, 30]), loss="l2", target="epsilon"
+    )
+    first, second = np.array([3.0, -2, 2, 1]), np.array([4.0, 1, 3, 2])
+    first /= np.sqrt((9 + 16 + 4) / 4)
+    second /= np.sqrt((16 + 4 + 9) / 4)
+    rows = np.array([[d[0], (d[1] + d[2]) / 2, d[3]] for d in (first, second)])
+    expected = (np.outer(rows[0], rows[0]) + np.outer(rows[1], rows[1])) / 2
+    np.testing.assert_array_equal(learned.timesteps, [10, 20, 30])
+    np.testing.assert_allclose(learned.kernel, expected)
+    np.testing.assert_allclose(learned.nugget, 0.1 * np.diag(expected))
 
 
 def test_another_target_is_another_scale():

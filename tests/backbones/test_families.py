@@ -1,6 +1,8 @@
 """Every family against a double loop in float64, written from its own training loss."""
 
 import inspect
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import peft
@@ -10,9 +12,13 @@ from diffusers import AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
+    ErrorStore,
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
+from diffusion_sklearn.backbones._conditions import from_dict, to_dict
+from diffusion_sklearn.engine._cache import ErrorCache
+from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.testing._pipelines import (
     flux,
     pixart_alpha,
@@ -269,6 +275,38 @@ def test_against_double_loop(name, folders):
     np.testing.assert_allclose(again, result.errors[order], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["Stable Diffusion 3, 3.5", "PixArt-Sigma"])
+def test_named_tensors_reach_workers_and_memory(name, folders, tmp_path):
+    """Pooled embeddings and masks as well as tokens, in half precision too."""
+    clf = classifier(folders[name], dtype="bfloat16", memory=str(tmp_path))
+    expected = clf.denoising_errors(IMAGES).errors
+    plan = clf._fitted_plan()
+    received = pickle.loads(pickle.dumps(replace(plan, token=name)))
+    assert received is not plan
+    for key, tensor in to_dict(plan.conditions).items():
+        other = to_dict(received.conditions)[key]
+        assert other.dtype == tensor.dtype and torch.equal(other, tensor)
+    again = clf.denoising_errors(IMAGES)
+    np.testing.assert_array_equal(again.errors, expected)
+    assert not again.n_evaluations.any()  # all of them kept
+    # Another mask or pooled embedding is another condition.
+    for key, tensor in to_dict(plan.conditions).items():
+        changed = {**to_dict(plan.conditions), key: tensor.flip(1)}
+        other = replace(plan, conditions=from_dict(changed))
+        with ErrorCache.open(ErrorStore(tmp_path), other) as cache:
+            pixels = to_pixels(list(IMAGES), 8)
+            assert np.isnan(cache.get(pixels)).all(), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Stable Diffusion 3, 3.5", "PixArt-Sigma"])
+def test_named_tensors_reach_other_processes(name, folders):
+    clf = classifier(folders[name])
+    expected = clf.denoising_errors(IMAGES).errors
+    errors = clf.set_params(n_jobs=2).denoising_errors(IMAGES).errors
+    np.testing.assert_allclose(errors, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_float16_is_finite_and_near(name, folders):
     half = classifier(folders[name], dtype="float16").denoising_errors(IMAGES).errors
@@ -330,10 +368,13 @@ def test_a_text_encoder_that_overflows_is_an_error():
 
 def test_the_null_condition_of_sdxl_is_zeros():
     pipeline = stable_diffusion_xl()
-    assert not load_backbone(pipeline).null_condition().any()
+    null = load_backbone(pipeline).null_condition()
+    assert not null.tokens.any() and not null.pooled.any()
     pipeline.register_to_config(force_zeros_for_empty_prompt=False)
     backbone = load_backbone(pipeline)
-    assert torch.equal(backbone.null_condition(), backbone.condition([""]))
+    null, empty = backbone.null_condition(), backbone.condition([""])
+    assert torch.equal(null.tokens, empty.tokens)
+    assert torch.equal(null.pooled, empty.pooled)
 
 
 @pytest.mark.parametrize(

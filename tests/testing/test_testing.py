@@ -6,6 +6,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from diffusion_sklearn import Backbone, load_backbone
+from diffusion_sklearn.backbones._conditions import map_tensors, repeat
 from diffusion_sklearn.testing import check_backbone, tiny_pipelines
 from diffusion_sklearn.testing._checks import CHECKS
 
@@ -129,13 +130,13 @@ def wrong_noise(self, latents, noise, timesteps):
 
 
 def ignored_condition(self, noised, timesteps, conditions):
-    return self.right.forward(
-        self, noised, timesteps, conditions[:1].expand_as(conditions)
-    )
+    first = repeat(conditions[:1], len(conditions))
+    return self.right.forward(self, noised, timesteps, first)
 
 
 def no_condition(self, noised, timesteps, conditions):
-    return self.right.forward(self, noised, timesteps, torch.zeros_like(conditions))
+    zeros = map_tensors(torch.zeros_like, conditions)
+    return self.right.forward(self, noised, timesteps, zeros)
 
 
 def centered_batch(self, noised, timesteps, conditions):

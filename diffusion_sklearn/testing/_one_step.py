@@ -111,7 +111,7 @@ def run_one_step(backbone, timestep):
     devices = [backbone.device] if backbone.device.type == "cuda" else []
     try:
         # Some pipelines draw from the global generator.
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), quiet():
             pipeline(**options)
     except _Stop:
         pass

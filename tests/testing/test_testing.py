@@ -46,12 +46,26 @@ def test_families_pass(name):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
+PIPELINE_SIZES = {"Qwen-Image": 8}
+"""Pixels of the images; the size is in no config, where the default is of 128."""
+
+
 @pytest.mark.parametrize(
-    "name", ["Stable Diffusion XL", "Stable Diffusion 3 without T5", "DiT"]
+    "name",
+    [
+        "Stable Diffusion XL",
+        "Stable Diffusion 3 without T5",
+        "DiT",
+        "Qwen-Image",
+        "Lumina 2",
+        "AuraFlow",
+    ],
 )
 def test_saved_pipelines_pass(name, tmp_path):
     PIPELINES[name]().save_pretrained(tmp_path, safe_serialization=True)
-    check_backbone(load_backbone(tmp_path))
+    backbone = load_backbone(tmp_path)
+    backbone.image_size = PIPELINE_SIZES.get(name, backbone.image_size)
+    check_backbone(backbone)
 
 
 @pytest.mark.parametrize("scheduler", ["PNDM", "UniPCMultistep", "EulerDiscrete"])
@@ -250,6 +264,13 @@ WRONG = [
     ("check_denoising_step", "U-Net on pixels", {"forward": wrong_time}),
     ("check_denoising_step", "PixArt-Sigma", {"forward": wrong_time}),
     ("check_denoising_step", "Sana", {"forward": wrong_time}),
+    *[
+        ("check_denoising_step", name, {"forward": forward})
+        for name in ("Qwen-Image", "Lumina 2", "AuraFlow")
+        for forward in (wrong_sign, wrong_sign_of_input, wrong_time, scaled_time)
+    ],
+    ("check_latents", "Qwen-Image", {"forward": swapped_axes}),
+    ("check_denoising_step", "Lumina 2", {"condition": another_prompt}),
     (
         "check_denoising_step",
         IMAGE,
@@ -259,7 +280,7 @@ WRONG = [
     ("check_denoising_step", XL, {"condition": another_prompt}),
     *[
         ("check_latents", name, {"encode": encode})
-        for name in (SD, XL, SD_3, "Flux", "DiT")
+        for name in (SD, XL, SD_3, "Flux", "DiT", "Qwen-Image", "Lumina 2", "AuraFlow")
         for encode in (wrong_scale, wrong_shift)
     ],
 ]

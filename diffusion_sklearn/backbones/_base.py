@@ -91,6 +91,9 @@ class Backbone:
     is_flow = False
     """Whether the family is trained by flow matching, whatever the scheduler."""
 
+    no_guidance = 1.0
+    """The ``guidance_scale`` with which its pipeline samples without guidance."""
+
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 

@@ -7,9 +7,9 @@ import torch
 class Conditions:
     """Several tensors that a network is conditioned on, such as tokens and their mask.
 
-    What :meth:`Backbone.condition` returns where one Tensor is not enough. As with a
-    Tensor, ``len(conditions)`` is the number of rows and ``conditions[rows]`` selects
-    some of them.
+    What :meth:`~diffusion_sklearn.Backbone.condition` returns where one Tensor is not
+    enough. As with a Tensor, ``len(conditions)`` is the number of rows and
+    ``conditions[rows]`` selects some of them.
 
     Parameters
     ----------

@@ -1,11 +1,12 @@
 """Qwen-Image: a flow-matching transformer of packed latents."""
 
-from torch.nn import functional as F
-
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._conditions import Conditions
 from diffusion_sklearn.backbones._packing import pack, unpack
-from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
+from diffusion_sklearn.backbones._text import (
+    embed_in_batches,
+    encoder_device,
+    pad_tokens,
+)
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "Qwen/Qwen-Image"
@@ -52,11 +53,9 @@ class QwenImageBackbone(Backbone):
             tokens, mask = pipeline.encode_prompt(
                 prompts, encoder_device(self), max_sequence_length=length
             )
-            if mask is None:  # all of one length
-                mask = tokens.new_ones(tokens.shape[:2])
-            padding = length - tokens.shape[1]
-            tokens, mask = F.pad(tokens, (0, 0, 0, padding)), F.pad(mask, (0, padding))
-            return Conditions(tokens=tokens, mask=mask.bool())
+            if mask is not None:  # else all are of one length
+                tokens = [row[of > 0] for row, of in zip(tokens, mask, strict=True)]
+            return pad_tokens(tokens, length)
 
         return embed_in_batches(self, names, embed)
 

@@ -4,6 +4,7 @@ import threading
 from contextlib import contextmanager
 
 import torch
+from torch.nn import functional as F
 
 from diffusion_sklearn.backbones._batches import BatchSize, in_batches
 from diffusion_sklearn.backbones._conditions import (
@@ -123,6 +124,26 @@ def embed_with_mask(backbone, prompts, length, instead, around="", **options):
         return Conditions(tokens=tokens, mask=mask.bool())
 
     return embed_in_batches(backbone, prompts, embed)
+
+
+def pad_tokens(rows, length):
+    """Token embeddings padded to one length, and their attention mask.
+
+    Parameters
+    ----------
+    rows : sequence of Tensor of shape (n_tokens, d)
+        Of each prompt, without padding.
+    length : int
+        Number of tokens that the network takes.
+
+    Returns
+    -------
+    conditions : Conditions
+        As of :func:`embed_with_mask`.
+    """
+    tokens = [F.pad(row, (0, 0, 0, length - len(row))) for row in rows]
+    mask = [torch.arange(length) < len(row) for row in rows]
+    return Conditions(tokens=torch.stack(tokens), mask=torch.stack(mask))
 
 
 def embed_in_batches(backbone, prompts, embed):

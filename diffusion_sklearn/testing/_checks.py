@@ -76,9 +76,10 @@ def check_backbone(backbone):
 
     The last two are left out if the pipeline class has no ``__call__``. They run a copy
     of the pipeline with a plain sampler of the same noise schedule (DDPM, or Euler's
-    for a flow), without guidance. They pass the arguments of diffusers that
-    ``__call__`` has, such as ``prompt``, ``class_labels``, ``latents`` and ``height``,
-    and ``max_sequence_length`` if the backbone has an attribute of that name.
+    for a flow), without guidance (the backbone's ``no_guidance``). They pass the
+    arguments of diffusers that ``__call__`` has, such as ``prompt``, ``class_labels``,
+    ``latents`` and ``height``, and ``max_sequence_length`` if the backbone has an
+    attribute of that name.
 
     Examples
     --------

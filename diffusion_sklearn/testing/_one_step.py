@@ -99,7 +99,7 @@ def run_one_step(backbone, timestep):
         "width": side,
         "latents": spy.network_input(noised),
         "num_inference_steps": 2,  # 1 has a meaning of its own in some pipelines
-        "guidance_scale": 1.0,
+        "guidance_scale": backbone.no_guidance,
         "true_cfg_scale": 1.0,
         "max_sequence_length": getattr(backbone, "max_sequence_length", None),
         "use_resolution_binning": False,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diffusion_sklearn.backbones._batches import BatchSize, in_batches
-from diffusion_sklearn.backbones._conditions import from_dict, repeat, to_dict
+from diffusion_sklearn.backbones._conditions import from_dict, to_dict
 from diffusion_sklearn.backbones._devices import to_device
 from diffusion_sklearn.engine._allocator import kept_memory
 from diffusion_sklearn.engine._errors import (
@@ -289,8 +289,9 @@ def _scores_of_trials(plan, latents, trials, null, rows):
         image, trial = to_device(pairs[:, batch], latents.device)
         clean, noise, t = latents[image], noises[trial], timesteps[trial]
         noised = backbone.add_noise(clean, noise, t)
-        of_rows = _leaves(backbone, repeat(null, len(t)), conditions)
-        with torch.enable_grad(), of_rows as (nulls, leaves):
+        nulls = null[[0] * len(t)]  # a copy, which is no inference tensor
+        leaves_of = _leaves(backbone, nulls, conditions)
+        with torch.enable_grad(), leaves_of as (nulls, leaves):
             if "vlb" in terms:
                 outputs = backbone.predict_with_variance(noised, t, nulls)
             else:

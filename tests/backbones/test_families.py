@@ -279,6 +279,20 @@ def in_float64(pipeline):
     return pipeline
 
 
+def latents_of(name, pipeline, image):
+    x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
+    if name == "U-Net on pixels":
+        return x
+    config = pipeline.vae.config
+    if name.startswith("Qwen"):
+        x = pipeline.vae.encode(x[:, :, None])[0].mean[:, :, 0]  # one frame
+        mean, std = torch.tensor([config.latents_mean, config.latents_std]).double()
+        return (x - mean.view(1, 4, 1, 1)) / std.view(1, 4, 1, 1)
+    x = pipeline.vae.encode(x)[0]
+    x = x if name == "Sana" else x.mean
+    return (x - (config.get("shift_factor") or 0)) * config.scaling_factor
+
+
 def reference(name, pipeline, trials, conditions):
     """Training loss of each image, class and trial, in float64."""
     pipeline, call = in_float64(pipeline), CALLS[name]
@@ -295,18 +309,7 @@ def reference(name, pipeline, trials, conditions):
     images = images_of(name)
     errors = np.zeros((len(images), len(conditions), len(trials)))
     for i, image in enumerate(images):
-        x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
-        if name != "U-Net on pixels":
-            config = pipeline.vae.config
-            is_qwen = name.startswith("Qwen")
-            x = pipeline.vae.encode(x[:, :, None] if is_qwen else x)[0]
-            x = x if name == "Sana" else x.mean
-            if is_qwen:
-                mean, std = np.array([config.latents_mean, config.latents_std])
-                mean, std = (torch.from_numpy(v).view(1, 4, 1, 1) for v in (mean, std))
-                x = (x[:, :, 0] - mean) / std
-            else:
-                x = (x - (config.get("shift_factor") or 0)) * config.scaling_factor
+        x = latents_of(name, pipeline, image)
         noise = torch.from_numpy(trials.noise(x.shape[1:])).double()
         for j, step in enumerate(trials.timesteps.tolist()):
             t, eps = torch.tensor([step]), noise[j : j + 1]

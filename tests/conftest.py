@@ -138,6 +138,12 @@ def sd_v_folder():
 
 
 @pytest.fixture(scope="session")
+def sd3_folder():
+    """A tiny Stable Diffusion 3 saved in diffusers layout."""
+    return saved("sd3", save_pipeline(PIPELINES["Stable Diffusion 3, 3.5"]))
+
+
+@pytest.fixture(scope="session")
 def clip_folder():
     """A tiny CLIP saved in transformers layout."""
     return saved("clip", lambda folder: save_tiny_clip(folder, "clip"))

@@ -17,6 +17,7 @@ import torch
 from benchmarks._common import describe_machine, make_parser, run_in_process, write
 from benchmarks._families import FAMILIES
 from diffusion_sklearn import load_backbone
+from diffusion_sklearn.backbones import Conditions
 
 TOKENS = {"Flux": 512, "PixArt-alpha": 120, "PixArt-Sigma": 300, "Sana": 300}
 
@@ -28,7 +29,7 @@ def random_conditions(name, backbone, rows):
         return torch.randint(0, backbone.n_labels, (rows,))
     if hasattr(config, "caption_channels"):
         tokens = torch.randn(rows, TOKENS[name], config.caption_channels)
-        return torch.cat([tokens, torch.ones(*tokens.shape[:2], 1)], dim=-1)
+        return Conditions(tokens=tokens, mask=torch.ones(tokens.shape[:2]) > 0)
     if name.startswith("Stable Diffusion 1"):
         return torch.randn(rows, 77, config.cross_attention_dim)
     if name == "Stable Diffusion XL":
@@ -36,10 +37,12 @@ def random_conditions(name, backbone, rows):
             config.projection_class_embeddings_input_dim
             - 6 * config.addition_time_embed_dim
         )
-        return torch.randn(rows, n_pooled + 77 * config.cross_attention_dim)
+        tokens = torch.randn(rows, 77, config.cross_attention_dim)
+        return Conditions(tokens=tokens, pooled=torch.randn(rows, n_pooled))
     n_tokens = TOKENS.get(name, 77 + 256)
-    return torch.randn(
-        rows, config.pooled_projection_dim + n_tokens * config.joint_attention_dim
+    return Conditions(
+        tokens=torch.randn(rows, n_tokens, config.joint_attention_dim),
+        pooled=torch.randn(rows, config.pooled_projection_dim),
     )
 
 

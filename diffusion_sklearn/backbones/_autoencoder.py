@@ -12,13 +12,15 @@ def pixels_per_latent(vae):
 
     Parameters
     ----------
-    vae : AutoencoderKL, AutoencoderTiny or AutoencoderDC
+    vae : AutoencoderKL, AutoencoderTiny, AutoencoderDC or AutoencoderKLQwenImage
         Of diffusers.
 
     Returns
     -------
     factor : int
     """
+    if _is_of_videos(vae):
+        return 2 ** len(vae.config.temperal_downsample)
     widths = vae.config.get("block_out_channels")
     return 2 ** (len(widths or vae.config.encoder_block_out_channels) - 1)
 
@@ -28,7 +30,7 @@ def encode_pixels(vae, pixels):
 
     Parameters
     ----------
-    vae : AutoencoderKL, AutoencoderTiny or AutoencoderDC
+    vae : AutoencoderKL, AutoencoderTiny, AutoencoderDC or AutoencoderKLQwenImage
         Of diffusers. If it returns a distribution, its mean is taken.
     pixels : Tensor of shape (n, 3, size, size)
         In [-1, 1].
@@ -37,17 +39,24 @@ def encode_pixels(vae, pixels):
     -------
     latents : Tensor of shape (n, c, h, w), float32 or float64
     """
-    config = vae.config
-    latents = vae.encode(pixels.to(device_of(vae), vae.dtype))[0]
+    config, pixels = vae.config, pixels.to(device_of(vae), vae.dtype)
+    is_of_videos = _is_of_videos(vae)
+    latents = vae.encode(pixels.unsqueeze(2) if is_of_videos else pixels)[0]
     if not isinstance(latents, torch.Tensor):  # a distribution
         latents = latents.mean
+    latents = latents.squeeze(2) if is_of_videos else latents  # of one frame
     dtype = torch.promote_types(latents.dtype, torch.float32)
     latents = latents.to(dtype)  # (n, c, h, w)
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean and std:
         mean, std = (latents.new_tensor(v).view(1, -1, 1, 1) for v in (mean, std))
-        return (latents - mean) / std * config.scaling_factor
+        return (latents - mean) / std * config.get("scaling_factor", 1.0)
     return (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+
+
+def _is_of_videos(vae):
+    """Whether an autoencoder takes videos, of which an image is one frame."""
+    return "temperal_downsample" in vae.config
 
 
 def as_channels(pixels, n_channels):

@@ -15,6 +15,7 @@ from diffusion_sklearn.backbones._autoencoder import (
     encode_pixels,
     pixels_per_latent,
 )
+from diffusion_sklearn.backbones._conditions import cast
 from diffusion_sklearn.backbones._devices import device_of
 from diffusion_sklearn.backbones._fingerprint import changed_parts, fingerprint
 from diffusion_sklearn.backbones._modes import evaluation_mode
@@ -90,8 +91,8 @@ class Backbone:
     is_flow = False
     """Whether the family is trained by flow matching, whatever the scheduler."""
 
-    masks_tokens = False
-    """Whether conditions of a prompt end in an attention mask of its tokens."""
+    no_guidance = 1.0
+    """The ``guidance_scale`` with which its pipeline samples without guidance."""
 
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
@@ -325,8 +326,12 @@ class Backbone:
             pixels = pixels.to(self.device, self.compute_dtype)
             return as_channels(pixels, self.latent_channels)
         with evaluation_mode(self._encoder):
-            latents = encode_pixels(self._encoder, pixels)
+            latents = self._encode(self._encoder, pixels)
         return latents.to(self.device, self.compute_dtype)
+
+    def _encode(self, vae, pixels):
+        """Latents of an autoencoder, as the network takes them."""
+        return encode_pixels(vae, pixels)
 
     @cached_property
     def _encoder(self):
@@ -387,7 +392,9 @@ class Backbone:
 
         Returns
         -------
-        conditions : Tensor of shape (len(names), ...)
+        conditions : Tensor of shape (len(names), ...) or Conditions
+            A row for each name. Conditions: where the network takes several tensors,
+            such as tokens and their mask.
         """
         raise NotImplementedError
 
@@ -396,7 +403,7 @@ class Backbone:
 
         Returns
         -------
-        conditions : Tensor of shape (1, ...)
+        conditions : Tensor of shape (1, ...) or Conditions
 
         Raises
         ------
@@ -421,7 +428,7 @@ class Backbone:
 
         Returns
         -------
-        conditions : Tensor of shape (1, ...)
+        conditions : Tensor of shape (1, ...) or Conditions
 
         Raises
         ------
@@ -454,7 +461,7 @@ class Backbone:
             Noised latents, in the network's dtype.
         timesteps : Tensor of shape (b,)
             Their noise levels, as the network takes them.
-        conditions : Tensor of shape (b, ...)
+        conditions : Tensor of shape (b, ...) or Conditions
             Rows of what :meth:`condition` returned, floating-point ones in the
             network's dtype.
 
@@ -474,7 +481,7 @@ class Backbone:
             Noised latents.
         timesteps : Tensor of shape (b,), int64
             Their noise levels.
-        conditions : Tensor of shape (b, ...)
+        conditions : Tensor of shape (b, ...) or Conditions
             Rows of what :meth:`condition` returned.
 
         Returns
@@ -506,17 +513,17 @@ class Backbone:
 
     def _inputs(self, noised, timesteps, conditions):
         """What :meth:`forward` takes: on the network's device, in its dtype."""
-        dtype = self.dtype if conditions.is_floating_point() else conditions.dtype
         times = self.noise_schedule.network_time(timesteps.to(self.device))
         return (
             noised.to(self.device, self.dtype),
             times,
-            conditions.to(self.device, dtype),
+            cast(conditions, self.device, self.dtype),
         )
 
     def _latent_side(self):
         """Side of the latents that the network was trained on."""
-        side = self.network.config.sample_size
+        side = self.network.config.get("sample_size")
+        side = side or self.pipeline.default_sample_size  # in no config
         return side if isinstance(side, int) else min(side)
 
     def _latent_step(self):

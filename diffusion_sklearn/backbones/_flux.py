@@ -1,15 +1,9 @@
 """Flux: a flow-matching transformer of packed latents."""
 
-import torch
-from torch.nn import functional as F
-
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import (
-    embed_in_batches,
-    encoder_device,
-    join_pooled,
-    split_pooled,
-)
+from diffusion_sklearn.backbones._conditions import Conditions
+from diffusion_sklearn.backbones._packing import pack, positions, unpack
+from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "black-forest-labs/FLUX.1-dev"
@@ -41,7 +35,7 @@ class FluxBackbone(Backbone):
         self.max_sequence_length = 512 if is_dev else 256
 
     def condition(self, names):
-        """Pooled embedding (CLIP) and token embeddings (T5) of prompts, concatenated.
+        """Token embeddings (T5) and pooled embedding (CLIP) of prompts.
 
         Parameters
         ----------
@@ -50,7 +44,8 @@ class FluxBackbone(Backbone):
 
         Returns
         -------
-        conditions : Tensor of shape (len(names), p + n_tokens * d)
+        conditions : Conditions
+            ``tokens`` (len(names), n_tokens, d) and ``pooled`` (len(names), p).
         """
         pipeline, names = self.pipeline, list(names)
         check_prompts(names, pipeline.tokenizer_2, self.max_sequence_length, HUB_MODEL)
@@ -62,40 +57,25 @@ class FluxBackbone(Backbone):
                 device=encoder_device(self),
                 max_sequence_length=self.max_sequence_length,
             )
-            return join_pooled(pooled, tokens)
+            return Conditions(tokens=tokens, pooled=pooled)
 
         return embed_in_batches(self, names, embed)
 
     def forward(self, noised, timesteps, conditions):
-        config, (h, w) = self.network.config, noised.shape[-2:]
-        pooled, tokens = split_pooled(
-            conditions, config.pooled_projection_dim, config.joint_attention_dim
-        )
-        # Four neighbours are one token: (b, 4 c, h / 2, w / 2) -> (b, h w / 4, 4 c).
-        packed = F.pixel_unshuffle(noised, 2).flatten(2).transpose(1, 2)
-        rows, columns = torch.meshgrid(
-            torch.arange(h // 2, device=noised.device),
-            torch.arange(w // 2, device=noised.device),
-            indexing="ij",
-        )
-        positions = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1)
+        h, w = noised.shape[-2:]
         guidance = None
-        if config.guidance_embeds:
+        if self.network.config.guidance_embeds:
             guidance = noised.new_full((len(noised),), NO_GUIDANCE)
         output = self.network(
-            packed,
+            pack(noised),
             timestep=timesteps / self.n_timesteps,  # the network multiplies by 1000
             guidance=guidance,
-            pooled_projections=pooled,
-            encoder_hidden_states=tokens,
-            txt_ids=noised.new_zeros(tokens.shape[1], 3),
-            img_ids=positions.view(-1, 3).to(noised),
+            pooled_projections=conditions.pooled,
+            encoder_hidden_states=conditions.tokens,
+            txt_ids=noised.new_zeros(conditions.tokens.shape[1], 3),
+            img_ids=positions(h // 2, w // 2, noised),
         ).sample
-        output = output.transpose(1, 2).unflatten(2, (h // 2, w // 2))
-        return F.pixel_shuffle(output, 2)
-
-    def _latent_side(self):
-        return self.pipeline.default_sample_size
+        return unpack(output, h)
 
     def _latent_step(self):
         return 2

@@ -21,7 +21,6 @@ class PixArtBackbone(Backbone):
     """
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
-    masks_tokens = True
 
     def __init__(self, pipeline):
         super().__init__(pipeline)
@@ -29,7 +28,7 @@ class PixArtBackbone(Backbone):
         self.max_sequence_length = 300 if is_sigma else 120
 
     def condition(self, names):
-        """Token embeddings of prompts, with the attention mask as a last channel.
+        """Token embeddings of prompts, and their attention mask.
 
         Parameters
         ----------
@@ -38,7 +37,8 @@ class PixArtBackbone(Backbone):
 
         Returns
         -------
-        conditions : Tensor of shape (len(names), n_tokens, d + 1)
+        conditions : Conditions
+            ``tokens`` (len(names), n_tokens, d) and ``mask`` (len(names), n_tokens).
         """
         return embed_with_mask(self, names, self.max_sequence_length, HUB_MODEL)
 
@@ -50,8 +50,8 @@ class PixArtBackbone(Backbone):
             added["aspect_ratio"] = noised.new_ones(len(noised), 1)
         return self.network(
             noised,
-            encoder_hidden_states=conditions[..., :-1],
-            encoder_attention_mask=conditions[..., -1],
+            encoder_hidden_states=conditions.tokens,
+            encoder_attention_mask=conditions.mask,
             timestep=timesteps,
             added_cond_kwargs=added,
         ).sample

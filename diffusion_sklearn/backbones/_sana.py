@@ -19,11 +19,10 @@ class SanaBackbone(Backbone):
 
     pipelines = ("SanaPipeline",)
     is_flow = True
-    masks_tokens = True
     max_sequence_length = 300
 
     def condition(self, names):
-        """Token embeddings of prompts, with the attention mask as a last channel.
+        """Token embeddings of prompts, and their attention mask.
 
         Parameters
         ----------
@@ -32,7 +31,8 @@ class SanaBackbone(Backbone):
 
         Returns
         -------
-        conditions : Tensor of shape (len(names), n_tokens, d + 1)
+        conditions : Conditions
+            ``tokens`` (len(names), n_tokens, d) and ``mask`` (len(names), n_tokens).
         """
         call = inspect.signature(self.pipeline.__call__)
         return self._embed(names, call.parameters["complex_human_instruction"].default)
@@ -53,7 +53,7 @@ class SanaBackbone(Backbone):
     def forward(self, noised, timesteps, conditions):
         return self.network(
             noised,
-            encoder_hidden_states=conditions[..., :-1],
-            encoder_attention_mask=conditions[..., -1],
+            encoder_hidden_states=conditions.tokens,
+            encoder_attention_mask=conditions.mask,
             timestep=timesteps * self.network.config.timestep_scale,
         ).sample

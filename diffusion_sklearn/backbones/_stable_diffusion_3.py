@@ -1,12 +1,8 @@
 """Stable Diffusion 3 and 3.5: a flow-matching transformer with three text encoders."""
 
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import (
-    embed_in_batches,
-    encoder_device,
-    join_pooled,
-    split_pooled,
-)
+from diffusion_sklearn.backbones._conditions import Conditions
+from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "stabilityai/stable-diffusion-3.5-medium"
@@ -27,7 +23,7 @@ class StableDiffusion3Backbone(Backbone):
     max_sequence_length = 256
 
     def condition(self, names):
-        """Pooled embedding and token embeddings of prompts, concatenated.
+        """Token embeddings and pooled embedding of prompts.
 
         Parameters
         ----------
@@ -36,7 +32,8 @@ class StableDiffusion3Backbone(Backbone):
 
         Returns
         -------
-        conditions : Tensor of shape (len(names), p + n_tokens * d)
+        conditions : Conditions
+            ``tokens`` (len(names), n_tokens, d) and ``pooled`` (len(names), p).
         """
         pipeline, names = self.pipeline, list(names)
         clip, t5 = pipeline.tokenizer, pipeline.tokenizer_3
@@ -54,18 +51,14 @@ class StableDiffusion3Backbone(Backbone):
                 do_classifier_free_guidance=False,
                 max_sequence_length=self.max_sequence_length,
             )
-            return join_pooled(pooled, tokens)
+            return Conditions(tokens=tokens, pooled=pooled)
 
         return embed_in_batches(self, names, embed)
 
     def forward(self, noised, timesteps, conditions):
-        config = self.network.config
-        pooled, tokens = split_pooled(
-            conditions, config.pooled_projection_dim, config.joint_attention_dim
-        )
         return self.network(
             noised,
             timestep=timesteps,
-            encoder_hidden_states=tokens,
-            pooled_projections=pooled,
+            encoder_hidden_states=conditions.tokens,
+            pooled_projections=conditions.pooled,
         ).sample

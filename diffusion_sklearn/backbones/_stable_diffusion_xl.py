@@ -2,16 +2,12 @@
 
 import torch
 
+from diffusion_sklearn.backbones._conditions import Conditions, map_tensors
 from diffusion_sklearn.backbones._stable_diffusion import (
     HUB_MODEL,
     StableDiffusionBackbone,
 )
-from diffusion_sklearn.backbones._text import (
-    embed_in_batches,
-    encoder_device,
-    join_pooled,
-    split_pooled,
-)
+from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 
@@ -40,7 +36,7 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
             )
 
     def condition(self, names):
-        """Pooled embedding and token embeddings of prompts, concatenated.
+        """Token embeddings and pooled embedding of prompts.
 
         Parameters
         ----------
@@ -49,7 +45,8 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
 
         Returns
         -------
-        conditions : Tensor of shape (len(names), p + n_tokens * d)
+        conditions : Conditions
+            ``tokens`` (len(names), n_tokens, d) and ``pooled`` (len(names), p).
         """
         pipeline, names = self.pipeline, list(names)
         tokenizer = pipeline.tokenizer_2
@@ -59,7 +56,7 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
             tokens, _, pooled, _ = pipeline.encode_prompt(
                 prompts, device=encoder_device(self), do_classifier_free_guidance=False
             )
-            return join_pooled(pooled, tokens)
+            return Conditions(tokens=tokens, pooled=pooled)
 
         return embed_in_batches(self, names, embed)
 
@@ -67,21 +64,16 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
         """The empty prompt, or zeros with ``force_zeros_for_empty_prompt``."""
         empty = self.condition([""])
         zeros = self.pipeline.config.get("force_zeros_for_empty_prompt")
-        return torch.zeros_like(empty) if zeros else empty
+        return map_tensors(torch.zeros_like, empty) if zeros else empty
 
     def forward(self, noised, timesteps, conditions):
-        unet, side = self.network, noised.shape[-1] * self.vae_factor
-        n_ids = 6  # original size, corner of the crop, target size
-        embedded = unet.add_embedding.linear_1.in_features
-        n_pooled = embedded - n_ids * unet.config.addition_time_embed_dim
-        pooled, tokens = split_pooled(
-            conditions, n_pooled, unet.config.cross_attention_dim
-        )
+        side = noised.shape[-1] * self.vae_factor
+        # Original size, corner of the crop, target size.
         ids = noised.new_tensor([side, side, 0, 0, side, side]).expand(len(noised), -1)
-        return unet(
+        return self.network(
             noised,
             timesteps,
-            encoder_hidden_states=tokens,
+            encoder_hidden_states=conditions.tokens,
             timestep_cond=self._no_guidance(noised),
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": ids},
+            added_cond_kwargs={"text_embeds": conditions.pooled, "time_ids": ids},
         ).sample

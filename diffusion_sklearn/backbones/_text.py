@@ -4,8 +4,15 @@ import threading
 from contextlib import contextmanager
 
 import torch
+from torch.nn import functional as F
 
 from diffusion_sklearn.backbones._batches import BatchSize, in_batches
+from diffusion_sklearn.backbones._conditions import (
+    Conditions,
+    cast,
+    concatenate,
+    to_dict,
+)
 from diffusion_sklearn.backbones._devices import device_of
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._tokens import check_prompts
@@ -13,39 +20,6 @@ from diffusion_sklearn.backbones._tokens import check_prompts
 BATCH_SIZE = 64  # prompts
 
 _lock = threading.RLock()
-
-
-def join_pooled(pooled, tokens):
-    """Concatenate pooled embeddings and token embeddings.
-
-    Parameters
-    ----------
-    pooled : Tensor of shape (n, p)
-    tokens : Tensor of shape (n, n_tokens, d)
-
-    Returns
-    -------
-    conditions : Tensor of shape (n, p + n_tokens * d)
-    """
-    return torch.cat([pooled, tokens.flatten(1)], dim=1)
-
-
-def split_pooled(conditions, n_pooled, width):
-    """The reverse of :func:`join_pooled`.
-
-    Parameters
-    ----------
-    conditions : Tensor of shape (n, p + n_tokens * d)
-    n_pooled, width : int
-        p and d.
-
-    Returns
-    -------
-    pooled : Tensor of shape (n, p)
-    tokens : Tensor of shape (n, n_tokens, d)
-    """
-    tokens = conditions[:, n_pooled:].unflatten(1, (-1, width))
-    return conditions[:, :n_pooled], tokens
 
 
 def text_encoders(pipeline):
@@ -115,8 +89,8 @@ def encoders_in_place(backbone):
                 torch.cuda.empty_cache()
 
 
-def embed_with_mask(backbone, prompts, length, instead, **options):
-    """Token embeddings of prompts, with the attention mask as a last channel.
+def embed_with_mask(backbone, prompts, length, instead, around="", **options):
+    """Token embeddings of prompts, and their attention mask.
 
     Parameters
     ----------
@@ -126,17 +100,18 @@ def embed_with_mask(backbone, prompts, length, instead, **options):
         The prompts.
     length : int
         Number of tokens that the network takes.
-    instead : str
+    instead, around : str
         As in :func:`~diffusion_sklearn.backbones._tokens.check_prompts`.
     **options : object
         For ``encode_prompt``.
 
     Returns
     -------
-    conditions : Tensor of shape (len(prompts), length, d + 1)
+    conditions : Conditions
+        ``tokens`` (len(prompts), length, d) and ``mask`` (len(prompts), length), bool.
     """
     pipeline, prompts = backbone.pipeline, list(prompts)
-    check_prompts(prompts, pipeline.tokenizer, length, instead)
+    check_prompts(prompts, pipeline.tokenizer, length, instead, around)
 
     def embed(prompts):
         tokens, mask, _, _ = pipeline.encode_prompt(
@@ -146,9 +121,29 @@ def embed_with_mask(backbone, prompts, length, instead, **options):
             max_sequence_length=length,
             **options,
         )
-        return torch.cat([tokens, mask[..., None].to(tokens.dtype)], dim=-1)
+        return Conditions(tokens=tokens, mask=mask.bool())
 
     return embed_in_batches(backbone, prompts, embed)
+
+
+def pad_tokens(rows, length):
+    """Token embeddings padded to one length, and their attention mask.
+
+    Parameters
+    ----------
+    rows : sequence of Tensor of shape (n_tokens, d)
+        Of each prompt, without padding.
+    length : int
+        Number of tokens that the network takes.
+
+    Returns
+    -------
+    conditions : Conditions
+        As of :func:`embed_with_mask`.
+    """
+    tokens = [F.pad(row, (0, 0, 0, length - len(row))) for row in rows]
+    mask = [torch.arange(length) < len(row) for row in rows]
+    return Conditions(tokens=torch.stack(tokens), mask=torch.stack(mask))
 
 
 def embed_in_batches(backbone, prompts, embed):
@@ -161,11 +156,12 @@ def embed_in_batches(backbone, prompts, embed):
     prompts : list of str
         The prompts.
     embed : callable
-        Takes a batch of prompts, returns a Tensor of shape (n_batch, ...).
+        Takes a batch of prompts, returns a Tensor of shape (n_batch, ...) or
+        Conditions.
 
     Returns
     -------
-    conditions : Tensor of shape (len(prompts), ...)
+    conditions : Tensor of shape (len(prompts), ...) or Conditions
         On the CPU, in the network's dtype.
 
     Raises
@@ -179,7 +175,7 @@ def embed_in_batches(backbone, prompts, embed):
 
     def embed_batch(rows):
         try:
-            return embed(prompts[rows]).cpu()
+            return embed(prompts[rows]).to("cpu")
         except (AttributeError, TypeError) as error:
             raise ValueError(
                 f"{type(backbone.pipeline).__name__}.encode_prompt raised "
@@ -191,10 +187,10 @@ def embed_in_batches(backbone, prompts, embed):
 
     with torch.no_grad(), encoders_in_place(backbone), evaluation_mode(*encoders):
         batches = list(in_batches(embed_batch, len(prompts), BatchSize(BATCH_SIZE)))
-    conditions = torch.cat(batches).to(backbone.dtype)
-    if not conditions.isfinite().all():
+    conditions = cast(concatenate(batches), "cpu", backbone.dtype)
+    if not all(tensor.isfinite().all() for tensor in to_dict(conditions).values()):
         raise FloatingPointError(
-            f"The text encoder gave NaN or infinity in {batches[0].dtype}; pass "
+            f"The text encoder gave NaN or infinity in {encoders[0].dtype}; pass "
             "dtype='bfloat16' or 'float32'."
         )
     return conditions

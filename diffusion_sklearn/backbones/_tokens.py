@@ -22,7 +22,7 @@ def default_template(tokenizer):
     return tokenizer.init_kwargs.get("prompt_template", DEFAULT_TEMPLATE)
 
 
-def check_prompts(prompts, tokenizer, length, instead):
+def check_prompts(prompts, tokenizer, length, instead, around=""):
     """Raise if a prompt has unknown words; warn if it is cut.
 
     Parameters
@@ -37,6 +37,9 @@ def check_prompts(prompts, tokenizer, length, instead):
         Tokens that the text encoder reads.
     instead : str
         Hub id of a model that knows more words, for the error.
+    around : str
+        Text that the pipeline puts around every prompt, such as a system prompt. Its
+        tokens count towards the length.
 
     Raises
     ------
@@ -44,12 +47,15 @@ def check_prompts(prompts, tokenizer, length, instead):
         If a prompt has words that the model never saw.
     """
     _check_words(prompts, tokenizer, instead)
+    if around:
+        length -= len(tokenizer(around).input_ids) - len(tokenizer("").input_ids)
     for prompt in prompts:
         ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
         excess = len(ids) - length
         if excess > 0:
-            # The end token stays; what goes are the words before it.
-            lost = tokenizer.decode(ids[-1 - excess : -1])
+            # An end token stays; what goes are the words before it.
+            end = len(ids) - (ids[-1] in tokenizer.all_special_ids)
+            lost = tokenizer.decode(ids[end - excess : end])
             warnings.warn(
                 f"The prompt {prompt!r} has {len(ids)} tokens, the model reads "
                 f"{length}: {lost!r} was cut. Shorten the class name or the "

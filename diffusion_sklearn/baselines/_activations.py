@@ -11,6 +11,7 @@ PARTS = (
     "mid_block",
     "up_blocks",
     "transformer_blocks",
+    "joint_transformer_blocks",
     "single_transformer_blocks",
 )
 """Attributes of U-Nets and transformers in diffusers that hold blocks, in order."""

@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from diffusion_sklearn.backbones._batches import resolve_batch_size
+from diffusion_sklearn.backbones._conditions import repeat
 from diffusion_sklearn.backbones._loading import (
     backbone_spec,
     get_backbone,
@@ -261,7 +262,7 @@ def _feature_maps(backbone, layer, latents, timestep, noise_seed, null):
     noise = torch.from_numpy(noise)[None].to(**kind)
     timesteps = torch.full((n,), timestep, device=backbone.device)
     noised = backbone.add_noise(latents.to(**kind), noise, timesteps)  # (b, c, h, w)
-    conditions = null.to(backbone.device).expand(n, *null.shape[1:])
+    conditions = repeat(null.to(backbone.device), n)
 
     context = fast_kernels(backbone)
     if backbone.is_compiled:  # a compiled network does not call hooks

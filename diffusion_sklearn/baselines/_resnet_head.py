@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
+from diffusion_sklearn.backbones._conditions import pack_tensors, unpack_tensors
 from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
 from diffusion_sklearn.baselines._resnet import (
     compute_logits,
@@ -22,7 +23,6 @@ from diffusion_sklearn.baselines._resnet import (
     make_resnet,
     train_epoch,
 )
-from diffusion_sklearn.classifiers._image_estimator import pack_tensors, unpack_tensors
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -1,10 +1,9 @@
 """An estimator of images around a pretrained model, be it a classifier or not."""
 
-import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
+from diffusion_sklearn.backbones._conditions import pack_tensors, unpack_tensors
 from diffusion_sklearn.backbones._spec import pack_model, unpack_model
 from diffusion_sklearn.images._pixels import check_images, holds_rows, rows_to_images
 
@@ -43,42 +42,3 @@ class BaseImageEstimator(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
-
-
-def pack_tensors(state):
-    """Arrays in place of tensors, for pickles and skops.
-
-    Parameters
-    ----------
-    state : dict
-
-    Returns
-    -------
-    state : dict
-    """
-    packed = dict(state)
-    for name, value in state.items():
-        if isinstance(value, torch.Tensor):
-            half = value.dtype in (torch.bfloat16, torch.float16)
-            array = (value.float() if half else value).cpu().numpy()
-            packed[name] = {"tensor": array, "dtype": str(value.dtype)[6:]}  # torch.
-    return packed
-
-
-def unpack_tensors(state):
-    """The reverse of :func:`pack_tensors`.
-
-    Parameters
-    ----------
-    state : dict
-
-    Returns
-    -------
-    state : dict
-    """
-    unpacked = dict(state)
-    for name, value in state.items():
-        if isinstance(value, dict) and value.keys() == {"tensor", "dtype"}:
-            array = np.array(value["tensor"])  # a memory map of joblib is read-only
-            unpacked[name] = torch.from_numpy(array).to(getattr(torch, value["dtype"]))
-    return unpacked

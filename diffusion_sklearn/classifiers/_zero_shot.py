@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.utils._param_validation import HasMethods
 
+from diffusion_sklearn.backbones._conditions import concatenate, flatten
 from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
 from diffusion_sklearn.classifiers._pairs import read_pairs
@@ -262,7 +262,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         conditions = backbone.condition(prompts)
         if subtract_unconditional:
             null = backbone.encode_null(self.null_condition)
-            conditions = torch.cat([conditions, null])
+            conditions = concatenate([conditions, null])
             columns = np.insert(columns, columns.shape[1], len(prompts), axis=1)
         active = np.zeros((len(images), len(conditions)), bool)
         np.put_along_axis(active, columns, True, axis=1)
@@ -287,7 +287,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         return make_prompts(self.prompt_template, names, default, classes_given)
 
     def _embeddings(self, backbone, conditions):
-        return conditions
+        return flatten(conditions)
 
     def _set_conditions(self, class_conditions):
         self.prompts_ = class_conditions

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from diffusion_sklearn.backbones._conditions import to_dict
 from diffusion_sklearn.backbones._fingerprint import digest, unseen
 from diffusion_sklearn.engine._losses import TERMS, loss_terms
 
@@ -321,7 +322,8 @@ class ErrorCache:
         self.timesteps = plan.trials.timesteps
         self.terms = loss_terms(plan.loss)
         self.model, self.settings = plan.backbone.name, _settings_digest(plan)
-        digests = [digest(row.double().numpy()) for row in plan.conditions.cpu()]
+        rows = range(len(plan.conditions))
+        digests = [_condition_digest(plan.conditions[[row]]) for row in rows]
         self.conditions = np.array([int(name[:16], 16) for name in digests], np.uint64)
         self.connection = store._connect()
 
@@ -478,6 +480,13 @@ class ErrorCache:
                 break
 
 
+def _condition_digest(row):
+    """Names a condition, whatever its device and dtype."""
+    tensors = to_dict(row).items()
+    names = [(name, digest(x.cpu().double().numpy())) for name, x in tensors]
+    return digest(repr(sorted(names)).encode())
+
+
 def _settings_digest(plan):
     """Names all that an error depends on beside image, condition and trial."""
     backbone = plan.backbone
@@ -494,6 +503,5 @@ def _settings_digest(plan):
         "guidance": None,
     }
     if plan.null is not None:
-        null = digest(plan.null.cpu().double().numpy())
-        settings["guidance"] = plan.guidance_scale, null
+        settings["guidance"] = plan.guidance_scale, _condition_digest(plan.null)
     return digest(json.dumps(settings, sort_keys=True, default=str).encode())

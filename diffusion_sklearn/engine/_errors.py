@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from diffusion_sklearn.backbones._batches import in_batches
+from diffusion_sklearn.backbones._conditions import repeat
 from diffusion_sklearn.backbones._devices import to_device
 from diffusion_sklearn.engine._allocator import kept_memory
 from diffusion_sklearn.engine._kernels import fast_kernels
@@ -299,9 +300,8 @@ def evaluate(plan, latents, triples, cache=None, mean_over=(1, 2, 3)):
         if not done.all():
             index = index[~done]
             rows = to_device(index, t.device)
-            nulls = null.expand(len(index), *null.shape[1:])
             predicted[to_device(~done, t.device)] = backbone.predict(
-                noised[rows], t[rows], nulls
+                noised[rows], t[rows], repeat(null, len(index))
             )
             n_rows[:] += np.bincount(batch[index, 0], minlength=len(n_rows))
         last_pair.clear()

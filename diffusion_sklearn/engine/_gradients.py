@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from diffusion_sklearn.backbones._batches import BatchSize, in_batches
+from diffusion_sklearn.backbones._conditions import from_dict, to_dict
 from diffusion_sklearn.backbones._devices import to_device
 from diffusion_sklearn.engine._allocator import kept_memory
 from diffusion_sklearn.engine._errors import (
@@ -64,8 +65,8 @@ def check_gradients(backbone, null_condition):
     ValueError
         If the model has no null condition, or masks tokens of the prompts.
     """
-    backbone.encode_null(null_condition)
-    if backbone.masks_tokens:
+    tensors = to_dict(backbone.encode_null(null_condition)).values()
+    if backbone.kind == "text" and not all(x.is_floating_point() for x in tensors):
         raise ValueError(
             f"prefilter='gradient' can't score prompts of {backbone.name}: its network "
             "ignores the tokens that the null condition lacks, so that they have no "
@@ -120,7 +121,7 @@ def predict_errors(plan, images, null, n_candidates, eligible, first=0):
         Its pruning is not used.
     images : sequence
         As :func:`~diffusion_sklearn.images._pixels.check_images` returns them.
-    null : Tensor of shape (1, ...)
+    null : Tensor of shape (1, ...) or Conditions
         The null condition.
     n_candidates : int
         Candidates that are wanted.
@@ -288,10 +289,9 @@ def _scores_of_trials(plan, latents, trials, null, rows):
         image, trial = to_device(pairs[:, batch], latents.device)
         clean, noise, t = latents[image], noises[trial], timesteps[trial]
         noised = backbone.add_noise(clean, noise, t)
-        nulls = null.repeat(len(t), *[1] * (null.ndim - 1))
-        with torch.enable_grad(), _leaves(backbone, nulls, conditions) as leaves:
-            if backbone.kind == "text":
-                nulls = leaves[0][0]
+        nulls = null[[0] * len(t)]  # a copy, which is no inference tensor
+        leaves_of = _leaves(backbone, nulls, conditions)
+        with torch.enable_grad(), leaves_of as (nulls, leaves):
             if "vlb" in terms:
                 outputs = backbone.predict_with_variance(noised, t, nulls)
             else:
@@ -334,21 +334,28 @@ def _leaves(backbone, nulls, conditions):
     ----------
     backbone : Backbone
         The model.
-    nulls : Tensor of shape (b, ...)
+    nulls : Tensor of shape (b, ...) or Conditions
         The null condition, for each row of the batch.
-    conditions : Tensor of shape (n_conditions, ...)
+    conditions : Tensor of shape (n_conditions, ...) or Conditions
         Those of the classes.
 
     Yields
     ------
+    nulls : Tensor of shape (b, ...) or Conditions
+        What the network is run with.
     leaves : list of (Tensor, Tensor, Tensor)
         A leaf of the graph (b, ...), its values under each of the conditions, and
-        under the null condition. Text embeddings are one leaf. Of class ids it is the
+        under the null condition. Of text, a leaf for each tensor. Of class ids, the
         output of each embedding table that sees them, known after the forward pass.
     """
     if backbone.kind == "text":
-        leaf = nulls.to(backbone.compute_dtype, copy=True).requires_grad_()
-        yield [(leaf, conditions, nulls[0])]
+        nulls, tables = to_dict(nulls), to_dict(conditions)
+        leaves = {
+            name: null.to(backbone.compute_dtype, copy=True).requires_grad_()
+            for name, null in nulls.items()
+        }
+        triples = [(leaf, tables[k], nulls[k][0]) for k, leaf in leaves.items()]
+        yield from_dict(leaves), triples
         return
     leaves, thread = [], threading.get_ident()
 
@@ -364,7 +371,7 @@ def _leaves(backbone, nulls, conditions):
     tables = [m for m in backbone.network.modules() if isinstance(m, nn.Embedding)]
     hooks = [table.register_forward_hook(hook) for table in tables]
     try:
-        yield leaves
+        yield nulls, leaves
     finally:
         for one in hooks:
             one.remove()

@@ -11,6 +11,11 @@ import numpy as np
 import torch
 
 from diffusion_sklearn.backbones._batches import BatchSize, resolve_batch_size
+from diffusion_sklearn.backbones._conditions import (
+    pack_tensors,
+    to_dict,
+    unpack_tensors,
+)
 from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.engine._covariance import MeanPredictor, TrialCovariance
 from diffusion_sklearn.engine._losses import check_loss
@@ -42,7 +47,7 @@ class Plan:
         Leads to the model, which is loaded once a process; with its fingerprint.
     trials : Trials
         The (timestep, noise) pairs.
-    conditions : Tensor of shape (n_conditions, ...)
+    conditions : Tensor of shape (n_conditions, ...) or Conditions
         Text embeddings or class ids, those of a class next to each other.
     n_prompts : ndarray of shape (n_classes,), int64
         Conditions of each class.
@@ -50,7 +55,7 @@ class Plan:
         Weight of each trial's error.
     pruning, loss, target, guidance_scale, batch_size : object
         As in the estimators.
-    null : Tensor of shape (1, ...) or None
+    null : Tensor of shape (1, ...), Conditions or None
         The null condition, where there is guidance.
     image_size : int
         Side of the images in pixels.
@@ -60,14 +65,14 @@ class Plan:
 
     model: object
     trials: Trials
-    conditions: torch.Tensor
+    conditions: object
     n_prompts: np.ndarray
     weights: np.ndarray
     pruning: object
     loss: str
     target: str
     guidance_scale: float
-    null: torch.Tensor | None
+    null: object
     image_size: int
     batch_size: object
     covariance: TrialCovariance | None = None
@@ -181,32 +186,19 @@ class Plan:
 
     def __reduce__(self):
         state = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("conditions", "null"):
-            state[name] = _to_numpy(state[name])
-        return _receive, (state, self.conditions.dtype)
+        return _receive, (pack_tensors(state),)
 
     def __sizeof__(self):
         # Dask sends objects of more than a few kilobytes to each worker once.
-        return self.conditions.nbytes + self.trials.timesteps.nbytes
+        tensors = to_dict(self.conditions).values()
+        return sum(x.nbytes for x in tensors) + self.trials.timesteps.nbytes
 
 
-def _to_numpy(tensor):
-    """Arrays are shared by joblib's workers through memory maps, tensors are not."""
-    if tensor is None:
-        return None
-    half = tensor.dtype in (torch.bfloat16, torch.float16)  # of which NumPy lacks one
-    return (tensor.float() if half else tensor).cpu().numpy()
-
-
-def _receive(state, dtype):
+def _receive(state):
     """The plan of a pickle; the same object as long as it is the same plan."""
     global _last_received
     if _last_received is None or _last_received.token != state["token"]:
-        for name in ("conditions", "null"):
-            if state[name] is not None:
-                # A memory map of joblib is read-only.
-                state[name] = torch.from_numpy(state[name].copy()).to(dtype)
         # Without a look at the model: an error here would end a worker of loky.
         _last_received = object.__new__(Plan)
-        vars(_last_received).update(state)
+        vars(_last_received).update(unpack_tensors(state))
     return _last_received

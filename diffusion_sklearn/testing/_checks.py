@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import torch
 
+from diffusion_sklearn.backbones._conditions import concatenate, repeat, to_dict
 from diffusion_sklearn.classifiers import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
@@ -75,9 +76,10 @@ def check_backbone(backbone):
 
     The last two are left out if the pipeline class has no ``__call__``. They run a copy
     of the pipeline with a plain sampler of the same noise schedule (DDPM, or Euler's
-    for a flow), without guidance. They pass the arguments of diffusers that
-    ``__call__`` has, such as ``prompt``, ``class_labels``, ``latents`` and ``height``,
-    and ``max_sequence_length`` if the backbone has an attribute of that name.
+    for a flow), without guidance (the backbone's ``no_guidance``). They pass the
+    arguments of diffusers that ``__call__`` has, such as ``prompt``, ``class_labels``,
+    ``latents`` and ``height``, and ``max_sequence_length`` if the backbone has an
+    attribute of that name.
 
     Examples
     --------
@@ -144,8 +146,9 @@ def check_shapes(backbone):
     hint = "see that latents stay in compute_dtype"
     assert_output("encode", latents, (1, *shape[1:]), dtype, hint)
     assert_output("add_noise", noised, shape, dtype, hint)
-    n_rows = len(backbone.condition(two_names(backbone)))
-    assert n_rows == 2, f"condition returns {n_rows} rows for two names."
+    for tensor in to_dict(backbone.condition(two_names(backbone))).values():
+        n_rows = len(tensor)
+        assert n_rows == 2, f"condition returns {n_rows} rows for two names."
     outputs = {"predict": [backbone.predict(noised, timesteps, conditions)]}
     if backbone.learns_variance:
         both = backbone.predict_with_variance(noised, timesteps, conditions)
@@ -172,12 +175,16 @@ def check_batches(backbone):
         "computed across rows",
     )
     names = two_names(backbone)
-    assert_close(
-        torch.cat([backbone.condition([name]) for name in names]),
-        backbone.condition(names),
-        "condition gives other rows for a name alone; see whether it pads to the "
-        "longest",
-    )
+    together = to_dict(backbone.condition(names))
+    for name, alone in to_dict(
+        concatenate([backbone.condition([name]) for name in names])
+    ).items():
+        assert_close(
+            alone,
+            together[name],
+            "condition gives other rows for a name alone; see whether it pads to the "
+            "longest",
+        )
 
 
 @torch.no_grad()
@@ -221,9 +228,9 @@ def check_errors(backbone):
 def check_conditions(backbone):
     """Another condition gives another prediction."""
     noised, timesteps, _ = make_inputs(backbone)
+    conditions = backbone.condition(two_names(backbone))
     first, second = (
-        backbone.predict(noised, timesteps, row.expand(3, *row.shape[1:]))
-        for row in backbone.condition(two_names(backbone)).split(1)
+        backbone.predict(noised, timesteps, conditions[[row] * 3]) for row in range(2)
     )
     difference = (first - second).abs().amax() / first.abs().amax()
     assert difference > 1e-5, (
@@ -245,9 +252,10 @@ def check_null_condition(backbone):
             f"null_condition raises {type(error).__name__}; implement it, and raise "
             "ValueError if the model has none."
         ) from error
-    shape, hint = (1, *conditions.shape[1:]), "raise ValueError if the model has none"
-    assert_output("null_condition", null, shape, conditions.dtype, hint)
-    predicted = backbone.predict(noised, timesteps, null.expand(3, *null.shape[1:]))
+    for name, tensor in to_dict(conditions).items():
+        shape, hint = (1, *tensor.shape[1:]), "raise ValueError if the model has none"
+        assert_output("null_condition", to_dict(null)[name], shape, tensor.dtype, hint)
+    predicted = backbone.predict(noised, timesteps, repeat(null, 3))
     assert predicted.isfinite().all(), "null_condition gives NaN or infinity."
 
 
@@ -308,8 +316,8 @@ def check_half_precision(backbone):
     for name, tensor in {"encode": latents, "predict": predicted}.items():
         hint = "the model is in bfloat16, its errors are computed in float32"
         assert_output(name, tensor, tensor.shape, torch.float32, hint)
-    conditions = half.condition(two_names(half))
-    assert conditions.isfinite().all(), "condition in bfloat16 gives NaN or infinity."
+    for tensor in to_dict(half.condition(two_names(half))).values():
+        assert tensor.isfinite().all(), "condition in bfloat16 gives NaN or infinity."
     full = backbone.predict(*inputs)
     difference = (predicted - full).norm() / full.norm()
     assert difference < 0.5, (  # some networks, as Flux's, round the time themselves

@@ -41,14 +41,9 @@ def check_latents(backbone):
     step = run_one_step(backbone, backbone.n_timesteps // 2)
     if step is None or step.decoded is None:
         return
-    vae = backbone.vae
-    encoded = vae.encode(to_tensor(make_images(backbone, 1)).to(vae.device, vae.dtype))
-    encoded = encoded[0]
-    if not isinstance(encoded, torch.Tensor):  # a distribution
-        encoded = encoded.mean
     assert_close(
         step.decoded,
-        encoded,
+        step.encoded,
         "from the latents of an image, the pipeline decodes something else than was "
         "encoded; see scale, shift and layout in encode",
     )
@@ -70,9 +65,10 @@ def run_one_step(backbone, timestep):
     step : Bunch or None
         ``predicted`` and ``expected``, Tensors of shape (1, ...): predicted clean
         latents of the backbone and of the pipeline's step, in the layout of the
-        network's input. ``decoded``, a Tensor: what the pipeline hands to its
-        autoencoder to decode the latents that the backbone encoded; None without an
-        autoencoder. None if the pipeline has no ``__call__``.
+        network's input. ``encoded`` and ``decoded``, Tensors: what the autoencoder
+        makes of the image, and what the pipeline hands to it to decode the latents of
+        the backbone; None without an autoencoder. None if the pipeline has no
+        ``__call__``.
 
     Raises
     ------
@@ -84,7 +80,7 @@ def run_one_step(backbone, timestep):
     backbone = copy_backbone(backbone, torch.float32)
     name, pipeline = two_names(backbone)[0], backbone.pipeline
     pixels = to_tensor(make_images(backbone, 1)).float()
-    latents = backbone.encode(pixels)
+    latents, encoded = _encode(backbone, pixels)
     t = torch.tensor([timestep], device=latents.device)
     noised = backbone.add_noise(latents, draw_noise(latents), t)
 
@@ -103,7 +99,8 @@ def run_one_step(backbone, timestep):
         "width": side,
         "latents": spy.network_input(noised),
         "num_inference_steps": 2,  # 1 has a meaning of its own in some pipelines
-        "guidance_scale": 1.0,
+        "guidance_scale": backbone.no_guidance,
+        "true_cfg_scale": 1.0,
         "max_sequence_length": getattr(backbone, "max_sequence_length", None),
         "use_resolution_binning": False,
         "clean_caption": False,
@@ -114,7 +111,7 @@ def run_one_step(backbone, timestep):
     devices = [backbone.device] if backbone.device.type == "cuda" else []
     try:
         # Some pipelines draw from the global generator.
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), quiet():
             pipeline(**options)
     except _Stop:
         pass
@@ -132,8 +129,31 @@ def run_one_step(backbone, timestep):
         backbone.prediction_type, predicted, noised, t
     )
     return Bunch(
-        predicted=spy.network_input(clean), expected=spy.expected, decoded=spy.decoded
+        predicted=spy.network_input(clean),
+        expected=spy.expected,
+        encoded=encoded,
+        decoded=spy.decoded,
     )
+
+
+def _encode(backbone, pixels):
+    """Latents of the backbone, and what its autoencoder makes of the same pixels."""
+    vae, shapes = backbone.vae, [pixels.shape]
+    if vae is None:
+        return backbone.encode(pixels), None
+    encode = vae.encode
+
+    def spy(x, *args, **kwargs):
+        shapes.append(x.shape)
+        return encode(x, *args, **kwargs)
+
+    vae.encode = spy
+    latents = backbone.encode(pixels)
+    # An autoencoder of videos takes a frame.
+    encoded = encode(pixels.view(shapes[-1]).to(vae.device, vae.dtype))[0]
+    if not isinstance(encoded, torch.Tensor):  # a distribution
+        encoded = encoded.mean
+    return latents, encoded
 
 
 class _Stop(Exception):
@@ -166,6 +186,8 @@ class _Spy:
     def _network(self, network, args, kwargs):
         bound = inspect.signature(network.forward).bind_partial(*args, **kwargs)
         self.seen = next(iter(bound.arguments.values()))
+        if isinstance(self.seen, list):  # of images that are videos of one frame
+            self.seen = torch.stack(self.seen).squeeze(2)
         if self.runs_backbone:
             self.inputs = bound.arguments
             raise _Stop

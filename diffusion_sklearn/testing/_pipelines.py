@@ -58,6 +58,10 @@ def tiny_pipelines():
         "PixArt-alpha": pixart_alpha,
         "PixArt-Sigma": pixart_sigma,
         "Sana": sana,
+        "Qwen-Image": qwen_image,
+        "Qwen-Image, image to image": partial(qwen_image, image_to_image=True),
+        "Lumina 2": lumina2,
+        "AuraFlow": aura_flow,
         "DiT": dit,
         "U-Net on pixels": pixels,
     }
@@ -83,12 +87,12 @@ def _varied(module):
     return module.eval()
 
 
-def _vae(**config):
+def _vae(n_blocks=2, **config):
     return diffusers.AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        block_out_channels=[4, 8], norm_num_groups=2, latent_channels=4,
-        sample_size=8, **config,
+        down_block_types=["DownEncoderBlock2D"] * n_blocks,
+        up_block_types=["UpDecoderBlock2D"] * n_blocks,
+        block_out_channels=[4] * (n_blocks - 1) + [8], norm_num_groups=2,
+        latent_channels=4, sample_size=8, **config,
     ).eval()  # fmt: skip
 
 
@@ -114,17 +118,54 @@ def _clip(n_pooled=None):
     return tokenizer, _varied(cls(config))
 
 
-def _t5():
-    """A tokenizer and a text encoder of T5."""
+def _t5(kind="T5"):
+    """A tokenizer and a text encoder of T5 or UMT5."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)]
     pieces += [(letter, -2.0) for letter in LETTERS]
     settings = {"extra_ids": 0, "model_max_length": 512}
     tokenizer = transformers.T5Tokenizer(vocab=pieces, **settings)
-    config = transformers.T5Config(
+    config = getattr(transformers, f"{kind}Config")(
         vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=16, num_layers=1,
         num_heads=2,
     )  # fmt: skip
-    return tokenizer, _varied(transformers.T5EncoderModel(config))
+    encoder = getattr(transformers, f"{kind}EncoderModel")(config)
+    return tokenizer, _varied(encoder)
+
+
+def _gemma(n_layers=1):
+    """A tokenizer and a text encoder of Gemma 2."""
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *LETTERS, "▁"]
+    vocab = {word: k for k, word in enumerate(words)}
+    tokenizer = transformers.GemmaTokenizer(vocab, merges=[])
+    config = transformers.Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, head_dim=4,
+        num_attention_heads=2, num_hidden_layers=n_layers, num_key_value_heads=2,
+        pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    return tokenizer, _varied(transformers.Gemma2Model(config))
+
+
+def _qwen2_vl():
+    """A tokenizer and a text encoder of Qwen 2.5-VL."""
+    words = ["<|endoftext|>", *LETTERS, *"DĠĊ:", "<|im_start|>", "<|im_end|>"]
+    vocab = {word: k for k, word in enumerate(words)}
+    special = ["<|im_start|>", "<|im_end|>"]
+    tokenizer = transformers.Qwen2Tokenizer(
+        vocab, merges=[], additional_special_tokens=special
+    )
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=dict(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
+            num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+            rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2]},
+            bos_token_id=0, eos_token_id=0, pad_token_id=0,
+        ),
+        vision_config=dict(
+            depth=1, hidden_size=16, intermediate_size=16, num_heads=2,
+            out_hidden_size=16, fullatt_block_indexes=[0],
+        ),
+    )  # fmt: skip
+    return tokenizer, _varied(transformers.Qwen2_5_VLForConditionalGeneration(config))
 
 
 def _text_parts(*pairs):
@@ -254,20 +295,67 @@ def sana():
         encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
         downsample_block_type="conv", scaling_factor=0.41407,
     )  # fmt: skip
-    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *LETTERS, "▁"]
-    vocab = {word: k for k, word in enumerate(words)}
-    tokenizer = transformers.GemmaTokenizer(vocab, merges=[])
-    config = transformers.Gemma2Config(
-        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, head_dim=4,
-        num_attention_heads=2, num_hidden_layers=1, num_key_value_heads=2,
-        pad_token_id=0, eos_token_id=1, bos_token_id=2,
-    )  # fmt: skip
     scheduler = diffusers.DPMSolverMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
     )
-    encoder = _varied(transformers.Gemma2Model(config))
-    parts = encoder, autoencoder.eval(), _varied(transformer)
-    return diffusers.SanaPipeline(tokenizer, *parts, scheduler)
+    parts = autoencoder.eval(), _varied(transformer)
+    return diffusers.SanaPipeline(*_gemma(), *parts, scheduler)
+
+
+@_same_weights
+def qwen_image(image_to_image=False):
+    """Qwen-Image."""
+    transformer = diffusers.QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(2, 2, 4),
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1,
+        temperal_downsample=[False], latents_mean=[-0.8, -0.7, 0.1, 1.0],
+        latents_std=[2.8, 1.5, 2.3, 2.7],
+    )  # fmt: skip
+    kind = "Img2Img" if image_to_image else ""
+    pipeline = getattr(diffusers, f"QwenImage{kind}Pipeline")(
+        diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae.eval(),
+        **_text_parts(_qwen2_vl()),
+        transformer=_varied(transformer),
+    )
+    pipeline.default_sample_size = 4  # it is in no config
+    return pipeline
+
+
+@_same_weights
+def lumina2():
+    """Lumina-Image 2."""
+    transformer = diffusers.Lumina2Transformer2DModel(
+        sample_size=4, patch_size=2, in_channels=4, hidden_size=16, num_layers=1,
+        num_refiner_layers=1, num_attention_heads=2, num_kv_heads=1, multiple_of=4,
+        axes_dim_rope=(4, 2, 2), axes_lens=(300, 8, 8), cap_feat_dim=8,
+    )  # fmt: skip
+    return diffusers.Lumina2Pipeline(
+        _varied(transformer),
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
+        _vae(n_blocks=4, scaling_factor=0.3611, shift_factor=0.1159),
+        **_text_parts(_gemma(n_layers=2)),
+    )
+
+
+@_same_weights
+def aura_flow():
+    """AuraFlow."""
+    transformer = diffusers.AuraFlowTransformer2DModel(
+        sample_size=4, patch_size=2, in_channels=4, out_channels=4,
+        num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=16, caption_projection_dim=16,
+        pos_embed_max_size=16,
+    )  # fmt: skip
+    return diffusers.AuraFlowPipeline(
+        *_t5("UMT5"),
+        _vae(scaling_factor=0.13025),
+        _varied(transformer),
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
 
 
 @_same_weights

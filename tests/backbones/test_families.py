@@ -1,6 +1,10 @@
 """Every family against a double loop in float64, written from its own training loss."""
 
 import inspect
+import pickle
+import re
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import peft
@@ -10,13 +14,19 @@ from diffusers import AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
+    ErrorStore,
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
+from diffusion_sklearn.backbones._conditions import from_dict, to_dict
+from diffusion_sklearn.engine._cache import ErrorCache
+from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.testing._pipelines import (
     flux,
+    lumina2,
     pixart_alpha,
     pixels,
+    qwen_image,
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
@@ -24,12 +34,15 @@ from diffusion_sklearn.testing._pipelines import (
 from tests.conftest import PIPELINES
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+LARGE = IMAGES.repeat(4, axis=1).repeat(4, axis=2)
+"""Of 32 pixels, for an autoencoder with eight pixels a side for a latent position."""
 PROMPTS = ["a photo of a bee.", "a photo of a cat."]
 VARIANTS = (
     "Stable Diffusion, velocity",
     "Stable Diffusion, image to image",
     "Stable Diffusion 3 without T5",
     "Flux schnell",
+    "Qwen-Image, image to image",
 )
 FAMILIES = {name: PIPELINES[name] for name in PIPELINES if name not in VARIANTS}
 
@@ -41,6 +54,10 @@ def folders(tmp_path_factory):
     for name, path in paths.items():
         PIPELINES[name]().save_pretrained(path, safe_serialization=True)
     return paths
+
+
+def images_of(name):
+    return LARGE if name == "Lumina 2" else IMAGES
 
 
 def classifier(model, **params):
@@ -105,6 +122,22 @@ def call_sd3(p, xt, t, prompt):
     ).sample
 
 
+CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def packed(xt):
+    corners = [xt[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] for i, j in CORNERS]
+    return torch.stack([corner.flatten(1) for corner in corners], dim=1)
+
+
+def unpacked(output):
+    latents = torch.zeros(1, 4, 4, 4).double()
+    for k, (i, j) in enumerate(CORNERS):
+        corner = output[:, k].view(1, 4, 2, 2)
+        latents[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = corner
+    return latents
+
+
 def call_flux(p, xt, t, prompt):
     pooled = of_clip(p.tokenizer, p.text_encoder, prompt).pooler_output
     is_dev = p.transformer.config.guidance_embeds
@@ -113,23 +146,16 @@ def call_flux(p, xt, t, prompt):
         [prompt], padding="max_length", max_length=length, return_tensors="pt"
     ).input_ids
     states = p.text_encoder_2(ids)[0]
-    positions = [(i, j) for i in range(2) for j in range(2)]
-    corners = [xt[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] for i, j in positions]
-    packed = torch.stack([corner.flatten(1) for corner in corners], dim=1)
     output = p.transformer(
-        packed,
+        packed(xt),
         timestep=sigma(t),
         guidance=torch.ones(1).double() if is_dev else None,
         pooled_projections=pooled,
         encoder_hidden_states=states,
         txt_ids=torch.zeros(length, 3).double(),
-        img_ids=torch.tensor([[0.0, i, j] for i, j in positions]).double(),
+        img_ids=torch.tensor([[0.0, i, j] for i, j in CORNERS]).double(),
     ).sample
-    unpacked = torch.zeros_like(xt)
-    for k, (i, j) in enumerate(positions):
-        corner = output[:, k].view(1, 4, 2, 2)
-        unpacked[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = corner
-    return unpacked
+    return unpacked(output)
 
 
 def call_pixart(p, xt, t, prompt):
@@ -172,6 +198,36 @@ def call_sana(p, xt, t, prompt):
     ).sample
 
 
+def call_qwen_image(p, xt, t, prompt):
+    tokens = p.tokenizer([p.prompt_template_encode.format(prompt)], return_tensors="pt")
+    states = p.text_encoder(**tokens, output_hidden_states=True).hidden_states[-1]
+    output = p.transformer(
+        packed(xt),
+        timestep=sigma(t),
+        encoder_hidden_states=states[:, 34:],  # one prompt needs no mask
+        img_shapes=[[(1, 2, 2)]],
+    ).sample
+    return unpacked(output)
+
+
+def call_lumina2(p, xt, t, prompt):
+    text = f"{p.system_prompt} <Prompt Start> {prompt}"
+    tokens = p.tokenizer([text], return_tensors="pt")  # without padding
+    states = p.text_encoder(**tokens, output_hidden_states=True).hidden_states[-2]
+    return -p.transformer(
+        xt,
+        timestep=1 - sigma(t),
+        encoder_hidden_states=states,
+        encoder_attention_mask=tokens.attention_mask,
+    ).sample
+
+
+def call_aura_flow(p, xt, t, prompt):
+    states, mask = of_t5(p.tokenizer, p.text_encoder, prompt, 256)
+    states = states * mask[..., None]
+    return p.transformer(xt, encoder_hidden_states=states, timestep=sigma(t)).sample
+
+
 def call_dit(p, xt, t, label):
     return p.transformer(xt, timestep=t, class_labels=torch.tensor([label])).sample
 
@@ -192,6 +248,10 @@ CALLS = {
     "PixArt-alpha": call_pixart,
     "PixArt-Sigma": call_pixart,
     "Sana": call_sana,
+    "Qwen-Image": call_qwen_image,
+    "Qwen-Image, image to image": call_qwen_image,
+    "Lumina 2": call_lumina2,
+    "AuraFlow": call_aura_flow,
     "DiT": call_dit,
     "U-Net on pixels": call_pixels,
 }
@@ -201,6 +261,10 @@ FLOWS = (
     "Flux",
     "Flux schnell",
     "Sana",
+    "Qwen-Image",
+    "Qwen-Image, image to image",
+    "Lumina 2",
+    "AuraFlow",
 )
 
 
@@ -213,6 +277,20 @@ def in_float64(pipeline):
         if isinstance(part, torch.nn.Module):
             part.double().eval()
     return pipeline
+
+
+def latents_of(name, pipeline, image):
+    x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
+    if name == "U-Net on pixels":
+        return x
+    config = pipeline.vae.config
+    if name.startswith("Qwen"):
+        x = pipeline.vae.encode(x[:, :, None])[0].mean[:, :, 0]  # one frame
+        mean, std = torch.tensor([config.latents_mean, config.latents_std]).double()
+        return (x - mean.view(1, 4, 1, 1)) / std.view(1, 4, 1, 1)
+    x = pipeline.vae.encode(x)[0]
+    x = x if name == "Sana" else x.mean
+    return (x - (config.get("shift_factor") or 0)) * config.scaling_factor
 
 
 def reference(name, pipeline, trials, conditions):
@@ -228,14 +306,10 @@ def reference(name, pipeline, trials, conditions):
             steps = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
             betas = np.minimum(1 - steps[1:] / steps[:-1], 0.999)
         abar = np.cumprod(1 - betas)
-    errors = np.zeros((len(IMAGES), len(conditions), len(trials)))
-    for i, image in enumerate(IMAGES):
-        x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
-        if name != "U-Net on pixels":
-            config = pipeline.vae.config
-            x = pipeline.vae.encode(x)[0]
-            x = x if name == "Sana" else x.mean
-            x = (x - (config.get("shift_factor") or 0)) * config.scaling_factor
+    images = images_of(name)
+    errors = np.zeros((len(images), len(conditions), len(trials)))
+    for i, image in enumerate(images):
+        x = latents_of(name, pipeline, image)
         noise = torch.from_numpy(trials.noise(x.shape[1:])).double()
         for j, step in enumerate(trials.timesteps.tolist()):
             t, eps = torch.tensor([step]), noise[j : j + 1]
@@ -253,8 +327,9 @@ def reference(name, pipeline, trials, conditions):
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_against_double_loop(name, folders):
-    clf = classifier(folders[name], batch_size=7)
-    result = clf.denoising_errors(IMAGES)
+    images = images_of(name)
+    clf = classifier(folders[name], batch_size=7, image_size=images.shape[1])
+    result = clf.denoising_errors(images)
     conditions = [1, 2] if clf.backbone_.kind == "class" else PROMPTS
     with torch.no_grad():
         expected = reference(name, PIPELINES[name](), clf.trials_, conditions)
@@ -265,14 +340,48 @@ def test_against_double_loop(name, folders):
     # The condition matters: another prompt, another error; a permuted batch, the same.
     assert np.abs(result.errors[:, 0] - result.errors[:, 1]).max() > 1e-5
     order = [2, 0, 1]
-    again = clf.denoising_errors(IMAGES[order]).errors
+    again = clf.denoising_errors(images[order]).errors
     np.testing.assert_allclose(again, result.errors[order], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion 3, 3.5", "PixArt-Sigma"])
+def test_named_tensors_reach_workers_and_memory(name, folders, tmp_path):
+    """Pooled embeddings and masks as well as tokens, in half precision too."""
+    clf = classifier(folders[name], dtype="bfloat16", memory=str(tmp_path))
+    expected = clf.denoising_errors(IMAGES).errors
+    plan = clf._fitted_plan()
+    received = pickle.loads(pickle.dumps(replace(plan, token=name)))
+    assert received is not plan
+    for key, tensor in to_dict(plan.conditions).items():
+        other = to_dict(received.conditions)[key]
+        assert other.dtype == tensor.dtype and torch.equal(other, tensor)
+    again = clf.denoising_errors(IMAGES)
+    np.testing.assert_array_equal(again.errors, expected)
+    assert not again.n_evaluations.any()  # all of them kept
+    # Another mask or pooled embedding is another condition.
+    for key, tensor in to_dict(plan.conditions).items():
+        changed = {**to_dict(plan.conditions), key: tensor.flip(1)}
+        other = replace(plan, conditions=from_dict(changed))
+        with ErrorCache.open(ErrorStore(tmp_path), other) as cache:
+            pixels = to_pixels(list(IMAGES), 8)
+            assert np.isnan(cache.get(pixels)).all(), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Stable Diffusion 3, 3.5", "Qwen-Image"])
+def test_named_tensors_reach_other_processes(name, folders):
+    clf = classifier(folders[name])
+    expected = clf.denoising_errors(IMAGES).errors
+    errors = clf.set_params(n_jobs=2).denoising_errors(IMAGES).errors
+    np.testing.assert_allclose(errors, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_float16_is_finite_and_near(name, folders):
-    half = classifier(folders[name], dtype="float16").denoising_errors(IMAGES).errors
-    full = classifier(folders[name]).denoising_errors(IMAGES).errors
+    images = images_of(name)
+    params = {"model": folders[name], "image_size": images.shape[1]}
+    half = classifier(**params, dtype="float16").denoising_errors(images).errors
+    full = classifier(**params).denoising_errors(images).errors
     assert np.isfinite(half).all()
     np.testing.assert_allclose(half.mean(), full.mean(), rtol=0.15)
 
@@ -330,10 +439,13 @@ def test_a_text_encoder_that_overflows_is_an_error():
 
 def test_the_null_condition_of_sdxl_is_zeros():
     pipeline = stable_diffusion_xl()
-    assert not load_backbone(pipeline).null_condition().any()
+    null = load_backbone(pipeline).null_condition()
+    assert not null.tokens.any() and not null.pooled.any()
     pipeline.register_to_config(force_zeros_for_empty_prompt=False)
     backbone = load_backbone(pipeline)
-    assert torch.equal(backbone.null_condition(), backbone.condition([""]))
+    null, empty = backbone.null_condition(), backbone.condition([""])
+    assert torch.equal(null.tokens, empty.tokens)
+    assert torch.equal(null.pooled, empty.pooled)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +454,32 @@ def test_the_null_condition_of_sdxl_is_zeros():
 def test_a_long_prompt_is_named(make, length):
     with pytest.warns(UserWarning, match=f"the model reads {length}: .* was cut"):
         load_backbone(make()).condition(["bee " * 200])
+
+
+@pytest.mark.parametrize("make", [qwen_image, lumina2])
+def test_the_text_around_a_prompt_takes_its_part_of_the_length(make):
+    backbone = load_backbone(make())
+    with pytest.warns(UserWarning, match="the model reads") as record:
+        backbone.condition(["b" * 600])
+    length = int(re.search(r"reads (\d+)", str(record[0].message))[1])
+    longest = "b" * (length - len(backbone.pipeline.tokenizer("").input_ids))
+    with warnings.catch_warnings(action="error"):
+        mask = backbone.condition([longest, "bee"]).mask
+    assert mask[0].all() and not mask[1].all()
+    with pytest.warns(UserWarning, match="'c' was cut"):
+        backbone.condition([longest + "c"])
+
+
+def test_padding_of_a_batch_makes_no_difference():
+    """Of Qwen-Image, whose pipeline pads to the longest prompt."""
+    backbone = load_backbone(qwen_image())
+    names = ["a bee", "a photo of a cat with a hat"]
+    noised = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    t, conditions = torch.tensor([300, 300]), backbone.condition(names)
+    with torch.no_grad():
+        together = backbone.predict(noised, t, conditions)
+        alone = backbone.predict(noised[:1], t[:1], conditions[:1])
+    torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_evenly_spaced_timesteps_are_evenly_spaced_sigmas():

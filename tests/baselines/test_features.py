@@ -23,7 +23,9 @@ from tests.backbones.test_families import (
     FAMILIES,
     FLOWS,
     IMAGES,
+    images_of,
     in_float64,
+    latents_of,
     pixels,
     sigma,
 )
@@ -62,6 +64,7 @@ LAYERS = {
     "Stable Diffusion 1.x, 2.x": ["auto", 0, "up_blocks.0.resnets.1"],
     "Flux": ["auto", -1],
     "DiT": ["auto", "transformer_blocks.0.attn1"],
+    "Lumina 2": ["noise_refiner.0"],
 }
 NAMED = {
     "Stable Diffusion 1.x, 2.x": [
@@ -71,9 +74,16 @@ NAMED = {
     ],
     "Flux": ["transformer_blocks.0", "single_transformer_blocks.0"],
     "DiT": ["transformer_blocks.0", "transformer_blocks.0.attn1"],
+    "Lumina 2": ["noise_refiner.0"],
+    "AuraFlow": ["joint_transformer_blocks.0"],
 }
-# The null of SDXL is zeros and Sana's lacks its instruction, unlike an empty prompt.
-NULLS = {"U-Net on pixels": 4, "Stable Diffusion XL": "", "Sana": "a bee."}
+# The null of SDXL is zeros, and those of Sana and Lumina 2 lack an instruction.
+NULLS = {
+    "U-Net on pixels": 4,
+    "Stable Diffusion XL": "",
+    "Sana": "a bee.",
+    "Lumina 2": "a bee.",
+}
 CASES = [
     (name, layer, named)
     for name in FAMILIES
@@ -102,13 +112,8 @@ def by_hand(name, layer, timestep, null):
     network.get_submodule(layer).register_forward_hook(
         lambda module, args, output: outputs.append(output)
     )
-    for image in IMAGES:
-        x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
-        if name != "U-Net on pixels":
-            config = pipeline.vae.config
-            x = pipeline.vae.encode(x)[0]
-            x = x if name == "Sana" else x.mean
-            x = (x - (config.get("shift_factor") or 0)) * config.scaling_factor
+    for image in images_of(name):
+        x = latents_of(name, pipeline, image)
         draw = np.random.default_rng([seed, 0]).standard_normal(x.shape[1:], np.float32)
         eps, t = torch.from_numpy(draw)[None].double(), torch.tensor([timestep])
         if name in FLOWS:
@@ -134,19 +139,21 @@ def test_against_a_hook_by_hand(name, layer, named):
     null = kind
     if null is None:
         null = model.n_labels if model.kind == "class" else ""
-    common = {"model": model, "layer": layer, "timestep": 300, "image_size": 8}
+    images = images_of(name)
+    common = {"model": model, "layer": layer, "timestep": 300}
+    common["image_size"] = images.shape[1]
     flat = DiffusionFeatures(**common, output="flat", null_condition=kind).fit()
     assert flat.layer_ == named
     with torch.no_grad():
         expected = by_hand(name, named, 300, null)  # (n, d, positions)
     d, h, w = flat.feature_shape_
     assert (d, h * w) == expected.shape[1:] and h == w
-    activations, scale = flat.transform(IMAGES), np.abs(expected).mean()
+    activations, scale = flat.transform(images), np.abs(expected).mean()
     assert np.isfinite(scale)
     assert activations.dtype == np.float32
     expected = expected / scale
     np.testing.assert_allclose(activations / scale, expected.reshape(3, -1), atol=3e-5)
-    pooled = flat.set_params(output="pooled").transform(IMAGES)
+    pooled = flat.set_params(output="pooled").transform(images)
     np.testing.assert_allclose(pooled / scale, expected.mean(axis=2), atol=3e-5)
     assert np.ptp(expected, axis=0).max() > 1e-3  # the image matters
 

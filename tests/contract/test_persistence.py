@@ -274,13 +274,14 @@ def test_joblib_is_configured_from_outside(clf, monkeypatch):
 # skops -------------------------------------------------------------------------------
 
 
-def skops_estimators(dit_folder, sd_folder):
+def skops_estimators(dit_folder, sd_folder, sd3_folder):
     pipeline, backbone = from_folder(dit_folder), load_backbone(sd_folder)
     return [
         ConditionalDiffusionClassifier(model=dit_folder, n_trials=3),
         ConditionalDiffusionClassifier(model=pipeline, n_trials=3),
         ZeroShotDiffusionClassifier(model=backbone, n_trials=3),
         ZeroShotDiffusionClassifier(model=sd_folder, n_trials=3, dtype="bfloat16"),
+        ZeroShotDiffusionClassifier(model=sd3_folder, n_trials=3, target="native"),
         CLIPZeroShotClassifier(model="fashion-clip"),
         PretrainedImageClassifier(model="fashion-resnet-tiny"),
         SyntheticDataClassifier(
@@ -289,10 +290,12 @@ def skops_estimators(dit_folder, sd_folder):
     ]
 
 
-@pytest.mark.parametrize("k", range(7))
-def test_skops_stores_and_loads_classifiers(dit_folder, sd_folder, k, tmp_path):
-    clf = skops_estimators(dit_folder, sd_folder)[k]
-    fitted = clf.fit(classes=["bag", "coat"] if k > 3 else NAMES)
+@pytest.mark.parametrize("k", range(8))
+def test_skops_stores_and_loads_classifiers(
+    dit_folder, sd_folder, sd3_folder, k, tmp_path
+):
+    clf = skops_estimators(dit_folder, sd_folder, sd3_folder)[k]
+    fitted = clf.fit(classes=["bag", "coat"] if k > 4 else NAMES)
     loaded = reload_with_skops(fitted, tmp_path)
     np.testing.assert_array_equal(
         loaded.predict_proba(IMAGES), fitted.predict_proba(IMAGES)

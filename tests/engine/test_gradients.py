@@ -14,6 +14,7 @@ from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
 )
+from diffusion_sklearn.backbones._conditions import map_tensors
 from diffusion_sklearn.engine import _gradients
 from diffusion_sklearn.engine._errors import iter_errors
 from diffusion_sklearn.engine._gradients import (
@@ -74,9 +75,12 @@ def text_slopes(clf, *of_error):
     prompts = [p for group in clf.prompts_ for p in group]
     slopes = []
     for condition in clf.backbone_.condition(prompts):
-        step = STEP * (condition - null)
-        ahead = plain_error(clf, *of_error, null + step)
-        slopes.append((ahead - plain_error(clf, *of_error, null - step)) / (2 * STEP))
+        ahead, back = (
+            map_tensors(lambda c, n, s=sign: n + s * STEP * (c - n), condition, null)
+            for sign in (1, -1)
+        )
+        ahead, back = (plain_error(clf, *of_error, c) for c in (ahead, back))
+        slopes.append((ahead - back) / (2 * STEP))
     return np.array(slopes).reshape(len(clf.prompts_), -1)
 
 

@@ -6,6 +6,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from diffusion_sklearn import Backbone, load_backbone
+from diffusion_sklearn.backbones._conditions import map_tensors, repeat
 from diffusion_sklearn.testing import check_backbone, tiny_pipelines
 from diffusion_sklearn.testing._checks import CHECKS
 
@@ -45,12 +46,26 @@ def test_families_pass(name):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
+PIPELINE_SIZES = {"Qwen-Image": 8}
+"""Pixels of the images; the size is in no config, where the default is of 128."""
+
+
 @pytest.mark.parametrize(
-    "name", ["Stable Diffusion XL", "Stable Diffusion 3 without T5", "DiT"]
+    "name",
+    [
+        "Stable Diffusion XL",
+        "Stable Diffusion 3 without T5",
+        "DiT",
+        "Qwen-Image",
+        "Lumina 2",
+        "AuraFlow",
+    ],
 )
 def test_saved_pipelines_pass(name, tmp_path):
     PIPELINES[name]().save_pretrained(tmp_path, safe_serialization=True)
-    check_backbone(load_backbone(tmp_path))
+    backbone = load_backbone(tmp_path)
+    backbone.image_size = PIPELINE_SIZES.get(name, backbone.image_size)
+    check_backbone(backbone)
 
 
 @pytest.mark.parametrize("scheduler", ["PNDM", "UniPCMultistep", "EulerDiscrete"])
@@ -129,13 +144,13 @@ def wrong_noise(self, latents, noise, timesteps):
 
 
 def ignored_condition(self, noised, timesteps, conditions):
-    return self.right.forward(
-        self, noised, timesteps, conditions[:1].expand_as(conditions)
-    )
+    first = repeat(conditions[:1], len(conditions))
+    return self.right.forward(self, noised, timesteps, first)
 
 
 def no_condition(self, noised, timesteps, conditions):
-    return self.right.forward(self, noised, timesteps, torch.zeros_like(conditions))
+    zeros = map_tensors(torch.zeros_like, conditions)
+    return self.right.forward(self, noised, timesteps, zeros)
 
 
 def centered_batch(self, noised, timesteps, conditions):
@@ -249,6 +264,13 @@ WRONG = [
     ("check_denoising_step", "U-Net on pixels", {"forward": wrong_time}),
     ("check_denoising_step", "PixArt-Sigma", {"forward": wrong_time}),
     ("check_denoising_step", "Sana", {"forward": wrong_time}),
+    *[
+        ("check_denoising_step", name, {"forward": forward})
+        for name in ("Qwen-Image", "Lumina 2", "AuraFlow")
+        for forward in (wrong_sign, wrong_sign_of_input, wrong_time, scaled_time)
+    ],
+    ("check_latents", "Qwen-Image", {"forward": swapped_axes}),
+    ("check_denoising_step", "Lumina 2", {"condition": another_prompt}),
     (
         "check_denoising_step",
         IMAGE,
@@ -258,7 +280,7 @@ WRONG = [
     ("check_denoising_step", XL, {"condition": another_prompt}),
     *[
         ("check_latents", name, {"encode": encode})
-        for name in (SD, XL, SD_3, "Flux", "DiT")
+        for name in (SD, XL, SD_3, "Flux", "DiT", "Qwen-Image", "Lumina 2", "AuraFlow")
         for encode in (wrong_scale, wrong_shift)
     ],
 ]

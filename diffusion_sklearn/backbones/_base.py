@@ -513,11 +513,11 @@ class Backbone:
 
     def _inputs(self, noised, timesteps, conditions):
         """What :meth:`forward` takes: on the network's device, in its dtype."""
-        times = self.noise_schedule.network_time(timesteps.to(self.device))
+        device, dtype = self.device, self.dtype  # each a walk over the network's parts
         return (
-            noised.to(self.device, self.dtype),
-            times,
-            cast(conditions, self.device, self.dtype),
+            noised.to(device, dtype),
+            self.noise_schedule.network_time(timesteps.to(device)),
+            cast(conditions, device, dtype),
         )
 
     def _latent_side(self):

@@ -16,6 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn.backbones._batches import BatchSize, resolve_batch_size
+from diffusion_sklearn.backbones._conditions import flatten
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._stable_diffusion import HUB_MODEL
 from diffusion_sklearn.baselines._checkpoints import (
@@ -32,7 +33,7 @@ from diffusion_sklearn.baselines._drawing import (
 )
 from diffusion_sklearn.baselines._image_folder import ImageFolder
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
-from diffusion_sklearn.classifiers._labels import resolve_class_ids
+from diffusion_sklearn.classifiers._labels import check_distinct, resolve_class_ids
 from diffusion_sklearn.classifiers._prompts import make_prompts
 
 DEFAULT_SIZE = 32  # of the images for the default estimator
@@ -367,6 +368,8 @@ class SyntheticDataClassifier(BaseImageClassifier, ModelEstimator):
         flat = [prompt for row in prompts for prompt in row]
         for rows in gen_batches(len(flat), PROMPTS_PER_BATCH):
             backbone.condition(flat[rows])  # for its errors and warnings
+        embeddings = flatten(backbone.condition([row[0] for row in prompts]))
+        check_distinct(embeddings.float().cpu().numpy(), labels, prompts)
         return prompts
 
     def _resolve_batch_size(self, backbone, conditions):

@@ -18,6 +18,7 @@ from diffusion_sklearn import (
 from diffusion_sklearn.baselines import (
     CLIPZeroShotClassifier,
     PretrainedImageClassifier,
+    SyntheticDataClassifier,
 )
 from diffusion_sklearn.classifiers._labels import check_distinct, resolve_class_ids
 from diffusion_sklearn.datasets._load import read_table
@@ -238,6 +239,7 @@ def test_prompts_that_the_model_can_not_tell_apart(clip_folder):
     for clf in (
         ZeroShotDiffusionClassifier(model="fashion-scenes", n_trials=1),
         CLIPZeroShotClassifier(model="fashion-clip"),
+        SyntheticDataClassifier(model="fashion-scenes", n_images_per_class=1),
     ):
         for pair in same:
             match = "can't tell the labels .* apart: .*same embedding"

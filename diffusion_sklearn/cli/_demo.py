@@ -24,7 +24,7 @@ def run_demo(args):
 
     Parameters
     ----------
-    args : Namespace
+    args : SimpleNamespace
         The parsed arguments.
     """
     run, n_trials, max_images = DEMOS[args.model]

@@ -1,6 +1,7 @@
 """Scores of labelled images, and the record of an evaluation."""
 
 import json
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,13 +55,15 @@ def evaluate_images(clf, data, members, args):
         :func:`~diffusion_sklearn.datasets.load_dataset` returns them.
     members : list of n_classes ndarrays of int
         Places in ``clf.classes_`` of what each class consists of.
-    args : Namespace
+    args : SimpleNamespace
         The parsed arguments: `output`, `quiet` and `resume` are used.
 
     Returns
     -------
     report : dict
         For ``evaluation.json``, where the settings are written at the beginning.
+    rows : list of dict
+        Of the images that could be read, with the keys :data:`ROW_COLUMNS`.
 
     Raises
     ------
@@ -111,7 +114,7 @@ def evaluate_images(clf, data, members, args):
         "confusion_matrix": matrix.tolist(),
     }
     draw_confusion(matrix, data.classes, args.output / "confusion_matrix.png")
-    return report
+    return report, scored
 
 
 def describe(clf, data, members):
@@ -215,7 +218,8 @@ def draw_confusion(matrix, classes, path):
     path : Path
     """
     if find_spec("matplotlib") is None:
-        print(f"no {path.name}: pip install 'diffusion-sklearn[plot]' for it")
+        hint = f"no {path.name}: pip install 'diffusion-sklearn[plot]' for it"
+        print(hint, file=sys.stderr)
         return
     from matplotlib.figure import Figure
 

@@ -263,6 +263,7 @@ COMMANDS.epilog = [
 ]
 click.version_option(__version__, message="%(version)s")(COMMANDS)
 
+# A command is an entry here and a function run_NAME(args) in the module _name.
 _command(
     "demo",
     "Classify images that ship; write a picture and a report.",

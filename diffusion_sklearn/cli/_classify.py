@@ -50,7 +50,7 @@ def run_classify(args):
         args.fail("--json goes to standard output; pass an --output in .jsonl instead.")
     check_output(args)
     paths = find_images(args.paths)
-    classes = _read_classes(args)
+    classes = read_classes(args)
     rows = read_rows(args.output) if args.resume else []
     unknown = {row["label"] for row in rows} - {*classes, None}
     if unknown:
@@ -68,8 +68,23 @@ def run_classify(args):
     return {row["path"]: row["error"] for row in rows if row["error"]}, len(rows)
 
 
-def _read_classes(args):
-    """The options ``--classes``, ``--classes-file`` or ``--prompts`` as a list."""
+def read_classes(args):
+    """Names of the classes from ``--classes``, ``--classes-file`` or ``--prompts``.
+
+    Parameters
+    ----------
+    args : SimpleNamespace
+        The parsed arguments.
+
+    Returns
+    -------
+    classes : list of str
+
+    Raises
+    ------
+    ValueError
+        If there are none, or one is blank or a path.
+    """
     if not args.classes and args.classes_file is None:
         if args.prompts is None:
             raise ValueError(

@@ -101,10 +101,10 @@ def _terminate(number, frame):
 
 
 def _how_to_resume(args):
-    if args.command not in ("classify", "evaluate"):
+    if args.command not in ("classify", "evaluate", "compare"):
         return "Nothing was lost."
     written = ""
-    if args.output is not None:
+    if args.command != "compare" and args.output is not None:
         written = f"The rows so far are in {args.output}; --resume goes on after them. "
     if args.memory is None:
         kept = (

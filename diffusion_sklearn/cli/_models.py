@@ -26,12 +26,9 @@ def run_models(args):
     if args.json:
         print_json(rows)
         return
+    shown = [row | {"bytes": format_bytes(row["bytes"])} for row in rows]
     columns = ("name", "kind", "family", "size", "from")
-    cells = [
-        (row["name"], row["kind"], row["family"], format_bytes(row["bytes"]), row["from"])
-        for row in rows
-    ]
-    print_table(columns, cells)
+    print_table(columns, [tuple(row.values()) for row in shown])
 
 
 def list_models():
@@ -48,7 +45,7 @@ def list_models():
         folder: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         for folder in bundled
     }
-    found = [(folder.name, folder, sizes[folder], "bundled") for folder in bundled]
+    models = [(folder.name, folder, sizes[folder], "bundled") for folder in bundled]
     try:
         repos = scan_cache_dir().repos
     except CacheNotFound:
@@ -57,9 +54,9 @@ def list_models():
         for revision in repo.revisions if repo.repo_type == "model" else ():
             at = "" if "main" in revision.refs else f"@{revision.commit_hash}"
             name, size = f"{repo.repo_id}{at}", revision.size_on_disk
-            found.append((name, revision.snapshot_path, size, "cache"))
+            models.append((name, revision.snapshot_path, size, "cache"))
     rows = []
-    for name, folder, size, place in found:
+    for name, folder, size, place in models:
         kind, family = _kind_and_family(folder)
         if kind is not None:
             row = {"name": name, "kind": kind, "family": family}

@@ -67,7 +67,7 @@ def format_bytes(n):
     """
     for unit in ("B", "KiB", "MiB"):
         if n < 1024:
-            return f"{n:.3g} {unit}"
+            return f"{n:.4g} {unit}"
         n /= 1024
     return f"{n:,.1f} GiB"
 

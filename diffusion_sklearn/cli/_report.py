@@ -123,8 +123,8 @@ def evaluation_sections(rows, paths, classes, matrix):
         _confusion_section(matrix, classes),
         {
             "heading": "Reliability",
-            "text": "On the dashed line, a probability is the frequency of being right. "
-            "Lines are exact 95 % intervals. Expected calibration error with "
+            "text": "Calibrated probabilities lie on the dashed line. Vertical lines "
+            "are exact 95 % intervals. Expected calibration error with "
             f"{N_BINS} bins: {error:.3f}.",
             "bins": bins,
         },

@@ -353,6 +353,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         fitted = fitted_table(self) if hasattr(self, "trials_") else ""
         return super()._html_repr() + fitted
 
+    def _get_fitted_attr_html(self, doc_link=""):
+        return {}  # scikit-learn's list of attributes would load the model
+
     def _check_parameters(self, n_trials):
         self._validate_params()
         check_pruning(self.pruning, n_trials)

@@ -37,7 +37,7 @@ def fitted_table(clf):
         f"<td style='text-align:left'>{escape(str(value))}</td></tr>"
         for name, value in rows.items()
     )
-    return f"<table><caption>Fitted state</caption>{cells}</table>"
+    return f"<table><caption>After fit</caption>{cells}</table>"
 
 
 def _first(values):

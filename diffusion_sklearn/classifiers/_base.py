@@ -19,10 +19,7 @@ from diffusion_sklearn.backbones._loading import (
 )
 from diffusion_sklearn.backbones._sources import get_or_make
 from diffusion_sklearn.backbones._spec import describe
-from diffusion_sklearn.classifiers._fitted_table import (
-    covariance_settings,
-    fitted_table,
-)
+from diffusion_sklearn.classifiers._fitted_table import fitted_table
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
 from diffusion_sklearn.classifiers._labels import align, check_distinct
 from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
@@ -171,7 +168,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self.trials_, self.prefilter_ = trials, prefilter
         self._spec, self._conditions, self._fit = spec, plan.conditions, FitKey()
         self._n_prompts = n_prompts
-        self._covariance_at_fit = covariance_settings(self), plan.covariance is not None
+        self._knew_covariance = plan.covariance is not None
         self._set_conditions(class_conditions)
         return self
 

@@ -21,20 +21,21 @@ def fitted_table(clf):
     html : str
         A table.
     """
-    spec, timesteps = clf._spec, clf.trials_.timesteps
-    device = f"device {spec.device}, dtype {spec.dtype}"
-    span = f"timesteps {timesteps.min()} to {timesteps.max()}"
+    timesteps, conditions = clf.trials_.timesteps, {}
+    if hasattr(clf, "prompts_"):
+        conditions["prompts"] = [text for texts in clf.prompts_ for text in texts]
+    else:
+        conditions["class ids"] = clf.class_ids_
     rows = {
-        "model": f"{describe(clf.model)}, {device}",
+        "model": f"{describe(clf.model)}, device {clf.device}, dtype {clf.dtype}",
         "classes": _first(clf.classes_),
-        **_conditions(clf),
-        "trials": f"{len(timesteps)}, {span}, seed {clf.trials_.seed}",
+        **{name: _first(values) for name, values in conditions.items()},
+        "trials": f"{len(timesteps)}, timesteps {timesteps.min()} to {timesteps.max()}",
         "trial covariance": _covariance(clf),
         "cost": _cost(clf),
     }
     cells = "".join(
-        f"<tr><th style='text-align:left'>{name}</th>"
-        f"<td style='text-align:left'>{escape(str(value))}</td></tr>"
+        f"<tr><th>{name}</th><td style='text-align: left'>{escape(value)}</td></tr>"
         for name, value in rows.items()
     )
     return f"<table><caption>After fit</caption>{cells}</table>"
@@ -42,40 +43,16 @@ def fitted_table(clf):
 
 def _first(values):
     shown = ", ".join(map(str, values[:MAX_SHOWN]))
-    more = ", ..." if len(values) > MAX_SHOWN else ""
-    return f"{len(values)}: {shown}{more}"
-
-
-def _conditions(clf):
-    if hasattr(clf, "class_ids_"):
-        return {"class ids": _first(clf.class_ids_)}
-    return {"prompts": _first([text for texts in clf.prompts_ for text in texts])}
+    return f"{len(values)}: {shown}{', ...' if len(values) > MAX_SHOWN else ''}"
 
 
 def _covariance(clf):
-    given = clf.trial_covariance
-    if given is None:
+    if clf.trial_covariance is None:
         return "none: a race tests means"
-    if not isinstance(given, str) or given != "auto":
+    if not isinstance(clf.trial_covariance, str) or clf.trial_covariance != "auto":
         return "given"
-    at_fit, is_known = clf._covariance_at_fit
-    if at_fit != covariance_settings(clf):
-        return "auto: that of the model for these parameters, if it has one"
-    return "known: the model's own" if is_known else "not known: a race tests means"
-
-
-def covariance_settings(clf):
-    """Parameters that decide which covariance "auto" stands for.
-
-    Parameters
-    ----------
-    clf : estimator
-
-    Returns
-    -------
-    settings : tuple
-    """
-    return clf.loss, clf.target, clf.guidance_scale, clf.image_size
+    known = "known, the model's own" if clf._knew_covariance else "not known"
+    return f"auto: {known} at fit"
 
 
 def _cost(clf):

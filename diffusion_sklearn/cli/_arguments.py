@@ -94,14 +94,14 @@ class _Group(click.Group):
 
 
 class _Parsed(click.ParamType):
-    """A value that a function parses."""
+    """A value that a function parses; the name of the type says what it is."""
 
     def __init__(self, name, parse):
-        self.name, self.parse = name, parse
+        self.name, self.convert_text = name, parse
 
     def convert(self, value, param, ctx):
         try:
-            return self.parse(value)
+            return self.convert_text(value)
         except ValueError:
             self.fail(f"{value!r} is not {self.name}.", param, ctx)
 
@@ -142,8 +142,9 @@ def parse(argv):
 def _collect(**options):
     """The options of a command as a namespace."""
     ctx = click.get_current_context()
-    first, second = pair = EXCLUSIVE.get(ctx.info_name, ("", ""))
-    n_given = sum(bool(options.get(_attribute(flag))) for flag in pair)
+    first, second = EXCLUSIVE.get(ctx.info_name, ("", ""))
+    names = [flag.strip("-").replace("-", "_").lower() for flag in (first, second)]
+    n_given = sum(bool(options.get(name)) for name in names)
     if n_given == 2:
         ctx.fail(f"{second} is not allowed with {first}; pass one of them.")
     if ctx.info_name == "evaluate" and not n_given:
@@ -153,10 +154,6 @@ def _collect(**options):
         if ctx.get_parameter_source(name) is default:
             del options[name]
     return SimpleNamespace(command=ctx.info_name, fail=ctx.fail, **options)
-
-
-def _attribute(flag):
-    return flag.strip("-").replace("-", "_").lower()
 
 
 def parse_pruning(text):
@@ -188,70 +185,59 @@ def _bundled_names(ctx, param, incomplete):
 
 
 def _option(flag, text, type=None, **settings):
-    if flag == "--model":
-        settings.setdefault("shell_complete", _bundled_names)
     return click.Option([flag], help=text, type=type, **settings)
 
 
+def _many(flag, text, metavar):
+    return _option(flag, text, multiple=True, metavar=metavar)
+
+
 def _flag(flag, text):
-    return click.Option([flag], help=text, is_flag=True)
+    return _option(flag, text, is_flag=True)
 
 
-def _argument(metavar, **settings):
-    return click.Argument([metavar.lower()], metavar=metavar, **settings)
+def _file(flag, text, **settings):
+    return _option(flag, text, FILE, **settings)
 
 
-def _command(name, text, example, *params):
+def _argument(metavar, name=None, **settings):
+    name = name or metavar.strip("[].").lower()
+    return click.Argument([name], metavar=metavar, **settings)
+
+
+def _command(name, text, examples, *params):
     """Add a command, which runs ``run_name`` of the module ``_name``."""
-    epilog = [("example", [f"{PROGRAM} {name} {line}" for line in example])]
     command = _Command(name, params=[*params], help=text, callback=_collect)
-    command.epilog = epilog
+    command.epilog = [("example", [f"{PROGRAM} {name} {one}" for one in examples])]
     COMMANDS.add_command(command)
 
 
 FILE = click.Path(path_type=Path)
 PRUNING = _Parsed("a confidence, stages or none", parse_pruning)
-INT_OR_AUTO = _Parsed("an int or auto", lambda t: t if t == "auto" else int(t))
-JSON = _flag("--json", "print the result as JSON")
-QUIET = _flag("--quiet", "no progress bar")
+INT_OR_AUTO = _Parsed("INTEGER|auto", lambda t: t if t == "auto" else int(t))
+BUNDLED = {"shell_complete": _bundled_names}
 
+JSON = _flag("--json", "print the result as JSON")
+MODEL = _option("--model", "Hub id, folder or bundled name", **BUNDLED)
+CLASSES_FILE = _file("--classes-file", "the classes, one a line")
+PROMPTS = _file("--prompts", "CSV of prompt, classname and classidx; no template")
+TEMPLATE = "text with {} for the class; repeatable: the errors are averaged"
+STAGES = "a confidence (default: 0.99), stages such as 25:5,50:2, or none"
 MODEL_OPTIONS = (
-    _option(
-        "--prompt-template",
-        "text with {} for the class; repeatable: the errors are averaged",
-        multiple=True,
-    ),
+    _many("--prompt-template", TEMPLATE, "TEXT"),
     _option("--n-trials", "default: 100", int),
-    _option(
-        "--pruning",
-        "a confidence (default: 0.99), stages such as 25:5,50:2, or none",
-        PRUNING,
-        metavar="CONFIDENCE|STAGES|none",
-    ),
+    _option("--pruning", STAGES, PRUNING, metavar="CONFIDENCE|STAGES|none"),
     _option("--loss", "l2 (default), l1, huber, vlb or l2+vlb"),
     _option("--timesteps", "even (default), anytime or random", default="even"),
     _option("--seed", "of the trials (default: 0)", int, default=0),
-    _option(
-        "--batch-size",
-        "rows a forward pass",
-        INT_OR_AUTO,
-        default="auto",
-        metavar="INTEGER|auto",
-    ),
+    _option("--batch-size", "rows a forward pass", INT_OR_AUTO, default="auto"),
     _option("--device", "cpu, cuda, cuda:1, mps, auto", default="auto"),
     _option("--dtype", "float32, bfloat16, float16 or auto", default="auto"),
 )
-MODEL = _option("--model", "Hub id, folder or bundled name")
-PROMPTS = _option(
-    "--prompts", "a CSV of prompt, classname and classidx, in place of a template", FILE
-)
-CLASSES_FILE = _option("--classes-file", "the classes, one a line", FILE)
 RUN_OPTIONS = (
     _option("--n-jobs", "processes; -1: all cores", int),
-    _option(
-        "--memory", "folder that keeps every error computed, for the next run", FILE
-    ),
-    QUIET,
+    _file("--memory", "folder that keeps every error computed, for the next run"),
+    _flag("--quiet", "no progress bar"),
     _flag("--verbose", "model, device, dtype and batch size"),
 )
 RESUME = _flag("--resume", "go on with the rows of --output, of the same command")
@@ -263,46 +249,38 @@ COMMANDS.epilog = [
 ]
 click.version_option(__version__, message="%(version)s")(COMMANDS)
 
-# A command is an entry here and a function run_NAME(args) in the module _name.
+# A command is an entry here and a function run_NAME(args) in the module _NAME.
+DEMOS = click.Choice(["fashion-dit", "fashion-scenes"])
+PICTURE = "diffusion-sklearn-demo.png"
 _command(
     "demo",
     "Classify images that ship; write a picture and a report.",
     ["--model fashion-scenes"],
-    _option(
-        "--model",
-        "fashion-dit classifies photos, fashion-scenes matches captions",
-        click.Choice(["fashion-dit", "fashion-scenes"]),
-        default="fashion-dit",
-    ),
+    _option("--model", "of photos or of captions", DEMOS, default="fashion-dit"),
     _option("--n-images", "at most 1,000 photos or 800 scenes", int, default=100),
     _option("--n-trials", "trials for each class or caption", int),
-    _option(
-        "--output",
-        "image file to write; the report is beside it, as .html",
-        FILE,
-        default="diffusion-sklearn-demo.png",
-    ),
+    _file("--output", "image file; the report is beside it (.html)", default=PICTURE),
     JSON,
 )
 _command(
     "classify",
     "Classify image files, one row for each.",
     ["photos/ --classes cat dog --output labels.csv"],
-    click.Argument(["paths"], metavar="PATH...", nargs=-1, required=True),
-    _option("--classes", "the classes", multiple=True, metavar="NAME..."),
+    _argument("PATH...", "paths", nargs=-1, required=True),
+    _many("--classes", "the classes", "NAME..."),
     CLASSES_FILE,
-    _option(
-        "--output",
-        "a .csv, .jsonl or .parquet file; default: CSV on standard output",
-        FILE,
-    ),
-    _flag("--json", "lines of JSON on standard output"),
+    _file("--output", "a .csv, .jsonl or .parquet file; default: CSV, printed"),
+    _flag("--json", "print lines of JSON"),
     MODEL,
     PROMPTS,
     *MODEL_OPTIONS,
     *RUN_OPTIONS,
     RESUME,
 )
+DATASET = f"a data set of the paper, with its settings: {', '.join(list_datasets())}"
+ON_DISK = "with --dataset: images on disk, a subfolder for each class; default: the Hub"
+CLIP = "with --dataset: Hub id, folder or bundled name of a CLIP to compare; repeatable"
+STDOUT = {"is_flag": False, "flag_value": "-", "metavar": "[FILE]"}
 _command(
     "evaluate",
     "Classify and score a folder with a subfolder for each class.",
@@ -310,47 +288,16 @@ _command(
         "test_images/ --model fashion-dit --output evaluation",
         "--dataset pets --max-images 500 --baseline openai/clip-vit-large-patch14",
     ],
-    click.Argument(["folder"], metavar="[FOLDER]", type=FILE, required=False),
-    _option(
-        "--dataset",
-        f"a data set of the paper, with its settings: {', '.join(list_datasets())}",
-        click.Choice(list_datasets()),
-        metavar="NAME",
-    ),
-    _option("--names", "lines of subfolder, tab, name of the class", FILE),
-    _option(
-        "--output",
-        "folder for evaluation.json, predictions.csv, confusion_matrix.png and "
-        "report.html",
-        FILE,
-        default="evaluation",
-    ),
-    _option(
-        "--dataset-folder",
-        "with --dataset: images on disk, a subfolder for each class; default: from the "
-        "Hub",
-        FILE,
-    ),
+    _argument("[FOLDER]", type=FILE, required=False),
+    _option("--dataset", DATASET, click.Choice(list_datasets()), metavar="NAME"),
+    _file("--names", "lines of subfolder, tab, name of the class"),
+    _file("--output", "folder for scores, rows and report.html", default="evaluation"),
+    _file("--dataset-folder", ON_DISK),
     _option("--split", "with --dataset; default: the one that the paper used"),
-    _option(
-        "--data-home", "with --dataset: where data sets of the Hub are written", FILE
-    ),
+    _file("--data-home", "with --dataset: where data sets of the Hub are written"),
     _option("--max-images", "with --dataset: size of a random sample", int),
-    _option(
-        "--baseline",
-        "with --dataset: Hub id, folder or bundled name of a CLIP to compare with; "
-        "repeatable",
-        multiple=True,
-        metavar="CLIP",
-    ),
-    _option(
-        "--json",
-        "write the result as JSON to a file; without one, print it",
-        FILE,
-        is_flag=False,
-        flag_value="-",
-        metavar="[FILE]",
-    ),
+    _many("--baseline", CLIP, "CLIP"),
+    _file("--json", "write the result as JSON; without a FILE, print it", **STDOUT),
     MODEL,
     PROMPTS,
     *MODEL_OPTIONS,
@@ -361,15 +308,16 @@ _command(
     "compare",
     "Compare two models on a folder as of evaluate.",
     ["fashion-scenes fashion-clip test_images/ --output comparison.png"],
-    _argument("A", shell_complete=_bundled_names),
-    _argument("B", shell_complete=_bundled_names),
+    _argument("A", **BUNDLED),
+    _argument("B", **BUNDLED),
     _argument("FOLDER", type=FILE),
-    _option("--output", "image file for the figure", FILE),
+    _file("--output", "image file for the figure"),
     _option("--max-images", "size of a random sample", int),
     JSON,
     *MODEL_OPTIONS,
     *RUN_OPTIONS,
 )
+SAMPLE = "images of the run, of which 4 are classified, given names; repeatable"
 _command(
     "cost",
     "Estimate evaluations, time and memory of a run.",
@@ -380,35 +328,24 @@ _command(
     _option("--classes", "number of classes", click.IntRange(2)),
     CLASSES_FILE,
     _option("--images", "number of images", click.IntRange(1), required=True),
-    _option(
-        "--sample",
-        "file, folder or glob of images of the run: the first 4 are classified, which "
-        "takes the names of the classes; repeatable",
-        multiple=True,
-        metavar="PATH",
-    ),
+    _many("--sample", SAMPLE, "PATH"),
     JSON,
     MODEL,
     PROMPTS,
     *MODEL_OPTIONS,
 )
-_command(
-    "models",
-    "List bundled models and those in the cache of the Hub.",
-    ["--json"],
-    JSON,
-)
+_command("models", "List the models that need no download.", ["--json"], JSON)
 _command(
     "info",
     "Print versions, devices and bundled models.",
     ["--memory errors/"],
-    _option("--memory", "print the contents of this memory folder too", FILE),
+    _file("--memory", "print the contents of this memory folder too"),
     JSON,
 )
 _command(
     "clear-memory",
     "Delete the errors in a memory folder.",
     ["errors/"],
-    click.Argument(["memory"], metavar="FOLDER", type=FILE),
+    _argument("FOLDER", "memory", type=FILE),
     JSON,
 )

@@ -7,6 +7,7 @@ from diffusion_sklearn.backbones._sources import load_pretrained, resolve_name
 from diffusion_sklearn.baselines import _contrastive
 from diffusion_sklearn.cli._classify import make_classifier
 from diffusion_sklearn.cli._output import print_json, print_table
+from diffusion_sklearn.cli._scores import format_score, proportion
 from diffusion_sklearn.cli._table import check_writable, printable
 from diffusion_sklearn.datasets import load_dataset
 from diffusion_sklearn.images._read import read_image
@@ -15,7 +16,6 @@ from diffusion_sklearn.inspection import (
     compare_classifiers,
 )
 from diffusion_sklearn.inspection._common import figure_and_axes
-from diffusion_sklearn.metrics import clopper_pearson
 
 
 def run_compare(args):
@@ -106,39 +106,24 @@ def is_contrastive(model):
 
 
 def _print_comparison(result, args):
-    (low, high), n = result.interval[0, 1].tolist(), result.correct.shape[1]
-    first, second = result.correct
-    models = []
-    for name, correct in zip(result.names, result.correct, strict=True):
-        interval = clopper_pearson(int(correct.sum()), n)
-        scores = dict(zip(("low", "high"), interval, strict=True))
-        models.append({"model": name, "accuracy": float(correct.mean())} | scores)
-    report = {
-        "n_images": n,
-        "models": models,
-        "difference": {
-            "value": float(result.difference[0, 1]),
-            "low": low,
-            "high": high,
-        },
-        "p_value": float(result.p_value[0, 1]),
-        "only_a_correct": int((first & ~second).sum()),
-        "only_b_correct": int((second & ~first).sum()),
-    }
+    n, (first, second) = result.correct.shape[1], result.correct
+    scores = [proportion(int(one.sum()), n) for one in result.correct]
+    low, high = result.interval[0, 1].tolist()
+    only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
+    value, p_value = float(result.difference[0, 1]), float(result.p_value[0, 1])
     if args.json:
-        print_json(report)
+        models = [
+            {"model": name, "accuracy": score}
+            for name, score in zip(result.names, scores, strict=True)
+        ]
+        difference = {"value": value, "low": low, "high": high, "p_value": p_value}
+        only = {"only_a_correct": only_a, "only_b_correct": only_b}
+        print_json({"n_images": n, "models": models, "difference": difference} | only)
         return
-    rows = [
-        (m["model"], f"{m['accuracy']:.1%}", f"{m['low']:.1%} to {m['high']:.1%}")
-        for m in models
-    ]
-    difference = f"{100 * result.difference[0, 1]:+.1f} points"
-    rows.append(("difference", difference, f"{100 * low:+.1f} to {100 * high:+.1f}"))
-    print_table((f"{n} images", "accuracy", "95 % interval"), rows)
+    rows = zip(result.names, map(format_score, scores), strict=True)
+    print_table((f"{n} images", "accuracy"), [*rows])
     print(
-        f"McNemar's test: p = {report['p_value']:.3g}; only {args.a} is right on "
-        f"{report['only_a_correct']} images, only {args.b} on "
-        f"{report['only_b_correct']}."
+        f"difference {100 * value:+.1f} points   95 % interval {100 * low:+.1f} to "
+        f"{100 * high:+.1f}   McNemar's test: p = {p_value:.3g}\n"
+        f"only {args.a} is right on {only_a} images, only {args.b} on {only_b}"
     )
-    if args.output is not None:
-        print(f"figure: {args.output}")

@@ -5,11 +5,11 @@ import time
 
 import numpy as np
 import torch
+from rich.filesize import decimal
 
 from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.cli._classify import find_images, make_classifier, read_classes
 from diffusion_sklearn.cli._output import (
-    format_bytes,
     format_seconds,
     print_json,
     print_table,
@@ -29,17 +29,28 @@ def run_cost(args):
     args : SimpleNamespace
         The parsed arguments.
     """
-    names = args.classes_file is not None or args.prompts is not None
-    if names == (args.classes is not None):
+    n_classes, args.classes = args.classes, ()
+    has_names = args.classes_file is not None or args.prompts is not None
+    if has_names == (n_classes is not None):
         args.fail(
             "pass the number of --classes, or their names by --classes-file or "
             "--prompts."
         )
-    if args.sample and not names:
+    if args.sample and not has_names:
         args.fail("--sample is classified; name the classes with --classes-file.")
-    paths = find_images(args.sample)[:N_SAMPLE]
-    clf = make_classifier(args)
-    plan = _named_plan(clf, args) if names else _anonymous_plan(clf, args.classes)
+    paths, clf = find_images(args.sample)[:N_SAMPLE], make_classifier(args)
+    if has_names:
+        plan = clf.fit(classes=read_classes(args))._fitted_plan()
+    else:
+        plan = _anonymous_plan(clf, n_classes)
+    measured, (low, high) = _measure(plan), _bounds(plan)
+    one, encoding = measured["seconds_an_evaluation"], measured["seconds_an_encoding"]
+    seconds = [n * one + encoding for n in (low, high)]
+    if paths:
+        start = time.perf_counter()
+        low = high = float(clf.denoising_errors(paths).n_evaluations.mean())
+        seconds = [(time.perf_counter() - start) / len(paths)] * 2
+        measured |= {"n_sample": len(paths), "seconds_an_image": seconds[0]}
     report = {
         "model": plan.backbone.name,
         "device": str(plan.backbone.device),
@@ -49,26 +60,12 @@ def run_cost(args):
         "n_classes": plan.n_classes,
         "n_trials": clf.n_trials,
         "pruning": clf.pruning,
-    }
-    measured = _measure(plan)
-    low, high = _bounds(plan)
-    if paths:
-        start = time.perf_counter()
-        counts = clf.denoising_errors(paths).n_evaluations
-        measured["seconds_an_image"] = (time.perf_counter() - start) / len(paths)
-        measured["n_sample"], low = len(paths), float(counts.mean())
-        high = low
-    seconds = [
-        n * measured["seconds_an_evaluation"] + measured["seconds_an_encoding"]
-        for n in (low, high)
-    ]
-    if paths:
-        seconds = [measured["seconds_an_image"]] * 2
-    report["measured"] = measured
-    report["extrapolated"] = {
-        "evaluations_an_image": [low, high],
-        "evaluations": [low * args.images, high * args.images],
-        "seconds": [one * args.images for one in seconds],
+        "measured": measured,
+        "extrapolated": {
+            "evaluations_an_image": [low, high],
+            "evaluations": [n * args.images for n in (low, high)],
+            "seconds": [s * args.images for s in seconds],
+        },
     }
     if args.json:
         print_json(report)
@@ -80,25 +77,21 @@ def _print_cost(report):
     measured, total = report["measured"], report["extrapolated"]
     low, high = total["evaluations_an_image"]
     how = "exact" if low == high else "bounds; --sample measures it"
-    basis = "extrapolated from the time of an evaluation and an encoding"
+    basis = "extrapolated from the time of an evaluation and of encoding an image"
     if "n_sample" in measured:
         how = f"mean of {measured['n_sample']} images, measured"
-        basis = "extrapolated from the same images, with all but loading the model"
-    where = f"{report['device']}, {report['dtype']}, batches of {report['batch_size']}"
-    peak = measured["peak_bytes"]
+        basis = "extrapolated from these images, with all but loading the model"
+    place = f"{report['device']}, {report['dtype']}, batches of {report['batch_size']}"
+    peak, weights = measured["peak_bytes"], decimal(measured["weights_bytes"])
+    peak = "unknown" if peak is None else decimal(peak)
+    of = "device" if report["device"].startswith("cuda") else "process"
+    one = format_seconds(measured["seconds_an_evaluation"])
     rows = [
         ("evaluations an image", _range(low, high, "{:,.0f}".format), how),
         ("evaluations", _range(*total["evaluations"], "{:,.0f}".format), "of all"),
         ("time", _range(*total["seconds"], format_seconds), f"{basis}; one process"),
-        ("an evaluation", format_seconds(measured["seconds_an_evaluation"]), where),
-        ("encoding an image", format_seconds(measured["seconds_an_encoding"]), ""),
-        (
-            "peak of memory",
-            "unknown" if peak is None else format_bytes(peak),
-            "measured: the device's" if "cuda" in where else "measured: this process",
-        ),
-        ("weights", format_bytes(measured["weights_bytes"]), "network, autoencoder"),
-        ("conditions", format_bytes(measured["conditions_bytes"]), "of all classes"),
+        ("time of an evaluation", one, f"measured: {place}"),
+        ("peak of memory", peak, f"measured, of the {of}; {weights} are weights"),
     ]
     title = f"{report['n_images']:,} images, {report['n_classes']:,} classes"
     print_table((title, report["model"], ""), rows)
@@ -106,12 +99,6 @@ def _print_cost(report):
 
 def _range(low, high, form):
     return form(low) if low == high else f"{form(low)} to {form(high)}"
-
-
-def _named_plan(clf, args):
-    """The plan for classes that have names."""
-    args.classes = ()
-    return clf.fit(classes=read_classes(args))._fitted_plan()
 
 
 def _anonymous_plan(clf, n_classes):
@@ -126,46 +113,40 @@ def _anonymous_plan(clf, n_classes):
     if not isinstance(getattr(clf, "prompt_template", ""), str):
         n_prompts = len(clf.prompt_template)
     condition = backbone.condition([0 if backbone.kind == "class" else ""])
-    conditions = condition.expand(n_classes * n_prompts, *condition.shape[1:])
+    conditions = condition.repeat_interleave(n_classes * n_prompts, dim=0)
     return clf._make_plan(spec, trials, conditions, np.full(n_classes, n_prompts))
 
 
 def _bounds(plan):
     """Fewest and most evaluations of an image."""
     n_trials, first = len(plan.trials), plan.rounds[0][0]
-    pairs = evaluation_bounds(plan.pruning, n_trials, plan.n_classes, first)
+    low, high = evaluation_bounds(plan.pruning, n_trials, plan.n_classes, first)
     counts = plan.n_prompts
     if plan.pruning is None:
-        return (float(pairs[0] * counts.mean()),) * 2
-    return float(pairs[0] * counts.min()), float(pairs[1] * counts.max())
+        return [float(high * counts.mean())] * 2
+    return float(low * counts.min()), float(high * counts.max())
 
 
 def _measure(plan):
     """Seconds of an evaluation and an encoding, and memory, by running the model."""
-    backbone, size = plan.backbone, plan.image_size
+    backbone, size, rows = plan.backbone, plan.image_size, plan.rows.rows
     is_cuda = backbone.device.type == "cuda"
-    pixels = np.random.default_rng(0).uniform(-1, 1, (1, 3, size, size))
-    pixels = pixels.astype(np.float32)
-    rows = plan.rows.rows
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(backbone.device)
-    encoding, latents = _timed(lambda: encode(plan, pixels).cpu())
+    pixels = np.random.default_rng(0).uniform(-1, 1, (1, 3, size, size))
+    encoding, latents = _timed(lambda: encode(plan, pixels.astype("float32")).cpu())
     latents = latents.to(backbone.device)
-    trials = np.arange(rows) % len(plan.trials)
-    triples = np.stack([np.zeros_like(trials), trials, np.zeros_like(trials)], axis=1)
+    triples = np.zeros((rows, 3), np.int64)  # (image, trial, condition)
+    triples[:, 1] = np.arange(rows) % len(plan.trials)
     seconds, _ = _timed(lambda: evaluate(plan, latents, triples))
-    parts = [backbone.network] + ([] if backbone.vae is None else [backbone.vae])
-    tensors = [p for part in parts for p in (*part.parameters(), *part.buffers())]
+    modules = [m for m in (backbone.network, backbone.vae) if m is not None]
+    weights = [tensor for m in modules for tensor in m.state_dict().values()]
+    peak = torch.cuda.max_memory_allocated(backbone.device) if is_cuda else _peak()
     return {
         "seconds_an_evaluation": seconds / rows,
         "seconds_an_encoding": encoding,
-        "weights_bytes": sum(p.numel() * p.element_size() for p in tensors),
-        "conditions_bytes": plan.conditions.numel() * plan.conditions.element_size(),
-        "peak_bytes": (
-            torch.cuda.max_memory_allocated(backbone.device)
-            if is_cuda
-            else _peak_of_process()
-        ),
+        "weights_bytes": sum(tensor.nbytes for tensor in weights),
+        "peak_bytes": peak,
     }
 
 
@@ -179,7 +160,7 @@ def _timed(compute):
     return float(np.median(seconds[1:] or seconds)), result
 
 
-def _peak_of_process():
+def _peak():
     """Most memory that this process had, in bytes; None where it is not known."""
     try:
         import resource

@@ -7,7 +7,6 @@ from contextlib import redirect_stdout
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.special import softmax
-from sklearn.base import clone
 
 from diffusion_sklearn import (
     CLIPZeroShotClassifier,
@@ -17,7 +16,6 @@ from diffusion_sklearn import (
 from diffusion_sklearn.cli._output import print_json
 from diffusion_sklearn.cli._report import (
     N_MISTAKES,
-    card,
     draw_evidence,
     write_report,
 )
@@ -25,7 +23,7 @@ from diffusion_sklearn.cli._table import check_writable
 from diffusion_sklearn.datasets import load_fashion_photos, load_fashion_winoground
 from diffusion_sklearn.metrics import clopper_pearson, winoground_scores
 
-GREEN, RED, GRAY = (25, 130, 60), (200, 35, 35), (120, 120, 120)
+COLORS = {"right": (25, 130, 60), "wrong": (200, 35, 35), "": (120, 120, 120)}
 
 
 def run_demo(args):
@@ -36,7 +34,7 @@ def run_demo(args):
     args : SimpleNamespace
         The parsed arguments.
     """
-    run, n_trials, max_images = DEMOS[args.model]
+    run, n_trials, max_images, shape = DEMOS[args.model]
     n_trials = getattr(args, "n_trials", n_trials)
     if not 1 <= args.n_images <= max_images:
         args.fail(f"--n-images={args.n_images} must lie between 1 and {max_images}")
@@ -48,17 +46,29 @@ def run_demo(args):
     for path in (args.output, report):
         check_writable(path, "--output", args.fail)
     with redirect_stdout(None if args.json else sys.stdout):
-        picture, result, facts, sections = run(args.n_images, n_trials)
-    picture.save(args.output)
+        cards, n_wrong, result, facts = run(args.n_images, n_trials)
+    draw_cards(cards, **shape).save(args.output)
+    mistakes = [card for card in cards if len(card["images"]) > 1]
+    text = (
+        f"{len(mistakes)} of {n_wrong}. Red: where the prediction explains the image "
+        "better than the true class; blue: the reverse."
+    )
+    sections = [
+        {"heading": "Mistakes and their evidence", "text": text, "cards": mistakes},
+        {
+            "heading": "All images",
+            "text": SHOWN[args.model],
+            "cards": [card | {"images": card["images"][:1]} for card in cards],
+        },
+    ]
     title = f"Demo of {args.model} on {result['n_images']} images"
     write_report(report, title, facts, sections)
     if args.json:
         paths = {"picture": str(args.output), "report": str(report)}
         print_json({"model": args.model, "n_trials": n_trials} | result | paths)
         return
+    facts += [("picture", args.output), ("report", report)]
     print("\n".join(f"{name:<12} {value}" for name, value in facts))
-    print(f"picture      {args.output}")
-    print(f"report       {report}")
 
 
 def classify_photos(n_images, n_trials):
@@ -73,15 +83,15 @@ def classify_photos(n_images, n_trials):
 
     Returns
     -------
-    picture : PIL.Image.Image
-        The photos with their labels and the three likeliest classes. Labels are green
-        where the likeliest class is the true one, else red.
+    cards : list of dict
+        A photo each, with the three likeliest classes, for
+        :func:`~diffusion_sklearn.cli._report.write_report`; some of those that are
+        classified wrongly have a picture of the evidence too.
+    n_wrong : int
     result : dict
         Accuracy and cost.
     facts : list of (str, str)
         The same to be read.
-    sections : list of dict
-        For :func:`~diffusion_sklearn.cli._report.write_report`.
     """
     photos = load_fashion_photos()
     images, names = photos.images[:n_images], photos.names[:n_images]
@@ -112,32 +122,22 @@ def classify_photos(n_images, n_trials):
         "images_per_second": speed,
         "evaluations": {"mean": float(cost), "without_pruning": full},
     }
+    count = f"{cost:.0f} network evaluations an image, of {full} without pruning"
     facts = [
         ("accuracy", f"{correct.mean():.1%}   95 % interval {low:.1%} to {high:.1%}"),
         ("speed", f"{speed:.2f} images a second"),
-        (
-            "cost",
-            f"{cost:.0f} network evaluations an image, of {full} without pruning",
-        ),
+        ("cost", count),
     ]
-    cards, posteriors = [], []
-    for image, name, is_correct, p in zip(images, names, correct, proba, strict=True):
-        color = GREEN if is_correct else RED
-        best = [(clf.classes_[k], p[k]) for k in p.argsort()[::-1][:3]]
-        lines = [(name, color, 0)]
-        for label, value in best:
-            shade = color if label == name or len(lines) == 1 else GRAY
-            lines.append((f"{label} {value:.2f}", shade, value))
-        cards.append((image, lines))
-        lines = [(best[0][0], best[0][1], "right" if is_correct else "wrong")]
-        lines += [(k, v, "right" if k == name else "") for k, v in best[1:]]
-        posteriors.append(card(f"true: {name}", [image], lines))
-    maps = []
+    cards = []
+    for image, name, best, p in zip(images, names, predicted, proba, strict=True):
+        status = {best: "wrong", name: "right"}
+        top = [(clf.classes_[k], p[k]) for k in p.argsort()[::-1][:3]]
+        lines = [(label, value, status.get(label, "")) for label, value in top]
+        cards.append({"title": name, "images": [image], "lines": lines})
     for k in wrong[:N_MISTAKES]:
         (evidence,) = clf.evidence(images[k : k + 1], predicted[k], names[k])
-        maps.append(_evidence_card(posteriors[k], images[k], evidence))
-    sections = _sections(maps, len(wrong), posteriors, "the three likeliest classes")
-    return draw_cards(cards, columns=10, side=110), result, facts, sections
+        cards[k]["images"].append(draw_evidence(images[k], evidence))
+    return cards, len(wrong), result, facts
 
 
 def match_scenes(n_images, n_trials):
@@ -152,11 +152,9 @@ def match_scenes(n_images, n_trials):
 
     Returns
     -------
-    picture : PIL.Image.Image
-        Some of the scenes with their captions and, for each model, the probability of
-        the true caption.
-    result, facts, sections
-        As of :func:`classify_photos`.
+    cards, n_wrong, result, facts
+        As of :func:`classify_photos`; the cards have the probability of the true
+        caption, of each model.
     """
     data = load_fashion_winoground()
     n = max(1, n_images // 2)
@@ -207,57 +205,35 @@ def match_scenes(n_images, n_trials):
         "images_per_second": speed,
         "evaluations": {"mean": float(2 * n_trials)},
     }
-    cards, posteriors = [], []
+    wrong, cards = proba["diffusion"] <= 0.5, []  # (n, 2)
+    diffusion.set_params(verbose=0)
+    n_shown = 0
     for k in np.concatenate([better, np.setdiff1d(np.arange(n), better)]):
         for i in (0, 1):
-            lines, bars = [(captions[k, i], "black", 0)], []
-            for name, p in proba.items():
-                color = GREEN if p[k, i] > 0.5 else RED
-                lines.append((f"{name} {p[k, i]:.3f}", color, p[k, i]))
-                status = "right" if p[k, i] > 0.5 else "wrong"
-                bars.append((name, p[k, i], status))
-            cards.append((images[k, i], lines))
-            posteriors.append(card(f"true: {captions[k, i]}", [images[k, i]], bars))
-    wrong, maps = np.argwhere(proba["diffusion"] <= 0.5), []
-    for k, i in wrong[:N_MISTAKES]:
-        a, b = captions[k, [1 - i, i]]
-        clf = clone(diffusion).fit(classes=[a, b])
-        (evidence,) = clf.evidence(images[k, i][None], a, b)
-        bars = [(a, 1 - proba["diffusion"][k, i], "wrong")]
-        bars.append((b, proba["diffusion"][k, i], "right"))
-        shown = card(f"true: {b}", [images[k, i]], bars)
-        maps.append(_evidence_card(shown, images[k, i], evidence))
-    text = "the probability of the true caption of the two, of each model"
-    sections = _sections(maps, len(wrong), posteriors, text)
-    return draw_cards(cards[:24], columns=6, side=192), result, facts, sections
+            true, other = captions[k, [i, 1 - i]]
+            lines = [
+                (name, p[k, i], "right" if p[k, i] > 0.5 else "wrong")
+                for name, p in proba.items()
+            ]
+            card = {"title": true, "images": [images[k, i]], "lines": lines}
+            if wrong[k, i] and n_shown < N_MISTAKES:
+                n_shown += 1
+                diffusion.fit(classes=[true, other])
+                (evidence,) = diffusion.evidence(images[k, i][None], other, true)
+                card["images"].append(draw_evidence(images[k, i], evidence))
+            cards.append(card)
+    return cards, int(wrong.sum()), result, facts
 
 
-def _evidence_card(shown, image, evidence):
-    """A card with a map beside its image."""
-    drawn = card("", [draw_evidence(image, evidence)], [])
-    return shown | {"images": shown["images"] + drawn["images"]}
-
-
-def _sections(maps, n_wrong, posteriors, text):
-    """Those of the report: evidence for the wrong ones, and all images."""
-    shown = (
-        f"{len(maps)} of {n_wrong}. Red: where the prediction explains the image "
-        "better than the true class; blue: the reverse."
-    )
-    return [
-        {"heading": "Mistakes and their evidence", "text": shown, "cards": maps},
-        {"heading": "All images", "text": f"With {text}.", "cards": posteriors},
-    ]
-
-
-def draw_cards(cards, columns, side):
+def draw_cards(cards, n_shown, columns, side):
     """Draw images in a grid, with lines of text below each.
 
     Parameters
     ----------
-    cards : list of (ndarray, list of tuple)
-        An image and its lines: text, colour, and the length of a bar below the text as
-        a fraction of `side`.
+    cards : list of dict
+        As for :func:`~diffusion_sklearn.cli._report.write_report`.
+    n_shown : int
+        The first of them are drawn.
     columns : int
         Images in a row.
     side : int
@@ -267,28 +243,36 @@ def draw_cards(cards, columns, side):
     -------
     picture : PIL.Image.Image
     """
-    gap, line_height = 12, 17
+    cards, gap, line_height = cards[:n_shown], 12, 17
     width = side + gap
-    height = side + gap + line_height * max(len(lines) for _, lines in cards)
+    height = side + gap + line_height * (1 + max(len(card["lines"]) for card in cards))
     size = (columns * width, -(-len(cards) // columns) * height)
     picture = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=11)
-    for index, (image, lines) in enumerate(cards):
+    for index, card in enumerate(cards):
         x = index % columns * width + gap // 2
         y = index // columns * height + gap // 2
-        enlarged = Image.fromarray(image).convert("RGB").resize((side, side))
-        picture.paste(enlarged, (x, y))
-        for k, (text, color, fraction) in enumerate(lines):
-            top = y + side + line_height * k
-            draw.text((x, top), text, fill=color, font=font)
-            if fraction:
-                bar = (x, top + 14, x + side * fraction, top + 15)
-                draw.rectangle(bar, fill=color)
+        image = Image.fromarray(card["images"][0]).convert("RGB")
+        picture.paste(image.resize((side, side)), (x, y))
+        draw.text((x, y + side), card["title"], fill="black", font=font)
+        for k, (label, p, status) in enumerate(card["lines"], 1):
+            color, top = COLORS[status], y + side + line_height * k
+            draw.text((x, top), f"{label} {p:.3f}", fill=color, font=font)
+            draw.rectangle((x, top + 14, x + side * p, top + 15), fill=color)
     return picture
 
 
+DIT_PICTURE = {"n_shown": 1000, "columns": 10, "side": 110}
+SCENES_PICTURE = {"n_shown": 24, "columns": 6, "side": 192}
 DEMOS = {
-    "fashion-dit": (classify_photos, 100, 1000),
-    "fashion-scenes": (match_scenes, 25, 800),
+    "fashion-dit": (classify_photos, 100, 1000, DIT_PICTURE),
+    "fashion-scenes": (match_scenes, 25, 800, SCENES_PICTURE),
 }
-"""Demo of each bundled model, its number of trials, and its number of images."""
+"""Demo of each bundled model, its number of trials, its largest number of images, and
+the shape of its picture."""
+
+SHOWN = {
+    "fashion-dit": "With the three likeliest classes.",
+    "fashion-scenes": "With the probability that each model gives to the true caption.",
+}
+"""What the report says of the lines below its images."""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
+from rich.filesize import decimal
 
 from diffusion_sklearn.backbones._loading import families
-from diffusion_sklearn.cli._output import format_bytes, print_json, print_table
+from diffusion_sklearn.cli._output import print_json, print_table
 
 CONTRASTIVE = ("clip", "siglip", "siglip2")  # model_type of transformers
 KINDS = {"text": "text-to-image", "class": "class-conditional"}
@@ -26,7 +27,7 @@ def run_models(args):
     if args.json:
         print_json(rows)
         return
-    shown = [row | {"bytes": format_bytes(row["bytes"])} for row in rows]
+    shown = [row | {"bytes": decimal(row["bytes"])} for row in rows]
     columns = ("name", "kind", "family", "size", "from")
     print_table(columns, [tuple(row.values()) for row in shown])
 
@@ -40,28 +41,24 @@ def list_models():
         With ``name``, what to pass as `model`; ``kind``; ``family``, the class of the
         pipeline or model; ``bytes`` on disk; ``from``, "bundled" or "cache".
     """
-    bundled = sorted(Path(str(files("diffusion_sklearn.bundled"))).iterdir())
-    sizes = {
-        folder: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        for folder in bundled
-    }
-    models = [(folder.name, folder, sizes[folder], "bundled") for folder in bundled]
+    folders = sorted(Path(str(files("diffusion_sklearn.bundled"))).iterdir())
+    models = [(path.name, path, _size(path), "bundled") for path in folders]
     try:
-        repos = scan_cache_dir().repos
+        repos = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
     except CacheNotFound:
-        repos = ()
+        repos = []
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
-        for revision in repo.revisions if repo.repo_type == "model" else ():
-            at = "" if "main" in revision.refs else f"@{revision.commit_hash}"
-            name, size = f"{repo.repo_id}{at}", revision.size_on_disk
-            models.append((name, revision.snapshot_path, size, "cache"))
-    rows = []
-    for name, folder, size, place in models:
-        kind, family = _kind_and_family(folder)
-        if kind is not None:
-            row = {"name": name, "kind": kind, "family": family}
-            rows.append(row | {"bytes": size, "from": place})
-    return rows
+        for one in repo.revisions:
+            at = "" if "main" in one.refs else f"@{one.commit_hash}"
+            name = f"{repo.repo_id}{at}"
+            models.append((name, one.snapshot_path, one.size_on_disk, "cache"))
+    rows = [(name, *_kind_and_family(path), *rest) for name, path, *rest in models]
+    columns = ("name", "kind", "family", "bytes", "from")
+    return [dict(zip(columns, row, strict=True)) for row in rows if row[1]]
+
+
+def _size(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _kind_and_family(folder):
@@ -70,15 +67,11 @@ def _kind_and_family(folder):
         return "CLIP", "open_clip"
     index, config = folder / "model_index.json", folder / "config.json"
     if index.is_file():
-        name = json.loads(index.read_text("utf-8")).get("_class_name")
-        backbone = families().get(name if isinstance(name, str) else None)
-        return backbone and KINDS[backbone.kind], name
-    if not config.is_file():
-        return None, None
-    config = json.loads(config.read_text("utf-8"))
-    name = (config.get("architectures") or [None])[0]
-    if config.get("model_type") in CONTRASTIVE:
-        return "CLIP", name
-    if str(name).endswith("ForImageClassification"):
+        name = str(json.loads(index.read_text("utf-8")).get("_class_name"))
+        kind = getattr(families().get(name), "kind", None)
+        return KINDS.get(kind), name
+    config = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+    name = str((config.get("architectures") or [None])[0])
+    if name.endswith("ForImageClassification"):
         return "supervised network", name
-    return None, None
+    return "CLIP" if config.get("model_type") in CONTRASTIVE else None, name

@@ -54,24 +54,6 @@ def print_json(value):
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def format_bytes(n):
-    """Format a number of bytes.
-
-    Parameters
-    ----------
-    n : int
-
-    Returns
-    -------
-    text : str
-    """
-    for unit in ("B", "KiB", "MiB"):
-        if n < 1024:
-            return f"{n:.4g} {unit}"
-        n /= 1024
-    return f"{n:,.1f} GiB"
-
-
 def format_seconds(seconds):
     """Format a duration.
 

@@ -15,6 +15,7 @@ N_BINS = 10  # of the reliability curve
 N_MISTAKES = 12
 MAX_CLASSES = 30  # of a whole confusion matrix
 SIDE = 160  # pixels of a photo
+COLUMNS = ("label", "runner_up", "probability", "runner_up_probability")
 
 
 def write_report(path, title, facts, sections):
@@ -28,30 +29,17 @@ def write_report(path, title, facts, sections):
         Names and values of the table at the top.
     sections : list of dict
         With ``heading`` and ``text``; and a table (``columns``; ``rows``, a list of a
-        name and its values; ``shaded``), ``cards`` or the ``bins`` of a reliability
-        curve.
+        name and its values; ``shaded``), the ``bins`` of a reliability curve or
+        ``cards``. A card is a dict of ``title``; ``images``, arrays of uint8; and
+        ``lines``: label, probability, and "right", "wrong" or "".
     """
-    source = files("diffusion_sklearn.cli").joinpath("report.html.jinja").read_text()
-    template = jinja2.Environment(autoescape=True).from_string(source)
-    path.write_text(template.render(title=title, facts=facts, sections=sections))
-
-
-def card(title, images, lines):
-    """Describe an image and the probabilities of some classes.
-
-    Parameters
-    ----------
-    title : str
-    images : list of ndarray of uint8
-    lines : list of (str, float, str)
-        Label, probability, and "right", "wrong" or "".
-
-    Returns
-    -------
-    card : dict
-        For the ``cards`` of a section.
-    """
-    return {"title": title, "images": [*map(_data_uri, images)], "lines": lines}
+    source = (
+        files("diffusion_sklearn.cli").joinpath("report.html.jinja").read_text("utf-8")
+    )
+    environment = jinja2.Environment(autoescape=True)
+    environment.filters["data_uri"] = _data_uri
+    page = environment.from_string(source)
+    path.write_text(page.render(title=title, facts=facts, sections=sections), "utf-8")
 
 
 def _data_uri(image):
@@ -106,17 +94,14 @@ def evaluation_sections(rows, paths, classes, matrix):
     wrong = [row for row in rows if row["label"] != row["target"]]
     wrong = sorted(wrong, key=lambda row: -row["probability"])
     cards = [
-        card(
-            f"true: {row['target']}",
-            [_as_uint8(read_square(paths[row["path"]], SIDE, 0))],
-            [
+        {
+            "title": f"{row['target']}, in {row['path']}",
+            "images": [_as_uint8(read_square(paths[row["path"]], SIDE, 0))],
+            "lines": [
                 (row[name], row[p], "right" if row[name] == row["target"] else "wrong")
-                for name, p in (
-                    ("label", "probability"),
-                    ("runner_up", "runner_up_probability"),
-                )
+                for name, p in zip(COLUMNS[:2], COLUMNS[2:], strict=True)
             ],
-        )
+        }
         for row in wrong[:N_MISTAKES]
     ]
     return [
@@ -144,14 +129,11 @@ def _confusion_section(matrix, classes):
         return section | {"text": text, "rows": rows, "shaded": True}
     off = matrix - np.diag(np.diag(matrix))
     most = np.argsort(-off, axis=None, kind="stable")[:MAX_CLASSES]
-    pairs = [(i, j) for i, j in zip(*np.unravel_index(most, off.shape), strict=True)]
+    pairs = zip(*np.unravel_index(most, off.shape), strict=True)
     rows = [(classes[i], (classes[j], off[i, j])) for i, j in pairs if off[i, j]]
+    text = f"The most frequent confusions of {len(classes)} classes."
     columns = ["true", "predicted", "images"]
-    return section | {
-        "text": f"The most frequent confusions of {len(classes)} classes.",
-        "columns": columns,
-        "rows": rows,
-    }
+    return section | {"text": text, "columns": columns, "rows": rows}
 
 
 def reliability_bins(confidence, correct):
@@ -174,16 +156,10 @@ def reliability_bins(confidence, correct):
     bins = []
     for place in np.unique(places):
         inside = correct[places == place]
+        mean = float(confidence[places == place].mean())
         low, high = clopper_pearson(int(inside.sum()), len(inside))
-        bins.append(
-            {
-                "n": len(inside),
-                "confidence": float(confidence[places == place].mean()),
-                "accuracy": float(inside.mean()),
-                "low": low,
-                "high": high,
-            }
-        )
+        scores = {"accuracy": float(inside.mean()), "low": low, "high": high}
+        bins.append({"n": len(inside), "confidence": mean} | scores)
     return bins
 
 

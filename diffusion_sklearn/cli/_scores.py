@@ -190,9 +190,9 @@ def score(target, predicted, rank, classes):
     """
     if not len(target):
         return {}, np.zeros((len(classes), len(classes)), np.int64)
-    scores = {"acc1": _proportion(int((rank == 0).sum()), len(rank))}
+    scores = {"acc1": proportion(int((rank == 0).sum()), len(rank))}
     if len(classes) > 5:
-        scores["acc5"] = _proportion(int((rank < 5).sum()), len(rank))
+        scores["acc5"] = proportion(int((rank < 5).sum()), len(rank))
     present, counts = np.unique(target, return_counts=True)
     recall = recall_score(target, predicted, labels=present, average=None)
     variance = (recall * (1 - recall) / counts).mean() / len(present)
@@ -203,7 +203,18 @@ def score(target, predicted, rank, classes):
     return scores, confusion_matrix(target, predicted, labels=classes)
 
 
-def _proportion(count, n):
+def proportion(count, n):
+    """Proportion with its exact 95 % interval.
+
+    Parameters
+    ----------
+    count, n : int
+
+    Returns
+    -------
+    score : dict
+        ``value``, ``low`` and ``high``.
+    """
     low, high = clopper_pearson(count, n)
     return {"value": count / n, "low": low, "high": high}
 

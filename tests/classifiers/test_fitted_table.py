@@ -28,13 +28,12 @@ def test_state_after_fit():
         "4: bag, coat, dress, ...",
         "4: 8, 4, 3, ...",
         "20, timesteps 25 to 975",
-        "known: the model&#x27;s own",
+        "auto: known, the model&#x27;s own at fit",
         "at most 80 network evaluations an image",
     ):
         assert text in shown
-    clf.set_params(pruning=((5, 2),), loss="huber")
+    clf.set_params(pruning=((5, 2),))
     assert "at most 50 network" in table(clf)  # 5 x 4 + 15 x 2
-    assert "auto: that of the model for these parameters" in table(clf)
     assert "none: a race tests means" in table(clf.set_params(trial_covariance=None))
 
 
@@ -49,7 +48,7 @@ def test_prompts_and_prefilter(sd_folder):
     ).fit(classes=["red bag", "blue bag", "green bag"])
     shown = table(clf)
     assert "6: a &lt;blue bag&gt;, one blue bag, a &lt;green bag&gt;, ..." in shown
-    assert "not known: a race tests means" in shown
+    assert "auto: not known at fit" in shown
     assert "at most 20 network evaluations" in shown  # 4 x 2 x 2, and 4 of guidance
 
 

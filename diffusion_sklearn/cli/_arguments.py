@@ -223,7 +223,7 @@ CLASSES_FILE = _file("--classes-file", "the classes, one a line")
 PROMPTS = _file("--prompts", "CSV of prompt, classname and classidx; no template")
 TEMPLATE = "text with {} for the class; repeatable: the errors are averaged"
 STAGES = "a confidence (default: 0.99), stages such as 25:5,50:2, or none"
-MODEL_OPTIONS = (
+SETTINGS = (
     _many("--prompt-template", TEMPLATE, "TEXT"),
     _option("--n-trials", "default: 100", int),
     _option("--pruning", STAGES, PRUNING, metavar="CONFIDENCE|STAGES|none"),
@@ -234,6 +234,7 @@ MODEL_OPTIONS = (
     _option("--device", "cpu, cuda, cuda:1, mps, auto", default="auto"),
     _option("--dtype", "float32, bfloat16, float16 or auto", default="auto"),
 )
+MODEL_OPTIONS = (MODEL, PROMPTS, *SETTINGS)
 RUN_OPTIONS = (
     _option("--n-jobs", "processes; -1: all cores", int),
     _file("--memory", "folder that keeps every error computed, for the next run"),
@@ -271,8 +272,6 @@ _command(
     CLASSES_FILE,
     _file("--output", "a .csv, .jsonl or .parquet file; default: CSV, printed"),
     _flag("--json", "print lines of JSON"),
-    MODEL,
-    PROMPTS,
     *MODEL_OPTIONS,
     *RUN_OPTIONS,
     RESUME,
@@ -298,8 +297,6 @@ _command(
     _option("--max-images", "with --dataset: size of a random sample", int),
     _many("--baseline", CLIP, "CLIP"),
     _file("--json", "write the result as JSON; without a FILE, print it", **STDOUT),
-    MODEL,
-    PROMPTS,
     *MODEL_OPTIONS,
     *RUN_OPTIONS,
     RESUME,
@@ -314,7 +311,7 @@ _command(
     _file("--output", "image file for the figure"),
     _option("--max-images", "size of a random sample", int),
     JSON,
-    *MODEL_OPTIONS,
+    *SETTINGS,
     *RUN_OPTIONS,
 )
 SAMPLE = "images of the run, of which 4 are classified, given names; repeatable"
@@ -330,8 +327,6 @@ _command(
     _option("--images", "number of images", click.IntRange(1), required=True),
     _many("--sample", SAMPLE, "PATH"),
     JSON,
-    MODEL,
-    PROMPTS,
     *MODEL_OPTIONS,
 )
 _command("models", "List the models that need no download.", ["--json"], JSON)

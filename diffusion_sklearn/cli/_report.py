@@ -33,12 +33,10 @@ def write_report(path, title, facts, sections):
         ``cards``. A card is a dict of ``title``; ``images``, arrays of uint8; and
         ``lines``: label, probability, and "right", "wrong" or "".
     """
-    source = (
-        files("diffusion_sklearn.cli").joinpath("report.html.jinja").read_text("utf-8")
-    )
+    source = files("diffusion_sklearn.cli") / "report.html.jinja"
     environment = jinja2.Environment(autoescape=True)
     environment.filters["data_uri"] = _data_uri
-    page = environment.from_string(source)
+    page = environment.from_string(source.read_text("utf-8"))
     path.write_text(page.render(title=title, facts=facts, sections=sections), "utf-8")
 
 

@@ -51,6 +51,8 @@ def run_compare(args):
             readable.append(k)
         except ImageError as error:
             skipped[printable(path)] = printable(error)
+    if not readable:
+        raise ValueError(f"FOLDER={args.folder}: none of its images can be read.")
     classifiers = {}
     for model in (args.a, args.b):
         clf = _make(model, args)

@@ -205,8 +205,9 @@ def _write_html(path, report, rows, data, score_names):
     if "evaluations" in report:
         cost = "{mean:.0f} an image, 95 % below {percentile_95:.0f}"
         facts.append(("network evaluations", cost.format(**report["evaluations"])))
-    for name in ("n_trials", "pruning", "loss", "device", "dtype"):
-        facts.append((name, str(report.get(name, "")).removeprefix("torch.")))
+    settings = ("n_trials", "pruning", "loss", "device", "dtype")
+    for name in filter(report.__contains__, settings):
+        facts.append((name, str(report[name]).removeprefix("torch.")))
     facts.append(("command", f"diffusion-sklearn {shlex.join(report['command'])}"))
     sections = []
     if rows:

@@ -37,7 +37,8 @@ def write_report(path, title, facts, sections):
     environment = jinja2.Environment(autoescape=True)
     environment.filters["data_uri"] = _data_uri
     page = environment.from_string(source.read_text("utf-8"))
-    path.write_text(page.render(title=title, facts=facts, sections=sections), "utf-8")
+    text = page.render(title=title, facts=facts, sections=sections)
+    path.write_text(text, "utf-8", errors="backslashreplace")  # names of files
 
 
 def _data_uri(image):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 
 from diffusion_sklearn import CLIPZeroShotClassifier, ConditionalDiffusionClassifier
 from diffusion_sklearn.cli import _cost, _models, main
-from diffusion_sklearn.cli._arguments import COMMANDS, STATUS
+from diffusion_sklearn.cli._arguments import COMMANDS, COMPLETION, STATUS
 from diffusion_sklearn.cli._compare import is_contrastive
 from diffusion_sklearn.datasets import load_fashion_photos
 from diffusion_sklearn.inspection import compare_classifiers
@@ -324,8 +325,26 @@ def test_compare(photos, tmp_path, capsys):
         assert len(picture.convert("RGB").getcolors(10**6)) > 5
 
 
+def test_compare_without_an_image_that_can_be_read(tmp_path, capsys):
+    for name in ("bag", "coat"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"no image")
+    assert main(["compare", "fashion-dit", "fashion-clip", str(tmp_path)]) == 1
+    assert "none of its images can be read" in capsys.readouterr().err
+
+
 def test_a_model_is_diffusion_or_clip(sd_folder, clip_folder, tmp_path, capsys):
     names = ("fashion-dit", "fashion-clip", sd_folder, clip_folder, "open_clip:RN50/x")
     assert [*map(is_contrastive, names)] == [False, True, False, True, True]
     assert main(["compare", "no/such", "fashion-clip", str(tmp_path)]) == 1
     assert "sub-folders" in capsys.readouterr().err
+
+
+def test_page_of_the_command_line():
+    """It lists every exit status and how to complete commands."""
+    page = Path(__file__).parents[2] / "docs" / "reference" / "command_line.rst"
+    text = page.read_text("utf-8")
+    listed = re.findall(r"^   \* - (\d+)\n     - (.*)$", text, re.M)
+    assert [int(status) for status, _ in listed] == list(STATUS)
+    for line in COMPLETION:
+        assert line.partition(" ")[2].strip() in text

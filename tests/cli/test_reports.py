@@ -124,6 +124,11 @@ def test_many_classes(tmp_path):
     assert Page(tmp_path / "a.html").texts("td") == ["c2", "9", "c7", "4"]
 
 
+def test_names_that_are_not_utf8(tmp_path):
+    _report.write_report(tmp_path / "a.html", "caf\udce9", [], [])
+    assert Page(tmp_path / "a.html").texts("h1") == [r"caf\udce9"]
+
+
 def test_evidence_is_red_where_positive():
     image = np.full((8, 8), 128, np.uint8)
     evidence = np.zeros((8, 8))

@@ -32,6 +32,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
     "_ext.results",
+    "_ext.commands",
 ]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]

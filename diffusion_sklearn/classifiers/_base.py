@@ -19,6 +19,7 @@ from diffusion_sklearn.backbones._loading import (
 )
 from diffusion_sklearn.backbones._sources import get_or_make
 from diffusion_sklearn.backbones._spec import describe
+from diffusion_sklearn.classifiers._fitted_table import fitted_table
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
 from diffusion_sklearn.classifiers._labels import align, check_distinct
 from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
@@ -167,6 +168,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self.trials_, self.prefilter_ = trials, prefilter
         self._spec, self._conditions, self._fit = spec, plan.conditions, FitKey()
         self._n_prompts = n_prompts
+        self._knew_covariance = plan.covariance is not None
         self._set_conditions(class_conditions)
         return self
 
@@ -342,6 +344,14 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         null = get_backbone(spec).encode_null(self.null_condition)
         errors = self._mean_errors(spec, trials, images, null, guidance_scale=1)
         return -errors[:, 0]
+
+    def _html_repr(self):
+        """What notebooks show: the parameters, and after `fit` what it made."""
+        fitted = fitted_table(self) if hasattr(self, "trials_") else ""
+        return super()._html_repr() + fitted
+
+    def _get_fitted_attr_html(self, doc_link=""):
+        return {}  # scikit-learn's list of attributes would load the model
 
     def _check_parameters(self, n_trials):
         self._validate_params()

@@ -1,130 +1,159 @@
-"""The commands and their options, with an example for each command."""
+"""The commands and their options, with an example for each command.
 
-import argparse
+Parsing is click's. Commands share most of their options, which in click are objects in
+a list; Typer reads options from the signatures of functions, so that each command would
+repeat them all. A command is imported only when it runs: help and completion take the
+time of importing click.
+"""
+
+import os
+from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
+
+import click
 
 from diffusion_sklearn import __version__
 from diffusion_sklearn.datasets._specs import list_datasets
 
+PROGRAM = "diffusion-sklearn"
+
 BUDGET = {"n_trials": 100, "pruning": 0.99, "loss": "l2"}
 """Defaults where neither an option nor the data set has a value."""
 
-EXAMPLES = {
-    "demo": "--model fashion-scenes",
-    "classify": "photos/ --classes cat dog --output labels.csv",
-    "evaluate": "test_images/ --model fashion-dit --output evaluation\n"
-    "  diffusion-sklearn evaluate --dataset pets --max-images 500 "
-    "--baseline openai/clip-vit-large-patch14",
-    "info": "--memory errors/",
-    "clear-memory": "errors/",
+EXCLUSIVE = {
+    "classify": ("--classes", "--classes-file"),
+    "evaluate": ("FOLDER", "--dataset"),
+    "cost": ("--classes", "--classes-file"),
 }
+"""Arguments of which at most one is possible."""
+
+STATUS = {
+    0: "success",
+    1: "an error, which is printed",
+    2: "invalid arguments",
+    3: "some images could not be read",
+    130: "interrupted by Ctrl-C",
+    141: "the reader of the standard output is gone, as with | head",
+    143: "terminated by SIGTERM",
+}
+"""Exit status of all commands."""
+
+COMPLETION = (
+    'bash   eval "$(_DIFFUSION_SKLEARN_COMPLETE=bash_source diffusion-sklearn)"',
+    'zsh    eval "$(_DIFFUSION_SKLEARN_COMPLETE=zsh_source diffusion-sklearn)"',
+    "fish   _DIFFUSION_SKLEARN_COMPLETE=fish_source diffusion-sklearn | source",
+)
+"""Lines for the start file of a shell, which completes commands and options then."""
 
 
-def make_parser():
-    """Describe the commands.
+class _Formatter(click.HelpFormatter):
+    """Help with coloured headings and options, where it goes to a terminal."""
+
+    def write_usage(self, prog, args="", prefix="usage: "):
+        super().write_usage(prog, args, click.style(prefix, bold=True))
+
+    def write_heading(self, heading):
+        super().write_heading(click.style(heading.lower(), bold=True))
+
+    def write_dl(self, rows, *args, **kwargs):
+        rows = [(click.style(name, fg="cyan"), text) for name, text in rows]
+        super().write_dl(rows, *args, **kwargs)
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+
+class _Command(click.Command):
+    """A command; ``--classes`` of "classify" takes all values up to an option."""
+
+    context_class = _Context
+
+    def parse_args(self, ctx, args):
+        spread, option = [], None
+        for token in args:
+            if token.startswith("-"):
+                option = token
+            elif option == "--classes" and spread[-1] != option:
+                spread.append(option)
+            spread.append(token)
+        return super().parse_args(ctx, spread if self.name == "classify" else args)
+
+    def format_epilog(self, ctx, formatter):
+        for heading, lines in self.epilog:
+            with formatter.section(heading):
+                formatter.write("".join(f"  {line}\n" for line in lines))
+
+
+class _Group(click.Group):
+    context_class, format_epilog = _Context, _Command.format_epilog
+
+    def list_commands(self, ctx):
+        return list(self.commands)
+
+
+class _Parsed(click.ParamType):
+    """A value that a function parses; the name of the type says what it is."""
+
+    def __init__(self, name, parse):
+        self.name, self.convert_text = name, parse
+
+    def convert(self, value, param, ctx):
+        try:
+            return self.convert_text(value)
+        except ValueError:
+            self.fail(f"{value!r} is not {self.name}.", param, ctx)
+
+
+def use_color():
+    """Whether to colour: None, on a terminal alone; False where NO_COLOR is set."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
+def parse(argv):
+    """Parse the command line.
+
+    Parameters
+    ----------
+    argv : list of str
 
     Returns
     -------
-    parser : argparse.ArgumentParser
-        Its result has the name of the command as ``command``, and as ``fail`` a
-        function that exits with a message about an argument.
+    args : SimpleNamespace
+        The options, with the name of the command as ``command``, and as ``fail`` a
+        function that raises an error about an argument. Those of :data:`BUDGET` are
+        there only if the user set them.
+
+    Raises
+    ------
+    click.UsageError
+        If an argument is not possible.
     """
-    parser = argparse.ArgumentParser(
-        prog="diffusion-sklearn",
-        description="Conditional diffusion models as scikit-learn classifiers.",
+    help_names = {"help_option_names": ["-h", "--help"]}
+    args = COMMANDS.main(
+        argv, PROGRAM, standalone_mode=False, color=use_color(), **help_names
     )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    demo = _add_command(commands, "demo", "Classify 100 images with a bundled model.")
-    text = "fashion-dit classifies photos, fashion-scenes matches captions"
-    models = ("fashion-dit", "fashion-scenes")
-    _add(demo, "--model", text, choices=models, default=models[0])
-    _add(demo, "--n-images", "at most 1,000 photos or 800 scenes", int, default=100)
-    _add(demo, "--n-trials", "trials for each class or caption", int)
-    picture = Path("diffusion-sklearn-demo.png")
-    _add(demo, "--output", "image file to write", Path, default=picture)
-
-    text = "Classify image files, one row for each."
-    classify = _add_command(commands, "classify", text)
-    text = "files, folders, or globs such as 'photos/**/*.jpg'"
-    _add(classify, "paths", text, nargs="+", metavar="PATH")
-    group = classify.add_mutually_exclusive_group()
-    _add(group, "--classes", "the classes", nargs="+", action="extend", metavar="NAME")
-    _add(group, "--classes-file", "the classes, one a line", Path)
-    text = "a .csv, .jsonl or .parquet file; default: CSV on standard output"
-    _add(classify, "--output", text, Path)
-    _add_model_options(classify)
-
-    text = "Classify a folder with a subfolder for each class, and score the result."
-    evaluate = _add_command(commands, "evaluate", text)
-    group = evaluate.add_mutually_exclusive_group(required=True)
-    _add(group, "folder", "labelled images", Path, nargs="?", metavar="FOLDER")
-    names = list_datasets()
-    text = f"a data set of the paper, with its settings: {', '.join(names)}"
-    _add(group, "--dataset", text, choices=names, metavar="NAME")
-    _add(evaluate, "--names", "lines of subfolder, tab, name of the class", Path)
-    text = "for evaluation.json, predictions.csv and confusion_matrix.png"
-    _add(evaluate, "--output", text, Path, default=Path("evaluation"))
-    group = evaluate.add_argument_group("with --dataset")
-    text = "images on disk, a subfolder for each class; default: from the Hub"
-    _add(group, "--dataset-folder", text, Path)
-    _add(group, "--split", "default: the one that the paper used")
-    _add(group, "--data-home", "where data sets of the Hub are written", Path)
-    _add(group, "--max-images", "size of a random sample", int)
-    text = "Hub id, folder or bundled name of a CLIP to compare with; repeatable"
-    _add(group, "--baseline", text, action="append", default=[], metavar="CLIP")
-    _add(group, "--json", "write the table as JSON", Path)
-    _add_model_options(evaluate)
-
-    info = _add_command(commands, "info", "Print versions, devices and bundled models.")
-    _add(info, "--memory", "print the contents of this memory folder too", Path)
-    text = "Delete the errors in a memory folder."
-    _add(_add_command(commands, "clear-memory", text), "memory", "the folder", Path)
-    return parser
+    if isinstance(args, int):  # after --help and --version
+        raise SystemExit(args)
+    return args
 
 
-def _add_command(commands, name, description):
-    command = commands.add_parser(
-        name,
-        help=description,
-        description=description,
-        epilog=f"example:\n  diffusion-sklearn {name} {EXAMPLES[name]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.set_defaults(fail=command.error)
-    return command
-
-
-def _add(group, flag, text, type=str, **settings):
-    group.add_argument(flag, help=text, type=type, **settings)
-
-
-def _add_model_options(command):
-    _add(command, "--model", "Hub id, folder or bundled name")
-    text = "text with {} for the class; repeatable: the errors are averaged"
-    _add(command, "--prompt-template", text, action="append")
-    text = "a CSV of prompt, classname and classidx, in place of a template"
-    _add(command, "--prompts", text, Path)
-    no_default = argparse.SUPPRESS  # to tell whether the user set the option
-    _add(command, "--n-trials", "default: 100", int, default=no_default)
-    text = "a confidence (default: 0.99), stages such as 25:5,50:2, or none"
-    _add(command, "--pruning", text, parse_pruning, default=no_default)
-    text = "l2 (default), l1, huber, vlb or l2+vlb"
-    _add(command, "--loss", text, default=no_default)
-    _add(command, "--timesteps", "even (default), anytime or random", default="even")
-    _add(command, "--seed", "of the trials (default: 0)", int, default=0)
-    _add(command, "--batch-size", "rows a forward pass", _int_or_auto, default="auto")
-    _add(command, "--device", "cpu, cuda, cuda:1, mps, auto", default="auto")
-    _add(command, "--dtype", "float32, bfloat16, float16 or auto", default="auto")
-    _add(command, "--n-jobs", "processes; -1: all cores", int)
-    text = "folder that keeps every error computed, for the next run"
-    _add(command, "--memory", text, Path)
-    text = "go on with the rows of --output, of the same command"
-    command.add_argument("--resume", action="store_true", help=text)
-    command.add_argument("--quiet", action="store_true", help="no progress bar")
-    text = "model, device, dtype and batch size"
-    command.add_argument("--verbose", action="store_true", help=text)
+def _collect(**options):
+    """The options of a command as a namespace."""
+    ctx = click.get_current_context()
+    first, second = EXCLUSIVE.get(ctx.info_name, ("", ""))
+    names = [flag.strip("-").replace("-", "_").lower() for flag in (first, second)]
+    n_given = sum(bool(options.get(name)) for name in names)
+    if n_given == 2:
+        ctx.fail(f"{second} is not allowed with {first}; pass one of them.")
+    if ctx.info_name == "evaluate" and not n_given:
+        ctx.fail(f"one of the arguments {first} {second} is required.")
+    default = click.core.ParameterSource.DEFAULT
+    for name in BUDGET.keys() & options.keys():
+        if ctx.get_parameter_source(name) is default:
+            del options[name]
+    return SimpleNamespace(command=ctx.info_name, fail=ctx.fail, **options)
 
 
 def parse_pruning(text):
@@ -149,11 +178,169 @@ def parse_pruning(text):
     return parts[0] if isinstance(parts[0], float) and len(parts) == 1 else tuple(parts)
 
 
-parse_pruning.__name__ = "confidence, stages or none"  # argparse shows it
+def _bundled_names(ctx, param, incomplete):
+    """Complete the name of a bundled model."""
+    names = [path.name for path in files("diffusion_sklearn.bundled").iterdir()]
+    return sorted(n for n in names if n.startswith(incomplete) and "." not in n)
 
 
-def _int_or_auto(text):
-    return text if text == "auto" else int(text)
+def _option(flag, text, type=None, **settings):
+    return click.Option([flag], help=text, type=type, **settings)
 
 
-_int_or_auto.__name__ = "int or auto"
+def _many(flag, text, metavar):
+    return _option(flag, text, multiple=True, metavar=metavar)
+
+
+def _flag(flag, text):
+    return _option(flag, text, is_flag=True)
+
+
+def _file(flag, text, **settings):
+    return _option(flag, text, FILE, **settings)
+
+
+def _argument(metavar, name=None, **settings):
+    name = name or metavar.strip("[].").lower()
+    return click.Argument([name], metavar=metavar, **settings)
+
+
+def _command(name, text, examples, *params):
+    """Add a command, which runs ``run_name`` of the module ``_name``."""
+    command = _Command(name, params=[*params], help=text, callback=_collect)
+    command.epilog = [("example", [f"{PROGRAM} {name} {one}" for one in examples])]
+    COMMANDS.add_command(command)
+
+
+FILE = click.Path(path_type=Path)
+PRUNING = _Parsed("a confidence, stages or none", parse_pruning)
+INT_OR_AUTO = _Parsed("INTEGER|auto", lambda t: t if t == "auto" else int(t))
+BUNDLED = {"shell_complete": _bundled_names}
+
+JSON = _flag("--json", "print the result as JSON")
+MODEL = _option("--model", "Hub id, folder or bundled name", **BUNDLED)
+CLASSES_FILE = _file("--classes-file", "the classes, one a line")
+PROMPTS = _file("--prompts", "CSV of prompt, classname and classidx; no template")
+TEMPLATE = "text with {} for the class; repeatable: the errors are averaged"
+STAGES = "a confidence (default: 0.99), stages such as 25:5,50:2, or none"
+SETTINGS = (
+    _many("--prompt-template", TEMPLATE, "TEXT"),
+    _option("--n-trials", "default: 100", int),
+    _option("--pruning", STAGES, PRUNING, metavar="CONFIDENCE|STAGES|none"),
+    _option("--loss", "l2 (default), l1, huber, vlb or l2+vlb"),
+    _option("--timesteps", "even (default), anytime or random", default="even"),
+    _option("--seed", "of the trials (default: 0)", int, default=0),
+    _option("--batch-size", "rows a forward pass", INT_OR_AUTO, default="auto"),
+    _option("--device", "cpu, cuda, cuda:1, mps, auto", default="auto"),
+    _option("--dtype", "float32, bfloat16, float16 or auto", default="auto"),
+)
+MODEL_OPTIONS = (MODEL, PROMPTS, *SETTINGS)
+RUN_OPTIONS = (
+    _option("--n-jobs", "processes; -1: all cores", int),
+    _file("--memory", "folder that keeps every error computed, for the next run"),
+    _flag("--quiet", "no progress bar"),
+    _flag("--verbose", "model, device, dtype and batch size"),
+)
+RESUME = _flag("--resume", "go on with the rows of --output, of the same command")
+
+COMMANDS = _Group(help="Conditional diffusion models as scikit-learn classifiers.")
+COMMANDS.epilog = [
+    ("exit status", [f"{status:<4} {meaning}" for status, meaning in STATUS.items()]),
+    ("completion, in the start file of the shell", COMPLETION),
+]
+click.version_option(__version__, message="%(version)s")(COMMANDS)
+
+# A command is an entry here and a function run_NAME(args) in the module _NAME.
+DEMOS = click.Choice(["fashion-dit", "fashion-scenes"])
+PICTURE = "diffusion-sklearn-demo.png"
+_command(
+    "demo",
+    "Classify images that ship; write a picture and a report.",
+    ["--model fashion-scenes"],
+    _option("--model", "of photos or of captions", DEMOS, default="fashion-dit"),
+    _option("--n-images", "at most 1,000 photos or 800 scenes", int, default=100),
+    _option("--n-trials", "trials for each class or caption", int),
+    _file("--output", "image file; the report is beside it (.html)", default=PICTURE),
+    JSON,
+)
+_command(
+    "classify",
+    "Classify image files, one row for each.",
+    ["photos/ --classes cat dog --output labels.csv"],
+    _argument("PATH...", "paths", nargs=-1, required=True),
+    _many("--classes", "the classes", "NAME..."),
+    CLASSES_FILE,
+    _file("--output", "a .csv, .jsonl or .parquet file; default: CSV, printed"),
+    _flag("--json", "print lines of JSON"),
+    *MODEL_OPTIONS,
+    *RUN_OPTIONS,
+    RESUME,
+)
+DATASET = f"a data set of the paper, with its settings: {', '.join(list_datasets())}"
+ON_DISK = "with --dataset: images on disk, a subfolder for each class; default: the Hub"
+CLIP = "with --dataset: Hub id, folder or bundled name of a CLIP to compare; repeatable"
+STDOUT = {"is_flag": False, "flag_value": "-", "metavar": "[FILE]"}
+_command(
+    "evaluate",
+    "Classify and score a folder with a subfolder for each class.",
+    [
+        "test_images/ --model fashion-dit --output evaluation",
+        "--dataset pets --max-images 500 --baseline openai/clip-vit-large-patch14",
+    ],
+    _argument("[FOLDER]", type=FILE, required=False),
+    _option("--dataset", DATASET, click.Choice(list_datasets()), metavar="NAME"),
+    _file("--names", "lines of subfolder, tab, name of the class"),
+    _file("--output", "folder for scores, rows and report.html", default="evaluation"),
+    _file("--dataset-folder", ON_DISK),
+    _option("--split", "with --dataset; default: the one that the paper used"),
+    _file("--data-home", "with --dataset: where data sets of the Hub are written"),
+    _option("--max-images", "with --dataset: size of a random sample", int),
+    _many("--baseline", CLIP, "CLIP"),
+    _file("--json", "write the result as JSON; without a FILE, print it", **STDOUT),
+    *MODEL_OPTIONS,
+    *RUN_OPTIONS,
+    RESUME,
+)
+_command(
+    "compare",
+    "Compare two models on a folder as of evaluate.",
+    ["fashion-scenes fashion-clip test_images/ --output comparison.png"],
+    _argument("A", **BUNDLED),
+    _argument("B", **BUNDLED),
+    _argument("FOLDER", type=FILE),
+    _file("--output", "image file for the figure"),
+    _option("--max-images", "size of a random sample", int),
+    JSON,
+    *SETTINGS,
+    *RUN_OPTIONS,
+)
+SAMPLE = "images of the run, of which 4 are classified, given names; repeatable"
+_command(
+    "cost",
+    "Estimate evaluations, time and memory of a run.",
+    [
+        "--classes 100 --images 10000 --model fashion-scenes",
+        "--classes-file names.txt --sample photos/ --images 10000",
+    ],
+    _option("--classes", "number of classes", click.IntRange(2)),
+    CLASSES_FILE,
+    _option("--images", "number of images", click.IntRange(1), required=True),
+    _many("--sample", SAMPLE, "PATH"),
+    JSON,
+    *MODEL_OPTIONS,
+)
+_command("models", "List the models that need no download.", ["--json"], JSON)
+_command(
+    "info",
+    "Print versions, devices and bundled models.",
+    ["--memory errors/"],
+    _file("--memory", "print the contents of this memory folder too"),
+    JSON,
+)
+_command(
+    "clear-memory",
+    "Delete the errors in a memory folder.",
+    ["errors/"],
+    _argument("FOLDER", "memory", type=FILE),
+    JSON,
+)

@@ -36,7 +36,7 @@ def run_classify(args):
 
     Parameters
     ----------
-    args : Namespace
+    args : SimpleNamespace
         The parsed arguments.
 
     Returns
@@ -46,9 +46,11 @@ def run_classify(args):
     n_images : int
         Number of files.
     """
+    if args.json and args.output is not None:
+        args.fail("--json goes to standard output; pass an --output in .jsonl instead.")
     check_output(args)
     paths = find_images(args.paths)
-    classes = _read_classes(args)
+    classes = read_classes(args)
     rows = read_rows(args.output) if args.resume else []
     unknown = {row["label"] for row in rows} - {*classes, None}
     if unknown:
@@ -59,27 +61,42 @@ def run_classify(args):
     done = {row["path"] for row in rows}
     paths = [path for path in paths if printable(path) not in done]
     clf = make_classifier(args).fit(classes=classes)
-    with row_writer(args.output, rows=rows) as write:
+    with row_writer(args.output, rows=rows, as_json=args.json) as write:
         for row, _ in classify_files(clf, paths, args.quiet):
             write(row)
             rows.append(row)
     return {row["path"]: row["error"] for row in rows if row["error"]}, len(rows)
 
 
-def _read_classes(args):
-    """The options ``--classes``, ``--classes-file`` or ``--prompts`` as a list."""
-    if args.classes is None and args.classes_file is None:
+def read_classes(args):
+    """Names of the classes from ``--classes``, ``--classes-file`` or ``--prompts``.
+
+    Parameters
+    ----------
+    args : SimpleNamespace
+        The parsed arguments.
+
+    Returns
+    -------
+    classes : list of str
+
+    Raises
+    ------
+    ValueError
+        If there are none, or one is blank or a path.
+    """
+    if not args.classes and args.classes_file is None:
         if args.prompts is None:
             raise ValueError(
                 "Name the classes: pass --classes, --classes-file or --prompts."
             )
         labels = read_prompts(args.prompts)
         return [label for label in labels if isinstance(label, str)]
-    if args.classes is None:
+    if not args.classes:
         option = f"--classes-file={args.classes_file}"
         classes = read_text(args.classes_file).rstrip().splitlines()
     else:
-        option = f"--classes={args.classes!r}"
+        option = f"--classes={list(args.classes)!r}"
         classes = args.classes
         for name in classes:
             if ("/" in name or "." in name) and Path(name).exists():
@@ -143,7 +160,7 @@ def make_classifier(args, **budget):
 
     Parameters
     ----------
-    args : Namespace
+    args : SimpleNamespace
         The parsed arguments; options that the user set override `budget`.
     **budget
         Defaults of `n_trials`, `pruning` and `loss`.
@@ -159,7 +176,7 @@ def make_classifier(args, **budget):
         If there is a prompt template and the model is class-conditional.
     """
     names = ("timesteps", "batch_size", "device", "dtype", "n_jobs", "memory")
-    params = {name: getattr(args, name) for name in names} | BUDGET | budget
+    params = {name: getattr(args, name, None) for name in names} | BUDGET | budget
     params |= {name: value for name, value in vars(args).items() if name in BUDGET}
     params |= {
         "model": args.model or ZeroShotDiffusionClassifier().model,

@@ -1,6 +1,7 @@
 """The command ``clear-memory``."""
 
 from diffusion_sklearn import ErrorStore
+from diffusion_sklearn.cli._output import print_json
 from diffusion_sklearn.engine._cache import FILE
 
 
@@ -9,13 +10,16 @@ def run_clear_memory(args):
 
     Parameters
     ----------
-    args : Namespace
+    args : SimpleNamespace
         The parsed arguments.
     """
     store = open_memory(args.memory)
     n_evaluations = store.info()["n_evaluations"]
     store.clear()
-    print(f"{n_evaluations} evaluations forgotten")
+    if args.json:
+        print_json({"n_evaluations": n_evaluations})
+    else:
+        print(f"{n_evaluations} evaluations forgotten")
 
 
 def open_memory(folder):

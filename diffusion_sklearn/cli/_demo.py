@@ -1,7 +1,8 @@
-"""The command ``demo``: real photos in, a table and a picture out."""
+"""The command ``demo``: real photos in; a table, a picture and a report out."""
 
 import sys
 import time
+from contextlib import redirect_stdout
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,36 +13,66 @@ from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
 )
+from diffusion_sklearn.cli._output import print_json
+from diffusion_sklearn.cli._report import (
+    N_MISTAKES,
+    draw_evidence,
+    write_report,
+)
 from diffusion_sklearn.cli._table import check_writable
 from diffusion_sklearn.datasets import load_fashion_photos, load_fashion_winoground
 from diffusion_sklearn.metrics import clopper_pearson, winoground_scores
 
-GREEN, RED, GRAY = (25, 130, 60), (200, 35, 35), (120, 120, 120)
+COLORS = {"right": (25, 130, 60), "wrong": (200, 35, 35), "": (120, 120, 120)}
 
 
 def run_demo(args):
-    """Classify images that ship.
+    """Classify images that ship; write a picture and a report.
 
     Parameters
     ----------
-    args : Namespace
+    args : SimpleNamespace
         The parsed arguments.
     """
-    run, n_trials, max_images = DEMOS[args.model]
-    n_trials = n_trials if args.n_trials is None else args.n_trials
+    run, n_trials, max_images, shape = DEMOS[args.model]
+    n_trials = getattr(args, "n_trials", n_trials)
     if not 1 <= args.n_images <= max_images:
         args.fail(f"--n-images={args.n_images} must lie between 1 and {max_images}")
     if n_trials < 1:
         args.fail(f"--n-trials={n_trials} must be 1 or more")
     if args.output.suffix not in Image.registered_extensions():
         args.fail(f"--output={args.output} must end in .png or another image suffix")
-    check_writable(args.output, "--output", args.fail)
-    run(args.n_images, n_trials).save(args.output)
-    print(f"picture      {args.output}")
+    report = args.output.with_suffix(".html")
+    for path in (args.output, report):
+        check_writable(path, "--output", args.fail)
+    with redirect_stdout(None if args.json else sys.stdout):
+        cards, n_wrong, result, facts = run(args.n_images, n_trials)
+    draw_cards(cards, **shape).save(args.output)
+    mistakes = [card for card in cards if len(card["images"]) > 1]
+    text = (
+        f"{len(mistakes)} of {n_wrong}. Red: where the prediction explains the image "
+        "better than the true class; blue: the reverse."
+    )
+    sections = [
+        {"heading": "Mistakes and their evidence", "text": text, "cards": mistakes},
+        {
+            "heading": "All images",
+            "text": SHOWN[args.model],
+            "cards": [card | {"images": card["images"][:1]} for card in cards],
+        },
+    ]
+    title = f"Demo of {args.model} on {result['n_images']} images"
+    write_report(report, title, facts, sections)
+    if args.json:
+        paths = {"picture": str(args.output), "report": str(report)}
+        print_json({"model": args.model, "n_trials": n_trials} | result | paths)
+        return
+    facts += [("picture", args.output), ("report", report)]
+    print("\n".join(f"{name:<12} {value}" for name, value in facts))
 
 
 def classify_photos(n_images, n_trials):
-    """Classify shipped photos with fashion-dit and print the results.
+    """Classify shipped photos with fashion-dit and print some of the results.
 
     Parameters
     ----------
@@ -52,9 +83,15 @@ def classify_photos(n_images, n_trials):
 
     Returns
     -------
-    picture : PIL.Image.Image
-        The photos with their labels and the three likeliest classes. Labels are green
-        where the likeliest class is the true one, else red.
+    cards : list of dict
+        A photo each, with the three likeliest classes, for
+        :func:`~diffusion_sklearn.cli._report.write_report`; some of those that are
+        classified wrongly have a picture of the evidence too.
+    n_wrong : int
+    result : dict
+        Accuracy and cost.
+    facts : list of (str, str)
+        The same to be read.
     """
     photos = load_fashion_photos()
     images, names = photos.images[:n_images], photos.names[:n_images]
@@ -63,37 +100,44 @@ def classify_photos(n_images, n_trials):
         model="fashion-dit", n_trials=n_trials, verbose=int(sys.stderr.isatty())
     ).fit(classes=photos.target_names)
     start = time.perf_counter()
-    result = clf.denoising_errors(images)
-    seconds = time.perf_counter() - start
-    proba = np.exp(result.log_proba)  # (n, k)
+    errors = clf.denoising_errors(images)
+    speed = len(images) / (time.perf_counter() - start)
+    proba = np.exp(errors.log_proba)  # (n, k)
     predicted = clf.classes_[proba.argmax(axis=1)]
     correct = predicted == names
 
     print("\nphoto  true        predicted   probability")
-    wrong = np.flatnonzero(~correct)[:3]
-    shown = np.concatenate([wrong, np.flatnonzero(correct)[: 10 - len(wrong)]])
+    wrong = np.flatnonzero(~correct)
+    shown = np.concatenate([wrong[:3], np.flatnonzero(correct)])[:10]
     for k in np.sort(shown):
         mark = "" if correct[k] else "  wrong"
         row = f"{k:5d}  {names[k]:<10}  {predicted[k]:<10}"
         print(f"{row}  {proba[k].max():11.3f}{mark}")
+    print()
     low, high = clopper_pearson(int(correct.sum()), len(images))
-    print(f"\naccuracy     {correct.mean():.1%}", end="")
-    print(f"   95 % interval {low:.1%} to {high:.1%}")
-    print(f"speed        {len(images) / seconds:.2f} images a second")
-    print(
-        f"cost         {result.n_evaluations.mean():.0f} network evaluations an image, "
-        f"of {len(clf.classes_) * n_trials} without pruning"
-    )
+    cost, full = errors.n_evaluations.mean(), len(clf.classes_) * n_trials
+    result = {
+        "n_images": len(images),
+        "accuracy": {"value": float(correct.mean()), "low": low, "high": high},
+        "images_per_second": speed,
+        "evaluations": {"mean": float(cost), "without_pruning": full},
+    }
+    count = f"{cost:.0f} network evaluations an image, of {full} without pruning"
+    facts = [
+        ("accuracy", f"{correct.mean():.1%}   95 % interval {low:.1%} to {high:.1%}"),
+        ("speed", f"{speed:.2f} images a second"),
+        ("cost", count),
+    ]
     cards = []
-    for image, name, is_correct, p in zip(images, names, correct, proba, strict=True):
-        color = GREEN if is_correct else RED
-        lines = [(name, color, 0)]
-        for k in p.argsort()[::-1][:3]:
-            label = clf.classes_[k]
-            shade = color if label == name or len(lines) == 1 else GRAY
-            lines.append((f"{label} {p[k]:.2f}", shade, p[k]))
-        cards.append((image, lines))
-    return draw_cards(cards, columns=10, side=110)
+    for image, name, best, p in zip(images, names, predicted, proba, strict=True):
+        status = {best: "wrong", name: "right"}
+        top = [(clf.classes_[k], p[k]) for k in p.argsort()[::-1][:3]]
+        lines = [(label, value, status.get(label, "")) for label, value in top]
+        cards.append({"title": name, "images": [image], "lines": lines})
+    for k in wrong[:N_MISTAKES]:
+        (evidence,) = clf.evidence(images[k : k + 1], predicted[k], names[k])
+        cards[k]["images"].append(draw_evidence(images[k], evidence))
+    return cards, len(wrong), result, facts
 
 
 def match_scenes(n_images, n_trials):
@@ -108,9 +152,9 @@ def match_scenes(n_images, n_trials):
 
     Returns
     -------
-    picture : PIL.Image.Image
-        Some of the scenes with their captions and, for each model, the probability of
-        the true caption.
+    cards, n_wrong, result, facts
+        As of :func:`classify_photos`; the cards have the probability of the true
+        caption, of each model.
     """
     data = load_fashion_winoground()
     n = max(1, n_images // 2)
@@ -118,12 +162,15 @@ def match_scenes(n_images, n_trials):
     print(f"{n} times two scenes and two captions of the same words: which is which?")
     print("model fashion-scenes, against fashion-clip, whose text encoder it uses")
     diffusion = ZeroShotDiffusionClassifier(
-        model="fashion-scenes", n_trials=n_trials, verbose=int(sys.stderr.isatty())
+        model="fashion-scenes",
+        prompt_template="{}",
+        n_trials=n_trials,
+        verbose=int(sys.stderr.isatty()),
     )
     clip = CLIPZeroShotClassifier(model="fashion-clip")
     start = time.perf_counter()
     scores = {"diffusion": diffusion.score_pairs(images, captions)}  # (n, 2, 2)
-    seconds = time.perf_counter() - start
+    speed = 2 * n / (time.perf_counter() - start)
     scores["CLIP"] = clip.score_pairs(images, captions)
     # Probability of the true caption of the two, for each image.
     proba = {
@@ -140,32 +187,53 @@ def match_scenes(n_images, n_trials):
             columns = f"{proba['diffusion'][k, i]:8.3f}{proba['CLIP'][k, i]:8.3f}"
             print(f"scene {i + 1}  {captions[k, i]:<36}{columns}")
     print("\nboth scenes right")
+    facts, both = [], {}
     for name, matrix in scores.items():
-        result = winoground_scores(matrix, tags)
-        low, high = result.intervals["text"]
-        print(f"{name:<13}{result.text:6.1%}   95 % interval {low:.1%} to {high:.1%}")
-    print(f"{'chance':<13}{0.25:6.1%}")
-    print(f"\nspeed        {2 * n / seconds:.2f} images a second")
-    print(f"cost         {2 * n_trials} network evaluations an image")
-    cards = []
-    for k in np.concatenate([better, np.setdiff1d(np.arange(n), better)])[:12]:
+        pairs = winoground_scores(matrix, tags)
+        low, high = pairs.intervals["text"]
+        both[name] = {"value": pairs.text, "low": low, "high": high}
+        interval = f"95 % interval {low:.1%} to {high:.1%}"
+        facts.append((name, f"{pairs.text:6.1%}   {interval}"))
+    facts += [
+        ("chance", f"{0.25:6.1%}"),
+        ("speed", f"{speed:.2f} images a second"),
+        ("cost", f"{2 * n_trials} network evaluations an image"),
+    ]
+    result = {
+        "n_images": 2 * n,
+        "both_scenes_right": both,
+        "images_per_second": speed,
+        "evaluations": {"mean": float(2 * n_trials)},
+    }
+    wrong, cards = proba["diffusion"] <= 0.5, []  # (n, 2)
+    diffusion.set_params(verbose=0)
+    n_shown = 0
+    for k in np.concatenate([better, np.setdiff1d(np.arange(n), better)]):
         for i in (0, 1):
-            lines = [(captions[k, i], "black", 0)]
-            for name, p in proba.items():
-                color = GREEN if p[k, i] > 0.5 else RED
-                lines.append((f"{name} {p[k, i]:.3f}", color, p[k, i]))
-            cards.append((images[k, i], lines))
-    return draw_cards(cards, columns=6, side=192)
+            true, other = captions[k, [i, 1 - i]]
+            lines = [
+                (name, p[k, i], "right" if p[k, i] > 0.5 else "wrong")
+                for name, p in proba.items()
+            ]
+            card = {"title": true, "images": [images[k, i]], "lines": lines}
+            if wrong[k, i] and n_shown < N_MISTAKES:
+                n_shown += 1
+                diffusion.fit(classes=[true, other])
+                (evidence,) = diffusion.evidence(images[k, i][None], other, true)
+                card["images"].append(draw_evidence(images[k, i], evidence))
+            cards.append(card)
+    return cards, int(wrong.sum()), result, facts
 
 
-def draw_cards(cards, columns, side):
+def draw_cards(cards, n_shown, columns, side):
     """Draw images in a grid, with lines of text below each.
 
     Parameters
     ----------
-    cards : list of (ndarray, list of tuple)
-        An image and its lines: text, colour, and the length of a bar below the text as
-        a fraction of `side`.
+    cards : list of dict
+        As for :func:`~diffusion_sklearn.cli._report.write_report`.
+    n_shown : int
+        The first of them are drawn.
     columns : int
         Images in a row.
     side : int
@@ -175,28 +243,36 @@ def draw_cards(cards, columns, side):
     -------
     picture : PIL.Image.Image
     """
-    gap, line_height = 12, 17
+    cards, gap, line_height = cards[:n_shown], 12, 17
     width = side + gap
-    height = side + gap + line_height * max(len(lines) for _, lines in cards)
+    height = side + gap + line_height * (1 + max(len(card["lines"]) for card in cards))
     size = (columns * width, -(-len(cards) // columns) * height)
     picture = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=11)
-    for index, (image, lines) in enumerate(cards):
+    for index, card in enumerate(cards):
         x = index % columns * width + gap // 2
         y = index // columns * height + gap // 2
-        enlarged = Image.fromarray(image).convert("RGB").resize((side, side))
-        picture.paste(enlarged, (x, y))
-        for k, (text, color, fraction) in enumerate(lines):
-            top = y + side + line_height * k
-            draw.text((x, top), text, fill=color, font=font)
-            if fraction:
-                bar = (x, top + 14, x + side * fraction, top + 15)
-                draw.rectangle(bar, fill=color)
+        image = Image.fromarray(card["images"][0]).convert("RGB")
+        picture.paste(image.resize((side, side)), (x, y))
+        draw.text((x, y + side), card["title"], fill="black", font=font)
+        for k, (label, p, status) in enumerate(card["lines"], 1):
+            color, top = COLORS[status], y + side + line_height * k
+            draw.text((x, top), f"{label} {p:.3f}", fill=color, font=font)
+            draw.rectangle((x, top + 14, x + side * p, top + 15), fill=color)
     return picture
 
 
+DIT_PICTURE = {"n_shown": 1000, "columns": 10, "side": 110}
+SCENES_PICTURE = {"n_shown": 24, "columns": 6, "side": 192}
 DEMOS = {
-    "fashion-dit": (classify_photos, 100, 1000),
-    "fashion-scenes": (match_scenes, 25, 800),
+    "fashion-dit": (classify_photos, 100, 1000, DIT_PICTURE),
+    "fashion-scenes": (match_scenes, 25, 800, SCENES_PICTURE),
 }
-"""Demo of each bundled model, its number of trials, and its number of images."""
+"""Demo of each bundled model, its number of trials, its largest number of images, and
+the shape of its picture."""
+
+SHOWN = {
+    "fashion-dit": "With the three likeliest classes.",
+    "fashion-scenes": "With the probability that each model gives to the true caption.",
+}
+"""What the report says of the lines below its images."""

@@ -1,6 +1,8 @@
 """The command ``evaluate``: a labelled folder or a data set of the paper."""
 
+import shlex
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -9,6 +11,8 @@ from diffusion_sklearn._versions import versions
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 from diffusion_sklearn.cli._arguments import BUDGET
 from diffusion_sklearn.cli._classify import combine, make_classifier
+from diffusion_sklearn.cli._output import format_seconds, print_json
+from diffusion_sklearn.cli._report import evaluation_sections, write_report
 from diffusion_sklearn.cli._scores import (
     ROWS,
     evaluate_images,
@@ -29,7 +33,7 @@ def run_evaluate(args):
 
     Parameters
     ----------
-    args : Namespace
+    args : SimpleNamespace
         The parsed arguments.
 
     Returns
@@ -39,9 +43,10 @@ def run_evaluate(args):
     n_images : int
         Number of files.
     """
-    if args.json is not None:
+    to_stdout = args.json == Path("-")
+    if args.json is not None and not to_stdout:
         check_writable(args.json, "--json", args.fail)
-    names = "dataset_folder", "split", "data_home", "max_images", "baseline", "json"
+    names = "dataset_folder", "split", "data_home", "max_images", "baseline"
     given = [name for name in names if getattr(args, name)]
     if args.dataset is None and given:
         args.fail(f"--{given[0].replace('_', '-')} goes with --dataset")
@@ -70,6 +75,7 @@ def run_evaluate(args):
         for name in args.baseline
     ]
     run = _score_captions if spec.metric == "text score" else _score_classes
+    scores, rows = run(clf, baselines, data, args)
     report = {
         "dataset": spec.name,
         "metric": spec.metric,
@@ -80,11 +86,16 @@ def run_evaluate(args):
         "loss": clf.loss,
         "command": args.command_line,
         "versions": versions(),
-    } | run(clf, baselines, data, args)
-    for path in (args.output / "evaluation.json", args.json):
-        if path is not None:
-            write_json(path, report)
-    _print_report(report, SCORE_NAMES if args.dataset else {})
+    } | scores
+    write_json(args.output / "evaluation.json", report)
+    score_names = SCORE_NAMES if args.dataset else {}
+    _write_html(args.output / "report.html", report, rows, data, score_names)
+    if to_stdout:
+        print_json(report)
+        return report["skipped"], report["n_images"] + len(report["skipped"])
+    if args.json is not None:
+        write_json(args.json, report)
+    _print_report(report, score_names)
     print(f"{'written to':<22} {args.output}")
     return report["skipped"], report["n_images"] + len(report["skipped"])
 
@@ -126,7 +137,7 @@ def check_imagenet(clf, name):
 
 
 def _score_classes(clf, baselines, data, args):
-    report = evaluate_images(clf, data, _fit_classes(clf, data), args)
+    report, rows = evaluate_images(clf, data, _fit_classes(clf, data), args)
     keys = ("model", "scores", "seconds", "evaluations", "prompts")
     results = [{"kind": "diffusion"} | {key: report[key] for key in keys}]
     skipped = report["skipped"]
@@ -150,7 +161,7 @@ def _score_classes(clf, baselines, data, args):
                 "prompts": [clip.prompts_[some[0]] for some in members],
             }
         )
-    return report | {"results": results}
+    return report | {"results": results}, rows
 
 
 def _score_captions(clf, baselines, data, args):
@@ -179,7 +190,31 @@ def _score_captions(clf, baselines, data, args):
             }
         )
     args.output.mkdir(parents=True, exist_ok=True)
-    return {"n_images": 2 * len(data.images), "skipped": {}, "results": results}
+    n_images = 2 * len(data.images)
+    return {"n_images": n_images, "skipped": {}, "results": results}, []
+
+
+def _write_html(path, report, rows, data, score_names):
+    """Write the report that a browser shows."""
+    facts = [("images", report["n_images"]), ("images skipped", len(report["skipped"]))]
+    for result in report["results"]:
+        for name, value in result["scores"].items():
+            name = f"{result['model']}, {score_names.get(name, name)}"
+            facts.append((name, format_score(value)))
+        facts.append((f"{result['model']}, time", format_seconds(result["seconds"])))
+    if "evaluations" in report:
+        cost = "{mean:.0f} an image, 95 % below {percentile_95:.0f}"
+        facts.append(("network evaluations", cost.format(**report["evaluations"])))
+    settings = ("n_trials", "pruning", "loss", "device", "dtype")
+    for name in filter(report.__contains__, settings):
+        facts.append((name, str(report[name]).removeprefix("torch.")))
+    facts.append(("command", f"diffusion-sklearn {shlex.join(report['command'])}"))
+    sections = []
+    if rows:
+        paths = {printable(path): path for path in data.images}
+        matrix = np.array(report["confusion_matrix"])
+        sections = evaluation_sections(rows, paths, report["classes"], matrix)
+    write_report(path, f"Evaluation of {report['dataset']}", facts, sections)
 
 
 def _print_report(report, score_names):

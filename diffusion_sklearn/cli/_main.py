@@ -8,13 +8,13 @@ import threading
 import warnings
 from pkgutil import resolve_name
 
-from diffusion_sklearn.cli._arguments import make_parser
+import click
+
+from diffusion_sklearn.cli._arguments import PROGRAM, parse, use_color
 
 SKIPPED, PIPE_CLOSED = 3, 141
 """Exit status when some images could not be read, and when the reader of the standard
 output is gone (``| head``)."""
-
-PROGRAM = "diffusion-sklearn"
 
 EXPECTED = (
     ValueError,
@@ -51,7 +51,10 @@ def main(argv=None):
         exit with 2.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = make_parser().parse_args(argv)
+    try:
+        args = parse(argv)
+    except click.UsageError as error:
+        _exit_invalid(error)
     args.command_line = argv
     if getattr(args, "verbose", False):
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -75,8 +78,10 @@ def main(argv=None):
         word, status = STOPPED[type(stop)]
         _report(f"{word}. {_how_to_resume(args)}")
         return status
+    except click.UsageError as error:
+        _exit_invalid(error)
     except EXPECTED as error:
-        _report(f"error: {error}")
+        _report_error(error)
         return 1
     finally:
         warnings.formatwarning = format_before
@@ -96,10 +101,10 @@ def _terminate(number, frame):
 
 
 def _how_to_resume(args):
-    if args.command not in ("classify", "evaluate"):
+    if args.command not in ("classify", "evaluate", "compare"):
         return "Nothing was lost."
     written = ""
-    if args.output is not None:
+    if args.command != "compare" and args.output is not None:
         written = f"The rows so far are in {args.output}; --resume goes on after them. "
     if args.memory is None:
         kept = (
@@ -110,5 +115,21 @@ def _how_to_resume(args):
     return f"{written}{kept} from there."
 
 
+def _exit_invalid(error):
+    """Exit after an invalid argument, with where to look."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        raise SystemExit(2)
+    message = error.format_message().rstrip()
+    help_of = error.ctx.command_path if error.ctx else PROGRAM
+    _report_error(f"{message} See {help_of} --help.")
+    raise SystemExit(2)
+
+
+def _report_error(error):
+    label = click.style("error:", fg="red", bold=True)
+    _report(f"{label} {' '.join(str(error).splitlines())}")
+
+
 def _report(text):
-    print(f"{PROGRAM}: {text}", file=sys.stderr)
+    click.echo(f"{PROGRAM}: {text}", err=True, color=use_color())

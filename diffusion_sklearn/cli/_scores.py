@@ -1,6 +1,7 @@
 """Scores of labelled images, and the record of an evaluation."""
 
 import json
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,13 +55,15 @@ def evaluate_images(clf, data, members, args):
         :func:`~diffusion_sklearn.datasets.load_dataset` returns them.
     members : list of n_classes ndarrays of int
         Places in ``clf.classes_`` of what each class consists of.
-    args : Namespace
+    args : SimpleNamespace
         The parsed arguments: `output`, `quiet` and `resume` are used.
 
     Returns
     -------
     report : dict
         For ``evaluation.json``, where the settings are written at the beginning.
+    rows : list of dict
+        Of the images that could be read, with the keys :data:`ROW_COLUMNS`.
 
     Raises
     ------
@@ -111,7 +114,7 @@ def evaluate_images(clf, data, members, args):
         "confusion_matrix": matrix.tolist(),
     }
     draw_confusion(matrix, data.classes, args.output / "confusion_matrix.png")
-    return report
+    return report, scored
 
 
 def describe(clf, data, members):
@@ -187,9 +190,9 @@ def score(target, predicted, rank, classes):
     """
     if not len(target):
         return {}, np.zeros((len(classes), len(classes)), np.int64)
-    scores = {"acc1": _proportion(int((rank == 0).sum()), len(rank))}
+    scores = {"acc1": proportion(int((rank == 0).sum()), len(rank))}
     if len(classes) > 5:
-        scores["acc5"] = _proportion(int((rank < 5).sum()), len(rank))
+        scores["acc5"] = proportion(int((rank < 5).sum()), len(rank))
     present, counts = np.unique(target, return_counts=True)
     recall = recall_score(target, predicted, labels=present, average=None)
     variance = (recall * (1 - recall) / counts).mean() / len(present)
@@ -200,7 +203,18 @@ def score(target, predicted, rank, classes):
     return scores, confusion_matrix(target, predicted, labels=classes)
 
 
-def _proportion(count, n):
+def proportion(count, n):
+    """Proportion with its exact 95 % interval.
+
+    Parameters
+    ----------
+    count, n : int
+
+    Returns
+    -------
+    score : dict
+        ``value``, ``low`` and ``high``.
+    """
     low, high = clopper_pearson(count, n)
     return {"value": count / n, "low": low, "high": high}
 
@@ -215,7 +229,8 @@ def draw_confusion(matrix, classes, path):
     path : Path
     """
     if find_spec("matplotlib") is None:
-        print(f"no {path.name}: pip install 'diffusion-sklearn[plot]' for it")
+        hint = f"no {path.name}: pip install 'diffusion-sklearn[plot]' for it"
+        print(hint, file=sys.stderr)
         return
     from matplotlib.figure import Figure
 

@@ -83,7 +83,7 @@ def check_output(args):
 
     Parameters
     ----------
-    args : Namespace
+    args : SimpleNamespace
         The parsed arguments: `output` and `resume` are used.
 
     Raises
@@ -158,7 +158,7 @@ def read_rows(path, columns=COLUMNS):
 
 
 @contextmanager
-def row_writer(path, columns=COLUMNS, rows=()):
+def row_writer(path, columns=COLUMNS, rows=(), as_json=False):
     """Write rows one by one; the table is complete also after an interruption.
 
     Parameters
@@ -169,6 +169,8 @@ def row_writer(path, columns=COLUMNS, rows=()):
         Names and types.
     rows : list of dict
         Those that the file has.
+    as_json : bool, default=False
+        Lines of JSON on standard output.
 
     Yields
     ------
@@ -191,7 +193,7 @@ def row_writer(path, columns=COLUMNS, rows=()):
     if path is not None:
         output = path.open("a", newline="", encoding="utf-8", errors="backslashreplace")
     with output as file:
-        if path is None or path.suffix == ".csv":
+        if not as_json and (path is None or path.suffix == ".csv"):
             table = csv.DictWriter(file, columns, lineterminator="\n")
             if path is None or not file.tell():
                 table.writeheader()

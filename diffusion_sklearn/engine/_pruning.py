@@ -92,6 +92,35 @@ def stage_ends(pruning):
     return tuple(int(done) for done, _ in split_pruning(pruning)[1])
 
 
+def evaluation_bounds(pruning, n_trials, n_classes, first_look=1):
+    """Fewest and most pairs of a class and a trial that an image takes.
+
+    Parameters
+    ----------
+    pruning : None, float or sequence
+        As in the estimators.
+    n_trials : int
+        The full number of trials.
+    n_classes : int
+        At least 2.
+    first_look : int, default=1
+        Trials before a race first drops classes.
+
+    Returns
+    -------
+    low, high : int
+        The same unless there is a race, which may end at its first look or never.
+    """
+    confidence, stages = split_pruning(pruning)
+    high, start, n_active = 0, 0, n_classes
+    for end, n_keep in (*stages, (n_trials, 1)):
+        high += (end - start) * n_active
+        start, n_active = end, min(n_active, n_keep)
+        if n_active == 1:  # decided
+            break
+    return (high if confidence is None else min(first_look * n_classes, high)), high
+
+
 def race_looks(n_trials, first=FIRST_LOOK):
     """Numbers of trials after which a race tests its classes.
 

@@ -488,7 +488,7 @@ def test_evaluate_winoground(sd_folder, clip_folder, tmp_path, capsys):
     [
         ([], "one of the arguments FOLDER --dataset is required"),
         (["a", "--dataset", "pets"], "not allowed with"),
-        (["--dataset", "cats"], "invalid choice: 'cats'"),
+        (["--dataset", "cats"], "'cats' is not one of 'food-101'"),
         (["a", "--baseline", "fashion-clip"], "--baseline goes with --dataset"),
         (["a", "--max-images", "3"], "--max-images goes with --dataset"),
         (["--dataset", "pets", "--json", "no/a.json"], "there is no such folder"),

@@ -6,6 +6,7 @@ from scipy import stats
 
 from diffusion_sklearn.engine._pruning import (
     check_pruning,
+    evaluation_bounds,
     keep_best,
     pruning_rounds,
     race,
@@ -216,3 +217,19 @@ def test_bad_pruning(pruning, match):
     with pytest.raises(ValueError, match=match) as error:
         check_pruning(pruning, 100)
     assert f"pruning={pruning!r}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "pruning", [None, ((3, 4),), ((2, 5), (6, 1)), 0.9, ((4, 3), 0.9), ((2, 1), 0.9)]
+)
+def test_evaluation_bounds(pruning):
+    """What is counted in runs lies within them; without a race, it is both."""
+    errors = np.random.default_rng(0).normal(size=(50, 7, 12)) + np.arange(7)[:, None]
+    counts, _ = run(pruning, errors)
+    first = pruning_rounds(pruning, 12)[0][0]
+    low, high = evaluation_bounds(pruning, 12, 7, first)
+    assert low <= counts.min() and counts.max() <= high
+    if pruning in (None, ((3, 4),), ((2, 5), (6, 1))):
+        assert low == high
+    if pruning == 0.9:
+        assert low == counts.min() == 4 * 7 and high == 7 * 12

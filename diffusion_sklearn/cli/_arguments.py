@@ -15,6 +15,7 @@ EXAMPLES = {
     "evaluate": "test_images/ --model fashion-dit --output evaluation\n"
     "  diffusion-sklearn evaluate --dataset pets --max-images 500 "
     "--baseline openai/clip-vit-large-patch14",
+    "app": "--model fashion-dit",
     "info": "--memory errors/",
     "clear-memory": "errors/",
 }
@@ -76,6 +77,14 @@ def make_parser():
     _add(group, "--baseline", text, action="append", default=[], metavar="CLIP")
     _add(group, "--json", "write the table as JSON", Path)
     _add_model_options(evaluate)
+
+    app = _add_command(commands, "app", "Open a page in the browser.")
+    _add(app, "--model", "Hub id, folder or bundled name; default: fashion-scenes")
+    _add(app, "--clip", "CLIP to compare with; default: fashion-clip with bundled ones")
+    _add(
+        app, "--host", "address to listen on (default: 127.0.0.1)", default="127.0.0.1"
+    )
+    _add(app, "--port", "default: 7860", int, default=7860)
 
     info = _add_command(commands, "info", "Print versions, devices and bundled models.")
     _add(info, "--memory", "print the contents of this memory folder too", Path)

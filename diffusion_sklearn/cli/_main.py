@@ -66,6 +66,9 @@ def main(argv=None):
         # Each command is a module, imported only when it runs.
         name = args.command.replace("-", "_")
         run = resolve_name(f"diffusion_sklearn.cli._{name}:run_{name}")
+        if args.command == "app":
+            run(args.model, args.clip, args.host, args.port)
+            return 0
         skipped, n_images = run(args) or ({}, 0)
         sys.stdout.flush()
     except BrokenPipeError:

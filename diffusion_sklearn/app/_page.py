@@ -35,9 +35,9 @@ POLICY = (
 
 INTRO = """<h1>Diffusion models as classifiers</h1>
 <p>A model that can draw a class can also tell how well the class explains a photo: the
-better it predicts the noise in the photo, the more probable the class. The classes race;
-one that falls behind is dropped. Model: <code>{model}</code>. Uploads stay on this
-computer and are deleted after five minutes.</p>"""
+better it predicts the noise in the photo, the more probable the class. The classes
+race; one that falls behind is dropped. Model: <code>{model}</code>. Uploads stay on
+this computer and are deleted after five minutes.</p>"""
 
 CSS = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
@@ -284,12 +284,10 @@ def _classify_tab(base, collect, settings, one_at_a_time):
 
     results = [out, run_photos, why, which, a, b, *copies]
     upload.upload(read, upload, [upload, photos, out, why], show_progress="minimal")
-    event = run.click(
-        start, [photos, classes, *settings], results, **one_at_a_time
-    ).success(explain, [run_photos, which, a, b, *settings], evidence, **one_at_a_time)
-    again.click(
-        explain, [run_photos, which, a, b, *settings], evidence, **one_at_a_time
-    )
+    event = run.click(start, [photos, classes, *settings], results, **one_at_a_time)
+    pair = [run_photos, which, a, b, *settings]
+    event.success(explain, pair, evidence, **one_at_a_time)
+    again.click(explain, pair, evidence, **one_at_a_time)
     stop.click(None, cancels=[event])
     for button, (photo, text) in zip(buttons, examples, strict=True):
         button.click(
@@ -317,12 +315,8 @@ def _captions_tab(base, collect, settings, one_at_a_time):
                 )
                 states.append(gr.State(time_to_live=3600))
                 read = _reader_of_one(base.model)
-                upload.upload(
-                    read,
-                    upload,
-                    [upload, states[-1], previews[-1]],
-                    show_progress="minimal",
-                )
+                outputs = [upload, states[-1], previews[-1]]
+                upload.upload(read, upload, outputs, show_progress="minimal")
     gr.HTML("<p>or an example:</p>")
     with gr.Row():
         buttons = [gr.Button(" / ".join(texts), size="sm") for _, texts in examples]

@@ -80,10 +80,9 @@ def make_parser():
 
     app = _add_command(commands, "app", "Open a page in the browser.")
     _add(app, "--model", "Hub id, folder or bundled name; default: fashion-scenes")
-    _add(app, "--clip", "CLIP to compare with; default: fashion-clip with bundled ones")
-    _add(
-        app, "--host", "address to listen on (default: 127.0.0.1)", default="127.0.0.1"
-    )
+    _add(app, "--clip", "CLIP beside it; default: fashion-clip with bundled models")
+    host = "127.0.0.1"
+    _add(app, "--host", f"address to listen on (default: {host})", default=host)
     _add(app, "--port", "default: 7860", int, default=7860)
 
     info = _add_command(commands, "info", "Print versions, devices and bundled models.")

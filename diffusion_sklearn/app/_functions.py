@@ -90,11 +90,19 @@ class Photo:
         return f"{PurePosixPath(self.name).stem}.png"
 
     @property
+    def source(self):
+        """The pixels as an address, for HTML."""
+        buffer = io.BytesIO()
+        pixels = self.square
+        if pixels.dtype != np.uint8:  # floats in [0, 1]
+            pixels = np.rint(pixels * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(buffer, "png")
+        return _data_uri(buffer.getvalue())
+
+    @property
     def html(self):
         """The image, with its name as a link that saves what the model sees."""
-        buffer = io.BytesIO()
-        Image.fromarray(_to_uint8(self.square)).save(buffer, "png")
-        source, name = _data_uri(buffer.getvalue()), escape(self.name)
+        source, name = self.source, escape(self.name)
         return (
             f'<figure><img class="photo" alt="{name}" src="{source}"><figcaption>'
             f'<a download="{escape(self.file)}" href="{source}">{name}</a>'
@@ -546,15 +554,15 @@ def _bars(title, classes, proba, n_done=None, active=None):
         trials = "" if n_done is None else f"<td>{n_done[k]}</td>"
         rows.append(
             f'<tr class="{" ".join(kinds)}"><th scope="row">{escape(str(classes[k]))}'
-            f'</th><td class="track"><div style="width:{100 * proba[k]:.1f}%"></div>'
-            f"</td><td>{proba[k]:.1%}</td>{trials}</tr>"
+            f'<div class="bar" style="width:{100 * proba[k]:.1f}%"></div></th>'
+            f"<td>{proba[k]:.1%}</td>{trials}</tr>"
         )
     more = len(classes) - len(shown)
     more = f"<p>and {more} classes of less probability</p>" if more else ""
     trials = "" if n_done is None else '<th scope="col">trials</th>'
     return (
         f'<div><table class="bars"><caption>{title}</caption><thead><tr>'
-        '<th scope="col">class</th><th scope="col" colspan="2">probability</th>'
+        '<th scope="col">class</th><th scope="col">probability</th>'
         f"{trials}</tr></thead><tbody>{''.join(rows)}</tbody></table>{more}</div>"
     )
 
@@ -582,9 +590,10 @@ def compare(settings, photo, a, b):
     if a == b:
         raise ValueError(f"Both classes are {a!r}: choose two.")
     clf = settings.fit([a, b])
-    left, right = Figure(figsize=(5, 4)), Figure(figsize=(6, 4))
+    left, right = Figure(figsize=(4.6, 3.6)), Figure(figsize=(5, 3.6))
     ax = left.subplots()
     display = EvidenceDisplay.from_estimator(clf, photo.square, a, b, ax=ax)
+    display.colorbar_.set_label("error with B minus error with A")
     red = f"{(np.asarray(display.evidence) > 0).mean():.0%} of the photo"
     DenoisingErrorDisplay.from_estimator(
         clf, photo.square, n_noises=4, timesteps=25, ax=right.subplots()
@@ -593,7 +602,7 @@ def compare(settings, photo, a, b):
     return (
         f'<div class="pair">{_figure(left, f"Evidence for {a} or {b} over the photo")}'
         f"{_figure(right, f'Denoising error of {a} and {b} at each timestep')}</div>"
-        f"<p>Red: with {a} the model predicts the noise better ({red}). Blue: with {b}. "
+        f"<p>Red: with {a} the noise is predicted better ({red}). Blue: with {b}. "
         "The curves: the lower line is the class that fits better. At a small timestep "
         "the photo has little noise, at a large one hardly anything is left of it.</p>"
     )
@@ -766,9 +775,3 @@ def _figure(figure, alt):
 
 def _data_uri(data, kind="image/png"):
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _to_uint8(square):
-    if square.dtype == np.uint8:
-        return square
-    return np.rint(square * 255).astype(np.uint8)

@@ -42,34 +42,40 @@ this computer and are deleted after five minutes.</p>"""
 CSS = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
 h1 { font-size: 1.6rem; font-weight: 650; margin: 0.4rem 0; }
-.card { display: grid; grid-template-columns: 10rem 1fr; gap: 1.2rem; padding: 1rem 0;
-  border-bottom: 1px solid var(--border-color-primary); }
-.card figure, .preview figure { margin: 0; }
+.card { display: grid; grid-template-columns: 10rem 1fr; gap: 1.5rem; padding: 1rem 0; }
+.card + .card { border-top: 1px solid var(--border-color-primary); }
+.card > div, .pair > * { min-width: 0; }
+.out figure, .preview figure { margin: 0; }
 .preview { display: flex; flex-wrap: wrap; gap: 1rem; }
 .photo { width: 10rem; aspect-ratio: 1; object-fit: cover; image-rendering: pixelated;
   border-radius: 6px; }
 figcaption { font-size: 0.8rem; overflow-wrap: anywhere; max-width: 10rem; }
-figcaption a, .out p a { text-decoration: underline; color: inherit; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr));
-  gap: 1.5rem; align-items: start; margin: 0.6rem 0; }
-.bars, .grid { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
-.bars caption, .grid caption { text-align: left; font-weight: 650; padding: 0.2rem 0; }
-.bars th, .bars td, .grid th, .grid td { padding: 0.2rem 0.5rem 0.2rem 0;
-  text-align: left; font-weight: 400; vertical-align: middle; }
-.bars td:nth-child(n + 3) { text-align: right; font-variant-numeric: tabular-nums; }
-.bars thead th, .grid thead th { font-size: 0.78rem; }
-.bars tbody th { width: 38%; overflow-wrap: anywhere; }
-.bars .track div { height: 0.9rem; min-width: 1px; border-radius: 2px;
-  background: #2f6fb0; transition: width 0.2s; }
-.bars .best th, .grid .best { font-weight: 650; }
-.bars .dropped { opacity: 1; color: #6f6f6f; }
-.dark .bars .dropped { color: #a0a0a0; }
-.bars .dropped .track div { background: #b5b5b5; }
-.grid td, .grid th { border-bottom: 1px solid var(--border-color-primary); }
-.grid .best { background: rgba(47, 111, 176, 0.16); }
+figcaption a, .out p a { text-decoration: underline; color: inherit !important;
+  margin: 0 !important; padding: 0 !important; }
+.pair { display: grid; gap: 2rem; align-items: start; margin: 0.6rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); }
+.out table { border-collapse: collapse; width: 100%; font-size: 0.9rem; margin: 0;
+  border: none !important; }
+.out caption { text-align: left; font-weight: 650; padding: 0.2rem 0; }
+.out th, .out td { padding: 0.3rem 0.8rem 0.3rem 0 !important; text-align: left;
+  font-weight: 400; border: none !important; overflow-wrap: anywhere; }
+.out thead th { font-size: 0.78rem; }
+.out .bars td, .out .bars thead th + th { text-align: right; vertical-align: top;
+  width: 4.5rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+.bar { height: 0.7rem; min-width: 2px; border-radius: 2px; background: #2f6fb0;
+  margin-top: 0.15rem; transition: width 0.2s; }
+.out .best, .out .best th { font-weight: 650 !important; }
+.out .dropped, .out .dropped * { color: #6f6f6f !important; }
+.dark .out .dropped, .dark .out .dropped * { color: #a5a5a5 !important; }
+.out .dropped .bar { background: #b5b5b5; }
+.out .grid td, .out .grid th { padding: 0.3rem 0.6rem !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+.out .grid td.best { background: rgba(47, 111, 176, 0.16); }
 .scroll { max-height: 26rem; overflow: auto; }
-.figure { width: 100%; max-width: 34rem; background: white; border-radius: 6px; }
-.example { justify-content: flex-start !important; text-align: left !important; }
+.figure { width: 100%; max-width: 30rem; background: white; border-radius: 6px; }
+.example { justify-content: flex-start !important; text-align: left !important;
+  min-height: 3rem; background-repeat: no-repeat !important; padding-left: 3.6rem
+  !important; background-size: 3rem 3rem !important; image-rendering: pixelated; }
 @media (max-width: 640px) { .card { grid-template-columns: 1fr; } }
 """
 
@@ -184,7 +190,7 @@ def make_page(model, clip):
             file = gr.File(
                 label="CSV of prompts (columns prompt, classname, classidx)",
                 file_types=[".csv"],
-                height=110,
+                height=150,
                 visible=is_text,
             )
             file.change(_read_prompts, file, prompts, show_progress="hidden")
@@ -215,8 +221,14 @@ def _read_prompts(path):
     yield page.read_prompts(path) if path else None
 
 
+def _example_button(photo):
+    name = re.sub(r"\W", "-", photo.name)
+    gr.HTML(f"<style>#{name} {{ background-image: url({photo.source}); }}</style>")
+    return gr.Button(photo.caption, size="sm", elem_id=name, elem_classes="example")
+
+
 def _copy_boxes():
-    with gr.Accordion("The same without the page", open=False):
+    with gr.Accordion("The same by a command or in Python", open=False):
         command = gr.Textbox(label="Command", lines=2, buttons=["copy"])
         code = gr.Textbox(label="Python", lines=6, buttons=["copy"])
     return [command, code]
@@ -233,23 +245,20 @@ def _classify_tab(base, collect, settings, one_at_a_time):
                 height=150,
             )
             gr.HTML("<p>or an example:</p>")
-            buttons = [
-                gr.Button(photo.caption, size="sm", elem_classes="example")
-                for photo, _ in examples
-            ]
+            buttons = [_example_button(photo) for photo, _ in examples]
         with gr.Column():
             classes = gr.Textbox(label="Classes, one a line", lines=7, max_length=10000)
             with gr.Row():
                 run = gr.Button("Classify", variant="primary")
                 stop = gr.Button("Stop")
     out = gr.HTML(elem_classes="out")
-    with gr.Group(visible=False) as why:
-        gr.HTML("<h2>Why?</h2>", padding=True)
+    with gr.Column(visible=False) as why:
+        gr.HTML("<h2>Why?</h2>")
         with gr.Row():
             which = gr.Dropdown(label="Photo", type="index")
             a, b = gr.Dropdown(label="Class A"), gr.Dropdown(label="Class B")
             again = gr.Button("Compare A with B")
-        evidence = gr.HTML(elem_classes="out", padding=True)
+        evidence = gr.HTML(elem_classes="out")
     copies = _copy_boxes()
 
     @shown
@@ -308,7 +317,7 @@ def _captions_tab(base, collect, settings, one_at_a_time):
     with gr.Row():
         for k in (1, 2):
             with gr.Column():
-                upload = gr.File(label=f"Image {k}", height=110)
+                upload = gr.File(label=f"Image {k}", height=150)
                 previews.append(gr.HTML())
                 captions.append(
                     gr.Textbox(label=f"Caption of image {k}", max_length=500)
@@ -364,8 +373,8 @@ def _folder_tab(base, collect, settings, one_at_a_time):
     photos = gr.State([], time_to_live=3600)
     with gr.Row():
         with gr.Column():
-            folder = gr.File(label="A folder", file_count="directory", height=110)
-            archive = gr.File(label="or a zip", file_types=[".zip"], height=110)
+            folder = gr.File(label="A folder", file_count="directory", height=150)
+            archive = gr.File(label="or a zip", file_types=[".zip"], height=150)
             example = gr.Button("or 24 labelled photos that ship", size="sm")
         with gr.Column():
             classes = gr.Textbox(

@@ -65,12 +65,15 @@ figcaption a, .out p a { text-decoration: underline; color: inherit !important;
 .bar { height: 0.7rem; min-width: 2px; border-radius: 2px; background: #2f6fb0;
   margin-top: 0.15rem; transition: width 0.2s; }
 .out .best, .out .best th { font-weight: 650 !important; }
-.out .dropped, .out .dropped * { color: #6f6f6f !important; }
-.dark .out .dropped, .dark .out .dropped * { color: #a5a5a5 !important; }
-.out .dropped .bar { background: #b5b5b5; }
+.out .dropped { opacity: 0.65; }
+.out .dropped .bar { background: #8a8a8a; }
+.out tr, .out thead { border: none !important; }
 .out .grid td, .out .grid th { padding: 0.3rem 0.6rem !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
 .out .grid td.best { background: rgba(47, 111, 176, 0.16); }
+button.selected[role="tab"], .or { color: inherit !important; }
+button.primary { background: #2563eb !important; }
+button[role="tab"] { padding: 0 0.7rem !important; }
 .scroll { max-height: 26rem; overflow: auto; }
 .figure { width: 100%; max-width: 30rem; background: white; border-radius: 6px; }
 .example { justify-content: flex-start !important; text-align: left !important;
@@ -221,10 +224,18 @@ def _read_prompts(path):
     yield page.read_prompts(path) if path else None
 
 
-def _example_button(photo):
-    name = re.sub(r"\W", "-", photo.name)
-    gr.HTML(f"<style>#{name} {{ background-image: url({photo.source}); }}</style>")
-    return gr.Button(photo.caption, size="sm", elem_id=name, elem_classes="example")
+def _example_buttons(photos):
+    """A button with a thumbnail for each."""
+    names = [f"example-{k}" for k in range(len(photos))]
+    styles = "".join(
+        f"#{name} {{ background-image: url({photo.source}); }}"
+        for name, photo in zip(names, photos, strict=True)
+    )
+    gr.HTML(f"<style>{styles}</style><p>or an example:</p>")
+    return [
+        gr.Button(photo.caption, size="sm", elem_id=name, elem_classes="example")
+        for name, photo in zip(names, photos, strict=True)
+    ]
 
 
 def _copy_boxes():
@@ -244,8 +255,7 @@ def _classify_tab(base, collect, settings, one_at_a_time):
                 file_count="multiple",
                 height=150,
             )
-            gr.HTML("<p>or an example:</p>")
-            buttons = [_example_button(photo) for photo, _ in examples]
+            buttons = _example_buttons([photo for photo, _ in examples])
         with gr.Column():
             classes = gr.Textbox(label="Classes, one a line", lines=7, max_length=10000)
             with gr.Row():

@@ -196,15 +196,13 @@ class Settings:
             )
         return self.make().fit(classes=names)
 
-    def command(self, command, files, **options):
+    def command(self, files, classes, **options):
         """The command line that gives the same result.
 
         Parameters
         ----------
-        command : str
-            Of ``diffusion-sklearn``.
         files : list of str
-            Its arguments.
+        classes : list of str
         **options
             Further options.
 
@@ -212,38 +210,43 @@ class Settings:
         -------
         command : str
         """
-        words = ["diffusion-sklearn", command, *files]
+        if any("," in name for name in classes):
+            options["classes_file"] = "classes.txt"
+        else:
+            options["classes"] = ",".join(classes)
+        words = ["diffusion-sklearn", "classify", *files]
         for name, value in (self.params | options).items():
             words += [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join(words)
 
-    def code(self, call, classes=None):
+    def code(self, call, **values):
         """The Python lines that give the same result.
 
         Parameters
         ----------
         call : str
             What is called of `clf`, and of `clip` if there is one.
-        classes : list of str, default=None
-            To be fitted; None: no fit is needed.
+        **values
+            Named in lines of their own; with `classes` the estimators are fitted.
 
         Returns
         -------
         code : str
         """
-        name = type(self.make()).__name__
-        params = ", ".join(f"{key}={value!r}" for key, value in self.params.items())
-        fit = "" if classes is None else f".fit(classes={classes!r})"
-        lines = [f"from diffusion_sklearn import {name}", ""]
-        lines += [f"clf = {name}({params}){fit}", f"print(clf.{call})"]
+        fit = ".fit(classes=classes)" if "classes" in values else ""
+        estimators = {"clf": (type(self.make()).__name__, self.params)}
         if self.clip:
-            name = "CLIPZeroShotClassifier"
-            template = ""
-            if self.template.strip():
-                template = f", prompt_template={self.template.strip()!r}"
-            lines.insert(1, f"from diffusion_sklearn import {name}")
-            lines.append(f"clip = {name}(model={self.clip!r}{template}){fit}")
-            lines.append(f"print(clip.{call})")
+            params = {"model": self.clip}
+            if "prompt_template" in self.params:
+                params["prompt_template"] = self.params["prompt_template"]
+            estimators["clip"] = "CLIPZeroShotClassifier", params
+        names = ", ".join(sorted(name for name, _ in estimators.values()))
+        lines = [f"from diffusion_sklearn import {names}", ""]
+        lines += [f"{name} = {value!r}" for name, value in values.items()]
+        for variable, (name, params) in estimators.items():
+            arguments = ", ".join(f"{key}={value!r}" for key, value in params.items())
+            lines.append(f"{variable} = {name}({arguments}){fit}")
+            lines.append(f"print({variable}.{call})")
         return "\n".join(lines)
 
 

@@ -3,10 +3,7 @@
 import functools
 import os
 import re
-import tempfile
 from dataclasses import replace
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
 
 import gradio as gr
 from PIL import Image
@@ -74,6 +71,7 @@ figcaption a, .out p a { text-decoration: underline; color: inherit !important;
 button.selected[role="tab"], .or { color: inherit !important; }
 button.primary { background: #2563eb !important; }
 button[role="tab"] { padding: 0 0.7rem !important; }
+.code textarea { font-family: ui-monospace, monospace; font-size: 0.82rem; }
 .scroll { max-height: 26rem; overflow: auto; }
 .figure { width: 100%; max-width: 30rem; background: white; border-radius: 6px; }
 .example { justify-content: flex-start !important; text-align: left !important;
@@ -240,8 +238,8 @@ def _example_buttons(photos):
 
 def _copy_boxes():
     with gr.Accordion("The same by a command or in Python", open=False):
-        command = gr.Textbox(label="Command", lines=2, buttons=["copy"])
-        code = gr.Textbox(label="Python", lines=6, buttons=["copy"])
+        command = gr.Textbox(label="Command", elem_classes="code", buttons=["copy"])
+        code = gr.Textbox(label="Python", elem_classes="code", buttons=["copy"])
     return [command, code]
 
 
@@ -266,7 +264,7 @@ def _classify_tab(base, collect, settings, one_at_a_time):
         gr.HTML("<h2>Why?</h2>")
         with gr.Row():
             which = gr.Dropdown(label="Photo", type="index")
-            a, b = gr.Dropdown(label="Class A"), gr.Dropdown(label="Class B")
+            a, b = (gr.Dropdown(label=f"Class {name}", min_width=260) for name in "AB")
             again = gr.Button("Compare A with B")
         evidence = gr.HTML(elem_classes="out")
     copies = _copy_boxes()
@@ -293,8 +291,8 @@ def _classify_tab(base, collect, settings, one_at_a_time):
             gr.update(choices=names, value=names[0], visible=len(names) > 1),
             gr.update(choices=classes, value=first[0]),
             gr.update(choices=classes, value=first[1]),
-            setting.command("classify", files, classes=",".join(setting.names)),
-            setting.code(f"predict_proba({files!r})", setting.names),
+            setting.command(files, setting.names),
+            setting.code("predict_proba(photos)", photos=files, classes=setting.names),
         )
 
     @shown
@@ -327,7 +325,7 @@ def _captions_tab(base, collect, settings, one_at_a_time):
     with gr.Row():
         for k in (1, 2):
             with gr.Column():
-                upload = gr.File(label=f"Image {k}", height=150)
+                upload = gr.File(label=f"Image {k}", height=150, elem_id=f"image-{k}")
                 previews.append(gr.HTML())
                 captions.append(
                     gr.Textbox(label=f"Caption of image {k}", max_length=500)
@@ -349,11 +347,13 @@ def _captions_tab(base, collect, settings, one_at_a_time):
         html = page.match_captions(setting, [photo, other], texts)
         setting = replace(setting, template="{}", prompts=None)
         files = [photo.file, other.file]
-        command = setting.command(
-            "classify", files, classes=",".join(texts), pruning="none"
-        )
+        command = setting.command(files, texts, pruning="none")
         setting = replace(setting, template="")
-        yield html, command, setting.code(f"score_pairs({files!r}, {texts!r})")
+        yield (
+            html,
+            command,
+            setting.code("score_pairs(photos, captions)", photos=files, captions=texts),
+        )
 
     run.click(start, [*states, *captions, *settings], [out, *copies], **one_at_a_time)
     for button, (pair, texts) in zip(buttons, examples, strict=True):
@@ -383,8 +383,12 @@ def _folder_tab(base, collect, settings, one_at_a_time):
     photos = gr.State([], time_to_live=3600)
     with gr.Row():
         with gr.Column():
-            folder = gr.File(label="A folder", file_count="directory", height=150)
-            archive = gr.File(label="or a zip", file_types=[".zip"], height=150)
+            folder = gr.File(
+                label="A folder", file_count="directory", height=150, elem_id="folder"
+            )
+            archive = gr.File(
+                label="or a zip", file_types=[".zip"], height=150, elem_id="zip"
+            )
             example = gr.Button("or 24 labelled photos that ship", size="sm")
         with gr.Column():
             classes = gr.Textbox(
@@ -412,9 +416,13 @@ def _folder_tab(base, collect, settings, one_at_a_time):
         names = page.folder_classes(setting, photos)
         yield (
             gr.skip(),
-            setting.command("classify", ["FOLDER"], classes=",".join(names)),
+            setting.command(["FOLDER"], names),
             "from pathlib import Path\n"
-            + setting.code('predict(sorted(Path("FOLDER").rglob("*.*")))', names),
+            + setting.code(
+                'predict(sorted(Path(folder).rglob("*.*")))',
+                folder="FOLDER",
+                classes=names,
+            ),
         )
 
     for upload in folder, archive:
@@ -461,30 +469,28 @@ def launch(model=None, clip=None, host="127.0.0.1", port=7860):
     model = model or "fashion-scenes"
     clip = clip or ("fashion-clip" if model in BUNDLED else None)
     Image.MAX_IMAGE_PIXELS = 25_000_000  # Pillow refuses twice as many
-    with tempfile.TemporaryDirectory(prefix="diffusion-sklearn-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        blocks = make_page(model, clip)
-        print(f"http://{host}:{port}  (Ctrl-C stops it)", flush=True)
-        blocks.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            inbrowser=os.isatty(1),
-            max_file_size=page.MAX_UNPACKED,
-            state_session_capacity=200,
-            enable_monitoring=False,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            footer_links=[],
-            app_kwargs={"middleware": [(Guard, (), {})]},
-            theme=gr.themes.Base(
-                primary_hue="blue",
-                neutral_hue="gray",
-                font=["system-ui", "sans-serif"],
-                font_mono=["ui-monospace", "monospace"],
-            ),
-            css=CSS,
-            head=HEAD,
-        )
+    blocks = make_page(model, clip)
+    print(f"http://{host}:{port}  (Ctrl-C stops it)", flush=True)
+    blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        inbrowser=os.isatty(1),
+        max_file_size=page.MAX_UNPACKED,
+        state_session_capacity=200,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        footer_links=[],
+        app_kwargs={"middleware": [(Guard, (), {})]},
+        theme=gr.themes.Base(
+            primary_hue="blue",
+            neutral_hue="gray",
+            font=["system-ui", "sans-serif"],
+            font_mono=["ui-monospace", "monospace"],
+        ),
+        css=CSS,
+        head=HEAD,
+    )

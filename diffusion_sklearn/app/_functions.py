@@ -250,6 +250,25 @@ class Settings:
         return "\n".join(lines)
 
 
+def copy_boxes(command, code):
+    """HTML of a command and of Python lines, each with a button that copies it.
+
+    Parameters
+    ----------
+    command, code : str
+
+    Returns
+    -------
+    html : str
+    """
+    copy = "navigator.clipboard.writeText(this.parentNode.nextSibling.innerText)"
+    return "".join(
+        f'<p>{name} <button class="copy" onclick="{copy}" aria-label="Copy {name}">'
+        f'copy</button></p><pre tabindex="0" aria-label="{name}">{escape(text)}</pre>'
+        for name, text in (("Command", command), ("Python", code))
+    )
+
+
 def example_photos(model):
     """Photos that ship, with classes to choose from.
 

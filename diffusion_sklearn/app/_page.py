@@ -71,7 +71,9 @@ figcaption a, .out p a { text-decoration: underline; color: inherit !important;
 button.selected[role="tab"], .or { color: inherit !important; }
 button.primary { background: #2563eb !important; }
 button[role="tab"] { padding: 0 0.7rem !important; }
-.code textarea { font-family: ui-monospace, monospace; font-size: 0.82rem; }
+.out pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.82rem;
+  padding: 0.6rem; border: 1px solid var(--border-color-primary); border-radius: 6px; }
+.copy { text-decoration: underline; cursor: pointer; margin-left: 1rem; }
 .scroll { max-height: 26rem; overflow: auto; }
 .figure { width: 100%; max-width: 30rem; background: white; border-radius: 6px; }
 .example { justify-content: flex-start !important; text-align: left !important;
@@ -93,6 +95,8 @@ document.addEventListener("change", (event) => {
   input.files = files.files;
 }, true);
 </script>""".replace("SEPARATOR", page.SEPARATOR)
+
+QUIET = {"show_progress": "minimal"}
 
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 """Errors that are shown as they are."""
@@ -194,7 +198,13 @@ def make_page(model, clip):
                 height=150,
                 visible=is_text,
             )
-            file.change(_read_prompts, file, prompts, show_progress="hidden")
+            file.change(
+                _read_prompts,
+                file,
+                prompts,
+                show_progress="hidden",
+                api_name="read_prompts",
+            )
         settings = [template, prompts, n_trials]
 
         def collect(classes, template, prompts, n_trials):
@@ -238,9 +248,7 @@ def _example_buttons(photos):
 
 def _copy_boxes():
     with gr.Accordion("The same by a command or in Python", open=False):
-        command = gr.Textbox(label="Command", elem_classes="code", buttons=["copy"])
-        code = gr.Textbox(label="Python", elem_classes="code", buttons=["copy"])
-    return [command, code]
+        return gr.HTML("<p>Nothing has run.</p>", elem_classes="out")
 
 
 def _classify_tab(base, collect, settings, one_at_a_time):
@@ -279,7 +287,7 @@ def _classify_tab(base, collect, settings, one_at_a_time):
         setting = collect(*values)
         for html, ranking in page.classify(setting, photos):
             if ranking is None:
-                yield html, gr.skip(), gr.skip(), gr.skip(), gr.skip(), *[gr.skip()] * 3
+                yield html, *[gr.skip()] * 6
         names = [photo.name for photo in photos]
         first, classes = ranking[0], sorted(ranking[0])
         files = [photo.file for photo in photos]
@@ -291,17 +299,28 @@ def _classify_tab(base, collect, settings, one_at_a_time):
             gr.update(choices=names, value=names[0], visible=len(names) > 1),
             gr.update(choices=classes, value=first[0]),
             gr.update(choices=classes, value=first[1]),
-            setting.command(files, setting.names),
-            setting.code("predict_proba(photos)", photos=files, classes=setting.names),
+            page.copy_boxes(
+                setting.command(files, setting.names),
+                setting.code(
+                    "predict_proba(photos)", photos=files, classes=setting.names
+                ),
+            ),
         )
 
     @shown
     def explain(photos, which, a, b, *values):
         yield page.compare(collect("", *values), photos[which or 0], a, b)
 
-    results = [out, run_photos, why, which, a, b, *copies]
-    upload.upload(read, upload, [upload, photos, out, why], show_progress="minimal")
-    event = run.click(start, [photos, classes, *settings], results, **one_at_a_time)
+    results = [out, run_photos, why, which, a, b, copies]
+    outputs = [upload, photos, out, why]
+    upload.upload(read, upload, outputs, api_name="read_photos", **QUIET)
+    event = run.click(
+        start,
+        [photos, classes, *settings],
+        results,
+        api_name="classify",
+        **one_at_a_time,
+    )
     pair = [run_photos, which, a, b, *settings]
     event.success(explain, pair, evidence, **one_at_a_time)
     again.click(explain, pair, evidence, **one_at_a_time)
@@ -333,7 +352,9 @@ def _captions_tab(base, collect, settings, one_at_a_time):
                 states.append(gr.State(time_to_live=3600))
                 read = _reader_of_one(base.model)
                 outputs = [upload, states[-1], previews[-1]]
-                upload.upload(read, upload, outputs, show_progress="minimal")
+                upload.upload(
+                    read, upload, outputs, api_name=f"read_image_{k}", **QUIET
+                )
     gr.HTML("<p>or an example:</p>")
     with gr.Row():
         buttons = [gr.Button(" / ".join(texts), size="sm") for _, texts in examples]
@@ -348,14 +369,12 @@ def _captions_tab(base, collect, settings, one_at_a_time):
         setting = replace(setting, template="{}", prompts=None)
         files = [photo.file, other.file]
         command = setting.command(files, texts, pruning="none")
-        setting = replace(setting, template="")
-        yield (
-            html,
-            command,
-            setting.code("score_pairs(photos, captions)", photos=files, captions=texts),
+        code = replace(setting, template="").code(
+            "score_pairs(photos, captions)", photos=files, captions=texts
         )
+        yield html, page.copy_boxes(command, code)
 
-    run.click(start, [*states, *captions, *settings], [out, *copies], **one_at_a_time)
+    run.click(start, [*states, *captions, *settings], [out, copies], **one_at_a_time)
     for button, (pair, texts) in zip(buttons, examples, strict=True):
         button.click(
             lambda pair=pair, texts=texts: (
@@ -412,23 +431,19 @@ def _folder_tab(base, collect, settings, one_at_a_time):
     def start(photos, *values):
         setting = collect(*values)
         for html in page.classify_folder(setting, photos):
-            yield html, gr.skip(), gr.skip()
+            yield html, gr.skip()
         names = page.folder_classes(setting, photos)
-        yield (
-            gr.skip(),
-            setting.command(["FOLDER"], names),
-            "from pathlib import Path\n"
-            + setting.code(
-                'predict(sorted(Path(folder).rglob("*.*")))',
-                folder="FOLDER",
-                classes=names,
-            ),
-        )
+        call = 'predict(sorted(Path(folder).rglob("*.*")))'
+        code = setting.code(call, folder="FOLDER", classes=names)
+        command = setting.command(["FOLDER"], names)
+        yield gr.skip(), page.copy_boxes(command, f"from pathlib import Path\n{code}")
 
     for upload in folder, archive:
-        upload.upload(read, upload, [upload, photos, out], show_progress="minimal")
+        upload.upload(
+            read, upload, [upload, photos, out], api_name="read_folder", **QUIET
+        )
     event = run.click(
-        start, [photos, classes, *settings], [out, *copies], **one_at_a_time
+        start, [photos, classes, *settings], [out, copies], **one_at_a_time
     )
     stop.click(None, cancels=[event])
 

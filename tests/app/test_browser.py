@@ -2,12 +2,7 @@
 
 import http.client
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -15,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.speed.app_load import serve
 from diffusion_sklearn.app import _functions as page
 
 pytest.importorskip("gradio")
@@ -31,33 +27,14 @@ TIMEOUT = 60_000  # ms; the machine may be busy
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """Port of the page, in a process of its own, and the folder of its uploads."""
-    temporary = tmp_path_factory.mktemp("temporary")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "diffusion_sklearn", "app", "--port", str(port)]
-    log = (temporary / "log").open("w+")
-    process = subprocess.Popen(
-        command, env=os.environ | {"TMPDIR": str(temporary)}, stdout=log, stderr=log
-    )
-    try:
-        for _ in range(240):
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None, (temporary / "log").read_text()
-                time.sleep(0.5)
-        yield port, temporary
-        log.seek(0)
-        assert "Traceback" not in log.read()
-    finally:
+def server():
+    """Port of the page, and the folder of its temporary files."""
+    with serve() as (port, folder, process):
+        yield port, folder
+        assert "Traceback" not in (folder / "log").read_text()
         process.terminate()
-        process.wait(30)
-        log.close()
-    assert [path.name for path in temporary.iterdir()] == ["log"]  # uploads are gone
+        process.wait(60)
+        assert [path.name for path in folder.iterdir()] == ["log"]  # no upload is left
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +49,10 @@ def browser():
 def tab(server, browser, request):
     """The page, opened; nothing may be loaded from elsewhere, and no script fail."""
     width = getattr(request, "param", 1100)
-    context = browser.new_context(viewport={"width": width, "height": 900})
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        permissions=["clipboard-read", "clipboard-write"],
+    )
     opened, elsewhere, errors = context.new_page(), [], []
     address = f"http://127.0.0.1:{server[0]}/"
 
@@ -141,10 +121,10 @@ def test_classify_uploads(tab, tmp_path):
     tab.get_by_alt_text("Evidence for red bag or yellow dress").wait_for()
     for name in "The same by a command or in Python", "Options":
         tab.get_by_role("button", name=name).filter(visible=True).click()
-    assert (
-        "--classes 'red bag,yellow dress,blue coat'"
-        in tab.get_by_label("Command").filter(visible=True).input_value()
-    )
+    command = tab.get_by_label("Command", exact=True).inner_text()
+    assert "--classes 'red bag,yellow dress,blue coat'" in command
+    tab.get_by_role("button", name="Copy Command").click()
+    assert tab.evaluate("navigator.clipboard.readText()") == command
     check_accessible(tab)
     width = tab.evaluate("document.documentElement.scrollWidth")
     assert width <= tab.viewport_size["width"]

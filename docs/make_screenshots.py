@@ -14,7 +14,7 @@ def main():
     """Use each tab, with an example that ships, and write its picture."""
     with serve() as (port, *_), sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"))
-        page = browser.new_page(viewport={"width": 1000, "height": 800})
+        page = browser.new_page(viewport={"width": 1100, "height": 800})
         page.goto(f"http://127.0.0.1:{port}")
 
         def press(name):

@@ -68,7 +68,7 @@ figcaption a, .out p a { text-decoration: underline; color: inherit !important;
 .out .grid td, .out .grid th { padding: 0.3rem 0.6rem !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
 .out .grid td.best { background: rgba(47, 111, 176, 0.16); }
-button.selected[role="tab"], .or { color: inherit !important; }
+button.selected[role="tab"], .or, .min_value, .max_value { color: inherit !important; }
 button.primary { background: #2563eb !important; }
 button[role="tab"] { padding: 0 0.7rem !important; }
 .out pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.82rem;
@@ -179,6 +179,7 @@ def make_page(model, clip):
     with gr.Blocks(
         title="diffusion-sklearn",
         analytics_enabled=False,
+        fill_width=True,
         delete_cache=(60, SECONDS_KEPT),
     ) as blocks:
         gr.HTML(INTRO.format(model=page.escape(model)))

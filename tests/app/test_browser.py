@@ -137,7 +137,8 @@ def test_the_posterior_builds_up(tab):
     tab.evaluate(
         """() => { window.seen = new Set(); new MutationObserver(() => {
           for (const p of document.querySelectorAll(".card p")) seen.add(p.innerText);
-        }).observe(document.body, {subtree: true, childList: true}); }"""
+        }).observe(document.body,
+          {subtree: true, childList: true, characterData: true}); }"""
     )
     button(tab, "a red bag").click()
     tab.get_by_alt_text("a-red-bag.png").wait_for()

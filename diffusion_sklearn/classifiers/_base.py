@@ -227,14 +227,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         >>> len(looks) > 1, looks[0].shape
         (True, (1, 3))
         """
-        images, plan = self._check_images(X), self._fitted_plan()
-        log_prior, outside, _ = self._log_prior(X, images, plan)
-        offsets = -log_prior * self.temperature / plan.n_elements
-        pixels = to_pixels(images, plan.image_size)
-        with ErrorCache.open(ErrorStore.of(self.memory), plan) as cache:
-            for errors, _ in iter_looks(plan, pixels, offsets, cache):
-                log_proba = self._log_posterior(plan, errors, log_prior)
-                yield np.exp(combine_with_prefilter(log_proba, outside))
+        for look in self._iter_looks(X):
+            yield np.exp(look.log_proba)
 
     def denoising_errors(self, X):
         """Error of every image, class and trial behind a prediction.
@@ -477,6 +471,26 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             else:
                 groups = iter_errors(plan, images, offsets, cache)
             yield groups, bar
+
+    def _iter_looks(self, X):
+        """Errors and log posterior of all images after every look of the race.
+
+        `errors` is the same array at every look.
+        """
+        images, plan = self._check_images(X), self._fitted_plan()
+        log_prior, outside, n_before = self._log_prior(X, images, plan)
+        offsets = -log_prior * self.temperature / plan.n_elements
+        pixels = to_pixels(images, plan.image_size)
+        with ErrorCache.open(ErrorStore.of(self.memory), plan) as cache:
+            for errors, n_evaluations in iter_looks(plan, pixels, offsets, cache):
+                log_proba = self._log_posterior(plan, errors, log_prior)
+                yield DenoisingErrors(
+                    errors,
+                    self.trials_.timesteps,
+                    n_evaluations + n_before,
+                    combine_with_prefilter(log_proba, outside),
+                    self.classes_,
+                )
 
     def _priors(self):
         """Priors of the sorted labels; None: uniform."""

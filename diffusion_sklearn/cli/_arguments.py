@@ -329,6 +329,15 @@ _command(
     JSON,
     *MODEL_OPTIONS,
 )
+_command(
+    "app",
+    "Open a page in the browser.",
+    ["--model fashion-dit"],
+    _option("--model", "default: fashion-scenes", **BUNDLED),
+    _option("--clip", "CLIP beside it; default: fashion-clip with bundled models"),
+    _option("--host", "address to listen on (default: 127.0.0.1)", default="127.0.0.1"),
+    _option("--port", "default: 7860", int, default=7860),
+)
 _command("models", "List the models that need no download.", ["--json"], JSON)
 _command(
     "info",

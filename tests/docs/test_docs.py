@@ -130,10 +130,12 @@ def test_readme_of_the_hub_model(monkeypatch, sd_folder, tmp_path):
     assert len(namespace["clf"].predict(["photos/1.jpg", "photos/2.png"])) == 2
 
 
-@pytest.mark.parametrize("needed", ["diffusion-sklearn demo", "pytest"])
-def test_two_commands(needed):
+@pytest.mark.parametrize(
+    "needed", ["diffusion-sklearn demo", "diffusion-sklearn app", "pytest"]
+)
+def test_three_commands(needed):
     commands = [block[3].strip() for block in blocks("bash")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     assert sum(command.endswith(needed) for command in commands) == 1
     assert all("pip install -c constraints.txt" in command for command in commands)
 

@@ -1,0 +1,1 @@
+"""The web page of ``diffusion-sklearn app``; the page itself needs the extra `app`."""

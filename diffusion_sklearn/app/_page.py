@@ -1,0 +1,512 @@
+"""Layout of the page, and the server that shows it."""
+
+import functools
+import os
+import re
+from dataclasses import replace
+
+import gradio as gr
+from PIL import Image
+
+from diffusion_sklearn.app import _functions as page
+from diffusion_sklearn.backbones._loading import BUNDLED, load_backbone
+
+MAX_WAITING = 64  # events in the queue
+SECONDS_KEPT = 300  # of an upload
+MAX_BODY = page.MAX_UNPACKED  # bytes of a request
+
+PATHS = re.compile(
+    r"/|/config|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json"
+    r"|/(assets|static|svelte)/[\w./-]+"
+    r"|/gradio_api/(upload|upload_progress|info|startup-events|app_id|cancel|reset"
+    r"|queue/(join|data|status)|heartbeat/\w+)/?"
+)
+"""What the server answers: nothing that reads a file by its path or fetches an address.
+The page holds its pictures itself."""
+
+POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
+    "frame-ancestors 'none'; object-src 'none'; base-uri 'self'"
+)
+"""The browser loads nothing from elsewhere."""
+
+INTRO = """<h1>Diffusion models as classifiers</h1>
+<p>A model that can draw a class can also tell how well the class explains a photo: the
+better it predicts the noise in the photo, the more probable the class. The classes
+race; one that falls behind is dropped. Model: <code>{model}</code>. Uploads stay on
+this computer and are deleted after five minutes.</p>"""
+
+CSS = """
+.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+h1 { font-size: 1.6rem; font-weight: 650; margin: 0.4rem 0; }
+.card { display: grid; grid-template-columns: 10rem 1fr; gap: 1.5rem; padding: 1rem 0; }
+.card + .card { border-top: 1px solid var(--border-color-primary); }
+.card > div, .pair > * { min-width: 0; }
+.out figure, .preview figure { margin: 0; }
+.preview { display: flex; flex-wrap: wrap; gap: 1rem; }
+.photo { width: 10rem; aspect-ratio: 1; object-fit: cover; image-rendering: pixelated;
+  border-radius: 6px; }
+figcaption { font-size: 0.8rem; overflow-wrap: anywhere; max-width: 10rem; }
+figcaption a, .out p a { text-decoration: underline; color: inherit !important;
+  margin: 0 !important; padding: 0 !important; }
+.pair { display: grid; gap: 2rem; align-items: start; margin: 0.6rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); }
+.out table { border-collapse: collapse; width: 100%; font-size: 0.9rem; margin: 0;
+  border: none !important; }
+.out caption { text-align: left; font-weight: 650; padding: 0.2rem 0; }
+.out th, .out td { padding: 0.3rem 0.8rem 0.3rem 0 !important; text-align: left;
+  font-weight: 400; border: none !important; overflow-wrap: anywhere; }
+.out thead th { font-size: 0.78rem; }
+.out .bars td, .out .bars thead th + th { text-align: right; vertical-align: top;
+  width: 4.5rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+.bar { height: 0.7rem; min-width: 2px; border-radius: 2px; background: #2f6fb0;
+  margin-top: 0.15rem; transition: width 0.2s; }
+.out .best, .out .best th { font-weight: 650 !important; }
+.out .dropped { opacity: 0.65; }
+.out .dropped .bar { background: #8a8a8a; }
+.out tr, .out thead { border: none !important; }
+.out .grid td, .out .grid th { padding: 0.3rem 0.6rem !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+.out .grid td.best { background: rgba(47, 111, 176, 0.16); }
+button.selected[role="tab"], .or, .min_value, .max_value { color: inherit !important; }
+button.primary { background: #2563eb !important; }
+button[role="tab"] { padding: 0 0.7rem !important; }
+.out pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.82rem;
+  padding: 0.6rem; border: 1px solid var(--border-color-primary); border-radius: 6px; }
+.copy { text-decoration: underline; cursor: pointer; margin-left: 1rem; }
+.scroll { max-height: 26rem; overflow: auto; }
+.figure { width: 100%; max-width: 30rem; background: white; border-radius: 6px; }
+.example { justify-content: flex-start !important; text-align: left !important;
+  min-height: 3rem; background-repeat: no-repeat !important; padding-left: 3.6rem
+  !important; background-size: 3rem 3rem !important; image-rendering: pixelated; }
+@media (max-width: 640px) { .card { grid-template-columns: 1fr; } }
+"""
+
+# Gradio sends the name of a file without its folders.
+HEAD = """<script>
+document.addEventListener("change", (event) => {
+  const input = event.target;
+  if (!(input instanceof HTMLInputElement) || !input.webkitdirectory) return;
+  const files = new DataTransfer();
+  for (const f of input.files) {
+    const name = f.webkitRelativePath.split("/").slice(1).join("SEPARATOR");
+    files.items.add(new File([f], name || f.name, { type: f.type }));
+  }
+  input.files = files.files;
+}, true);
+</script>""".replace("SEPARATOR", page.SEPARATOR)
+
+QUIET = {"show_progress": "minimal"}
+
+EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
+"""Errors that are shown as they are."""
+
+
+def shown(function):
+    """Wrap a generator so that expected errors are a message on the page."""
+
+    @functools.wraps(function)
+    def wrapped(*args):
+        try:
+            yield from function(*args)
+        except EXPECTED as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return wrapped
+
+
+class Guard:
+    """ASGI middleware: refuses what is not in PATHS, and large bodies.
+
+    Parameters
+    ----------
+    app : ASGI application
+    """
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        """Answer a request.
+
+        Parameters
+        ----------
+        scope, receive, send
+            Of ASGI.
+        """
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers, status = dict(scope["headers"]), None
+        length = headers.get(b"content-length", b"")
+        if not PATHS.fullmatch(scope["path"]) or ".." in scope["path"]:
+            status = 404
+        elif scope["method"] == "POST" and not length.isdigit():
+            status = 411
+        elif int(length or 0) > MAX_BODY:
+            status = 413
+        if status:
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body"})
+            return
+
+        async def send_with_policy(message):
+            if message["type"] == "http.response.start":
+                policy = (b"content-security-policy", POLICY.encode())
+                message["headers"] = [*message.get("headers", ()), policy]
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)
+
+
+def make_page(model, clip):
+    """Lay out the page.
+
+    Parameters
+    ----------
+    model : str
+        Hub id, folder or bundled name.
+    clip : str or None
+        Model of the CLIP beside it.
+
+    Returns
+    -------
+    blocks : gradio.Blocks
+    """
+    base = page.Settings(model, clip)
+    is_text = load_backbone(model).kind == "text"
+    one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}
+    with gr.Blocks(
+        title="diffusion-sklearn",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(60, SECONDS_KEPT),
+    ) as blocks:
+        gr.HTML(INTRO.format(model=page.escape(model)))
+        with gr.Accordion("Options", open=False, render=False) as options:
+            n_trials = gr.Slider(
+                5, page.MAX_TRIALS, 100, step=5, label="Trials for each class"
+            )
+            template = gr.Textbox(
+                label="Prompt template, with {} for the class (empty: the model's own)",
+                max_length=500,
+                visible=is_text,
+            )
+            prompts = gr.State()
+            file = gr.File(
+                label="CSV of prompts (columns prompt, classname, classidx)",
+                file_types=[".csv"],
+                height=150,
+                visible=is_text,
+            )
+            file.change(
+                _read_prompts,
+                file,
+                prompts,
+                show_progress="hidden",
+                api_name="read_prompts",
+            )
+        settings = [template, prompts, n_trials]
+
+        def collect(classes, template, prompts, n_trials):
+            return replace(
+                base,
+                classes=classes or "",
+                template=template or "",
+                prompts=prompts,
+                n_trials=n_trials,
+            )
+
+        with gr.Tab("Classify"):
+            _classify_tab(base, collect, settings, one_at_a_time)
+        if is_text:
+            with gr.Tab("Which caption?"):
+                _captions_tab(base, collect, settings, one_at_a_time)
+        with gr.Tab("Folder"):
+            _folder_tab(base, collect, settings, one_at_a_time)
+        options.render()
+    return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
+
+
+@shown
+def _read_prompts(path):
+    yield page.read_prompts(path) if path else None
+
+
+def _example_buttons(photos):
+    """A button with a thumbnail for each."""
+    names = [f"example-{k}" for k in range(len(photos))]
+    styles = "".join(
+        f"#{name} {{ background-image: url({photo.source}); }}"
+        for name, photo in zip(names, photos, strict=True)
+    )
+    gr.HTML(f"<style>{styles}</style><p>or an example:</p>")
+    return [
+        gr.Button(photo.caption, size="sm", elem_id=name, elem_classes="example")
+        for name, photo in zip(names, photos, strict=True)
+    ]
+
+
+def _copy_boxes():
+    with gr.Accordion("The same by a command or in Python", open=False):
+        return gr.HTML("<p>Nothing has run.</p>", elem_classes="out")
+
+
+def _classify_tab(base, collect, settings, one_at_a_time):
+    examples = page.example_photos(base.model)
+    photos, run_photos = gr.State([], time_to_live=3600), gr.State([])
+    with gr.Row():
+        with gr.Column():
+            upload = gr.File(
+                label=f"Photos, up to {page.MAX_PHOTOS}",
+                file_count="multiple",
+                height=150,
+            )
+            buttons = _example_buttons([photo for photo, _ in examples])
+        with gr.Column():
+            classes = gr.Textbox(label="Classes, one a line", lines=7, max_length=10000)
+            with gr.Row():
+                run = gr.Button("Classify", variant="primary")
+                stop = gr.Button("Stop")
+    out = gr.HTML(elem_classes="out")
+    with gr.Column(visible=False) as why:
+        gr.HTML("<h2>Why?</h2>")
+        with gr.Row():
+            which = gr.Dropdown(label="Photo", type="index")
+            a, b = (gr.Dropdown(label=f"Class {name}", min_width=260) for name in "AB")
+            again = gr.Button("Compare A with B")
+        evidence = gr.HTML(elem_classes="out")
+    copies = _copy_boxes()
+
+    @shown
+    def read(paths):
+        loaded = page.read_photos(paths or [], base.model)
+        yield None, loaded, _preview(loaded), gr.update(visible=False)
+
+    @shown
+    def start(photos, *values):
+        setting = collect(*values)
+        for html, ranking in page.classify(setting, photos):
+            if ranking is None:
+                yield html, *[gr.skip()] * 6
+        names = [photo.name for photo in photos]
+        first, classes = ranking[0], sorted(ranking[0])
+        files = [photo.file for photo in photos]
+        names = [f"{k}: {name}" for k, name in enumerate(names, 1)]
+        yield (
+            html,
+            photos,
+            gr.update(visible=True),
+            gr.update(choices=names, value=names[0], visible=len(names) > 1),
+            gr.update(choices=classes, value=first[0]),
+            gr.update(choices=classes, value=first[1]),
+            page.copy_boxes(
+                setting.command(files, setting.names),
+                setting.code(
+                    "predict_proba(photos)", photos=files, classes=setting.names
+                ),
+            ),
+        )
+
+    @shown
+    def explain(photos, which, a, b, *values):
+        yield page.compare(collect("", *values), photos[which or 0], a, b)
+
+    results = [out, run_photos, why, which, a, b, copies]
+    outputs = [upload, photos, out, why]
+    upload.upload(read, upload, outputs, api_name="read_photos", **QUIET)
+    event = run.click(
+        start,
+        [photos, classes, *settings],
+        results,
+        api_name="classify",
+        **one_at_a_time,
+    )
+    pair = [run_photos, which, a, b, *settings]
+    event.success(explain, pair, evidence, **one_at_a_time)
+    again.click(explain, pair, evidence, **one_at_a_time)
+    stop.click(None, cancels=[event])
+    for button, (photo, text) in zip(buttons, examples, strict=True):
+        button.click(
+            lambda photo=photo, text=text: (
+                [photo],
+                text,
+                _preview([photo]),
+                gr.update(visible=False),
+            ),
+            None,
+            [photos, classes, out, why],
+            show_progress="hidden",
+        )
+
+
+def _captions_tab(base, collect, settings, one_at_a_time):
+    examples, states, captions, previews = page.example_pairs(), [], [], []
+    with gr.Row():
+        for k in (1, 2):
+            with gr.Column():
+                upload = gr.File(label=f"Image {k}", height=150, elem_id=f"image-{k}")
+                previews.append(gr.HTML())
+                captions.append(
+                    gr.Textbox(label=f"Caption of image {k}", max_length=500)
+                )
+                states.append(gr.State(time_to_live=3600))
+                read = _reader_of_one(base.model)
+                outputs = [upload, states[-1], previews[-1]]
+                upload.upload(
+                    read, upload, outputs, api_name=f"read_image_{k}", **QUIET
+                )
+    gr.HTML("<p>or an example:</p>")
+    with gr.Row():
+        buttons = [gr.Button(" / ".join(texts), size="sm") for _, texts in examples]
+    run = gr.Button("Match", variant="primary")
+    out = gr.HTML(elem_classes="out")
+    copies = _copy_boxes()
+
+    @shown
+    def start(photo, other, caption, other_caption, *values):
+        setting, texts = collect("", *values), [caption, other_caption]
+        html = page.match_captions(setting, [photo, other], texts)
+        setting = replace(setting, template="{}", prompts=None)
+        files = [photo.file, other.file]
+        command = setting.command(files, texts, pruning="none")
+        code = replace(setting, template="").code(
+            "score_pairs(photos, captions)", photos=files, captions=texts
+        )
+        yield html, page.copy_boxes(command, code)
+
+    run.click(start, [*states, *captions, *settings], [out, copies], **one_at_a_time)
+    for button, (pair, texts) in zip(buttons, examples, strict=True):
+        button.click(
+            lambda pair=pair, texts=texts: (
+                *pair,
+                *texts,
+                *(_preview([photo]) for photo in pair),
+                "",
+            ),
+            None,
+            [*states, *captions, *previews, out],
+            show_progress="hidden",
+        )
+
+
+def _reader_of_one(model):
+    @shown
+    def read(path):
+        (photo,) = page.read_photos([path], model)
+        yield None, photo, _preview([photo])
+
+    return read
+
+
+def _folder_tab(base, collect, settings, one_at_a_time):
+    photos = gr.State([], time_to_live=3600)
+    with gr.Row():
+        with gr.Column():
+            folder = gr.File(
+                label="A folder", file_count="directory", height=150, elem_id="folder"
+            )
+            archive = gr.File(
+                label="or a zip", file_types=[".zip"], height=150, elem_id="zip"
+            )
+            example = gr.Button("or 24 labelled photos that ship", size="sm")
+        with gr.Column():
+            classes = gr.Textbox(
+                label="Classes, one a line (empty: the names of the folders)",
+                lines=7,
+                max_length=10000,
+            )
+            with gr.Row():
+                run = gr.Button("Classify the folder", variant="primary")
+                stop = gr.Button("Stop")
+    out = gr.HTML(elem_classes="out")
+    copies = _copy_boxes()
+
+    @shown
+    def read(paths):
+        paths = [paths] if isinstance(paths, str) else paths or []
+        loaded = page.read_folder(paths, base.model)
+        yield None, loaded, _count(loaded)
+
+    @shown
+    def start(photos, *values):
+        setting = collect(*values)
+        for html in page.classify_folder(setting, photos):
+            yield html, gr.skip()
+        names = page.folder_classes(setting, photos)
+        call = 'predict(sorted(Path(folder).rglob("*.*")))'
+        code = setting.code(call, folder="FOLDER", classes=names)
+        command = setting.command(["FOLDER"], names)
+        yield gr.skip(), page.copy_boxes(command, f"from pathlib import Path\n{code}")
+
+    for upload in folder, archive:
+        upload.upload(
+            read, upload, [upload, photos, out], api_name="read_folder", **QUIET
+        )
+    event = run.click(
+        start, [photos, classes, *settings], [out, copies], **one_at_a_time
+    )
+    stop.click(None, cancels=[event])
+
+    def take_example():
+        loaded = page.example_folder(base.model)
+        return loaded, _count(loaded)
+
+    example.click(take_example, None, [photos, out], show_progress="hidden")
+
+
+def _count(photos):
+    return f"<p>{len(photos)} images. Now press “Classify the folder”.</p>"
+
+
+def _preview(photos):
+    return f'<div class="preview">{"".join(photo.html for photo in photos)}</div>'
+
+
+def launch(model=None, clip=None, host="127.0.0.1", port=7860):
+    """Show the page until the process is stopped.
+
+    Parameters
+    ----------
+    model : str, default=None
+        Hub id, folder or bundled name; None: "fashion-scenes".
+    clip : str, default=None
+        Model of the CLIP beside it; None: "fashion-clip" beside a bundled model, else
+        none.
+    host : str, default="127.0.0.1"
+        Address to listen on.
+    port : int, default=7860
+
+    Raises
+    ------
+    OSError
+        If the port is taken, or a model can't be had.
+    """
+    model = model or "fashion-scenes"
+    clip = clip or ("fashion-clip" if model in BUNDLED else None)
+    Image.MAX_IMAGE_PIXELS = 25_000_000  # Pillow refuses twice as many
+    blocks = make_page(model, clip)
+    print(f"http://{host}:{port}  (Ctrl-C stops it)", flush=True)
+    blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        inbrowser=os.isatty(1),
+        max_file_size=page.MAX_UNPACKED,
+        state_session_capacity=200,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        footer_links=[],
+        app_kwargs={"middleware": [(Guard, (), {})]},
+        theme=gr.themes.Base(
+            primary_hue="blue",
+            neutral_hue="gray",
+            font=["system-ui", "sans-serif"],
+            font_mono=["ui-monospace", "monospace"],
+        ),
+        css=CSS,
+        head=HEAD,
+    )

@@ -1,0 +1,29 @@
+"""The command ``app``: a page in the browser."""
+
+import os
+from importlib.util import find_spec
+from tempfile import TemporaryDirectory
+
+
+def run_app(args):
+    """Show the page until the process is stopped.
+
+    Parameters
+    ----------
+    args : SimpleNamespace
+        The parsed arguments: `model`, `clip`, `host` and `port` are used.
+
+    Raises
+    ------
+    ImportError
+        Without Gradio.
+    """
+    if find_spec("gradio") is None:
+        raise ImportError('The page needs Gradio: pip install "diffusion-sklearn[app]"')
+    with TemporaryDirectory(prefix="diffusion-sklearn-app-") as uploads:
+        # Gradio reads them when it is imported.
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        from diffusion_sklearn.app._page import launch
+
+        launch(args.model, args.clip, args.host, args.port)

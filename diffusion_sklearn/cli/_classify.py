@@ -28,6 +28,7 @@ from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.images._folders import images_below
 from diffusion_sklearn.images._pixels import read_square
 
+SAME_PROBABILITY = 0.05  # largest difference that a device or dtype makes
 GROUP_SIZE = 16  # images between two writings of rows, for each worker
 
 
@@ -58,14 +59,44 @@ def run_classify(args):
             f"--resume: {args.output} has the labels {sorted(unknown)!r}, which are "
             "none of the classes; pass those that it was begun with."
         )
-    done = {row["path"] for row in rows}
-    paths = [path for path in paths if printable(path) not in done]
+    done = {row["path"]: row for row in rows}
     clf = make_classifier(args).fit(classes=classes)
+    repeated = [p for p in paths if done.get(printable(p), {}).get("label")][:1]
+    for row, _ in classify_files(clf, repeated, quiet=True):
+        check_same(row, done[row["path"]], args.output)
+    paths = [path for path in paths if printable(path) not in done]
     with row_writer(args.output, rows=rows, as_json=args.json) as write:
         for row, _ in classify_files(clf, paths, args.quiet):
             write(row)
             rows.append(row)
     return {row["path"]: row["error"] for row in rows if row["error"]}, len(rows)
+
+
+def check_same(row, before, output):
+    """Raise unless the first image has the row that was written before.
+
+    Parameters
+    ----------
+    row, before : dict
+        With the keys :data:`COLUMNS`.
+    output : Path
+        The table, for the message.
+
+    Raises
+    ------
+    ValueError
+        If labels or probabilities differ by more than the rounding of another device.
+    """
+    close = abs((row["probability"] or 0) - before["probability"]) < SAME_PROBABILITY
+    if row["label"] != before["label"] or not close:
+        one, other = (
+            f"{r['label']!r} with probability {r['probability']}" for r in (before, row)
+        )
+        raise ValueError(
+            f"--resume: {output} has {one} for {row['path']}, which is now {other}. The "
+            "image, the model or an option has changed: pass the command that the table "
+            "was begun with, or another --output."
+        )
 
 
 def read_classes(args):

@@ -168,6 +168,10 @@ def test_resume_after_a_killed_run(photos, tmp_path, capsys):
     other = ["--classes", "shirt", "sneaker", "--output", str(output), "--resume"]
     assert main(["classify", str(photos), *MODEL, *other]) == 1
     assert "has the labels ['bag'" in capsys.readouterr().err
+    begun = output.read_bytes()
+    assert main([*argv, str(output), "--resume", "--prompt-template", "no {}"]) == 1
+    assert "the model or an option has changed" in capsys.readouterr().err
+    assert output.read_bytes() == begun
     output.write_text('{"path": "a"}\n')
     assert main([*argv, str(output), "--resume"]) == 1
     assert "has other columns than" in capsys.readouterr().err

@@ -250,6 +250,8 @@ def classify_files(clf, paths, quiet=False, classes=None, members=None):
     log_proba : ndarray of shape (n_classes,) or None
         Log posterior; None if the file can't be read.
     """
+    if not paths:
+        return
     classes = clf.classes_ if classes is None else classes
     size = clf.image_size or clf.backbone_.image_size
     group_size = GROUP_SIZE * effective_n_jobs(clf.n_jobs)

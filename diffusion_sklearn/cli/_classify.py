@@ -93,9 +93,9 @@ def check_same(row, before, output):
             f"{r['label']!r} with probability {r['probability']}" for r in (before, row)
         )
         raise ValueError(
-            f"--resume: {output} has {one} for {row['path']}, which is now {other}. The "
-            "image, the model or an option has changed: pass the command that the table "
-            "was begun with, or another --output."
+            f"--resume: {output} has {one} for {row['path']}, which is now {other}. "
+            "The image, the model or an option has changed: pass the command that the "
+            "table was begun with, or another --output."
         )
 
 

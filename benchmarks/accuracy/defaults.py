@@ -20,6 +20,7 @@ from scipy.special import softmax
 from benchmarks._common import describe_machine, make_parser, make_task, write
 from benchmarks.accuracy._tables import Stored, make_scene_questions, scene_table
 from benchmarks.accuracy.race import make_table, replay
+from benchmarks.accuracy.robustness import train_table
 from diffusion_sklearn import (
     CLIPZeroShotClassifier,
     ZeroShotDiffusionClassifier,
@@ -122,26 +123,13 @@ def choices(task, clf, errors, truth, proba, fit, has_offsets):
 
 def photo_rows(n, folder):
     clf, errors, truth = make_table("fashion-dit", n, None, 0, folder)
-    _, images, _ = make_task("fashion-dit", n)
-    train = load_fashion_mnist(split="train")
-    few = train.images[:N_UNLABELLED]
-    path = folder and folder / "photos-train.npy"
-    if path and path.exists():
-        of_few = np.load(path)
-    else:
-        of_few = clf.set_params(pruning=None).denoising_errors(few).errors
-        if path:
-            np.save(path, of_few)
-    names = train.target_names[train.target[:N_UNLABELLED]]
+    images = make_task("fashion-dit", n)[1]
+    n_fit = min(N_UNLABELLED, n)
     clip = CLIPZeroShotClassifier(model="fashion-clip").fit(classes=clf.classes_)
-    fit = (
-        of_few.astype(float),
-        np.searchsorted(clf.classes_, names),
-        clip.predict_proba(few),
-    )
-    return choices(
-        "photos", clf, errors, truth, clip.predict_proba(images), fit, has_offsets=True
-    )
+    few = clip.predict_proba(load_fashion_mnist(split="train").images[:n_fit])
+    fit = *train_table(clf, n_fit, None, folder), few
+    proba = clip.predict_proba(images)
+    return choices("photos", clf, errors, truth, proba, fit, has_offsets=True)
 
 
 def question(name, n, split, folder):

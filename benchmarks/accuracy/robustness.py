@@ -5,8 +5,8 @@
 ``fashion-dit`` and the networks trained on the same photos, on test photos as they are,
 rotated, noisy, blurred and of low contrast. Timesteps: the weights of the timesteps and
 the best window, both refitted on labelled training photos with the same shift.
-Autoencoder: the networks on photos that went through it. Figure 6 of the paper in small:
-the height above the line through the networks in logit space. Uses the tables of
+Autoencoder: the networks on photos that went through it. Figure 6 of the paper in
+small: the height above the line through the networks in logit space. Uses the tables of
 ``benchmarks.accuracy.race``. About 15 minutes on 2 cores, 1 with tables. Needs the IDX
 files of Fashion-MNIST.
 """

@@ -5,7 +5,7 @@
 Photos (fashion-dit) and scenes (fashion-scenes), of test photos on which nothing was
 chosen. Rows: the defaults, those before them (the error of what the model predicts, a
 race by a test of means), the error of the noise and of the velocity; class offsets from
-300 unlabelled training images, a product with fashion-clip whose weight is fitted to
+200 unlabelled training images, a product with fashion-clip whose weight is fitted to
 100 labelled ones, and fashion-clip alone. All errors are computed once (``--tables``
 keeps them; those of ``benchmarks.accuracy.race`` are used); a race is replayed on them.
 About 2 hours on 2 cores, ``--quick`` 3 minutes. Needs the IDX files of Fashion-MNIST.
@@ -37,7 +37,7 @@ TARGETS = {
     "error of the noise": {"target": "epsilon"},
     "error of the velocity": {"target": "velocity"},
 }
-N_UNLABELLED, N_LABELLED = 300, 100
+N_UNLABELLED, N_LABELLED = 200, 100
 SCORES = ("text", "image", "group")
 
 

@@ -6,9 +6,9 @@ The rows of the ten classes in the class embeddings of ``fashion-dit`` are learn
 gradient steps on the error that classifies, all else frozen (a textual inversion a
 class), from 1, 4 and 16 images a class. "New classes": photos, rows that start at the
 null class, as if the model knew none of them. "Rotated": rotated photos, rows that
-start at the model's own. Against logistic regression on DiffusionFeatures of the same model,
-on the image embeddings of ``fashion-clip`` and on pixels, with the same images, and
-against the model as it is. 300 test photos, the mean of three draws of the images.
+start at the model's own. Against logistic regression on DiffusionFeatures of the same
+model, on the image embeddings of ``fashion-clip`` and on pixels, with the same images,
+and against the model as it is. 300 test photos, the mean of three draws of the images.
 About 25 minutes on 2 cores, ``--quick`` 1. Needs the IDX files of Fashion-MNIST.
 """
 

@@ -73,8 +73,8 @@ def reconstructed(clf, images):
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--n-photos", type=int, default=250)
-    parser.add_argument("--n-train", type=int, default=100)
+    parser.add_argument("--n-photos", type=int, default=150)
+    parser.add_argument("--n-train", type=int, default=60)
     parser.add_argument("--tables", type=Path, default=None, help="folder to keep them")
     args = parser.parse_args()
     if args.quick:

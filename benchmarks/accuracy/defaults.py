@@ -37,7 +37,7 @@ TARGETS = {
     "error of the noise": {"target": "epsilon"},
     "error of the velocity": {"target": "velocity"},
 }
-N_UNLABELLED, N_LABELLED = 200, 100
+N_FIT = 100
 SCORES = ("text", "image", "group")
 
 
@@ -63,7 +63,7 @@ def fitted_on_table(clf, errors, truth, proba):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one class has too many of the predictions
         offsets = fit_class_offsets(clf, np.arange(len(errors)))
-    few = np.arange(min(N_LABELLED, len(errors)))
+    few = np.arange(min(N_FIT, len(errors)))
     return offsets, fit_prefilter_weight(clf, few, labels[few])
 
 
@@ -124,7 +124,7 @@ def choices(task, clf, errors, truth, proba, fit, has_offsets):
 def photo_rows(n, folder):
     clf, errors, truth = make_table("fashion-dit", n, None, 0, folder)
     images = make_task("fashion-dit", n)[1]
-    n_fit = min(N_UNLABELLED, n)
+    n_fit = min(N_FIT, n)
     clip = CLIPZeroShotClassifier(model="fashion-clip").fit(classes=clf.classes_)
     few = clip.predict_proba(load_fashion_mnist(split="train").images[:n_fit])
     fit = *train_table(clf, n_fit, None, folder), few
@@ -155,7 +155,7 @@ def scene_rows(n_scenes, folder, only):
     ):
         if only and task not in only:
             continue
-        n_fit = min(N_UNLABELLED if name == "items" else N_LABELLED, n_scenes)
+        n_fit = min(N_FIT if name == "items" else N_FIT // 2, n_scenes)
         fit = question(name, n_fit, "train", folder)
         if split == "test" and name == "items":  # the race's
             how = "fashion-scenes, items", n_scenes
@@ -190,7 +190,7 @@ def winoground_rows(n, folder):
         errors = scene_table("winoground", n, split, folder)
         return errors, clip.score_pairs(images, captions)
 
-    errors, theirs = tables(min(N_LABELLED, n), "train")
+    errors, theirs = tables(min(N_FIT, n), "train")
     # Each image as a choice between two captions, the true one first.
     own = np.concatenate([errors[:, 0, :2], errors[:, 1, 1::-1]])
     proba = softmax(np.concatenate([theirs[:, 0], theirs[:, 1, ::-1]]), axis=1)

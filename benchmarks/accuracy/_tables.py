@@ -53,10 +53,11 @@ def _first(true, names):
     return [true, *(name for name in names if name != true)]
 
 
-def pair_errors(clf, images, captions, with_null):
+def pair_errors(clf, images, captions, with_null=False, log_prior=0, pruning=None):
     """Errors of each image with its captions, (n_images, n_captions, n_trials).
 
-    The unconditional error is the last, where wanted.
+    The unconditional error is the last, where wanted. With them the log posterior of
+    the captions, which `log_prior`, (n_images, n_captions), is added to.
     """
     spec, trials = clf._model_and_trials()
     images, prompts, columns, _ = read_pairs(images, captions, clf._read_images)
@@ -66,11 +67,41 @@ def pair_errors(clf, images, captions, with_null):
         conditions = torch.cat([conditions, backbone.encode_null(None)])
         columns = np.insert(columns, columns.shape[1], len(prompts), axis=1)
     n_prompts = np.ones(len(conditions), int)
-    plan = clf._make_plan(spec, trials, conditions, n_prompts, pruning=None)
-    log_prior = np.full((len(images), len(conditions)), -np.inf)
-    np.put_along_axis(log_prior, columns, 0, axis=1)
-    errors = clf._errors_of(plan, images, log_prior)
-    return np.take_along_axis(errors, columns[..., None], axis=1)
+    plan = clf._make_plan(spec, trials, conditions, n_prompts, pruning=pruning)
+    prior = np.full((len(images), len(conditions)), -np.inf)
+    np.put_along_axis(prior, columns, log_prior, axis=1)
+    errors = clf._errors_of(plan, images, prior)
+    log_proba = clf._log_posterior(plan, errors, prior)
+    return (
+        np.take_along_axis(errors, columns[..., None], axis=1),
+        np.take_along_axis(log_proba, columns, axis=1),
+    )
+
+
+def scene_race(name, n, split, log_prior=None, key="", folder=None, **params):
+    """Whether the true caption wins the default race, and its evaluations, (n,) each.
+
+    `log_prior`, (n, n_captions), is another classifier's; `key` names it and `params`.
+    """
+    clf = ZeroShotDiffusionClassifier(model="fashion-scenes", **params)
+    images, captions = make_scene_questions(name, n, split)
+    table = []
+    for start in range(0, n, CHUNK):
+        rows = slice(start, min(start + CHUNK, n))
+        path = folder and folder / f"{name}-{split}-race-{key}-{start}.npy"
+        part = np.load(path) if path and path.exists() else np.empty(0)
+        if len(part) < rows.stop - start:
+            prior = 0 if log_prior is None else log_prior[rows]
+            errors, log_proba = pair_errors(
+                clf, images[rows], captions[rows], log_prior=prior, pruning=0.99
+            )
+            evaluations = np.isfinite(errors).sum(axis=(1, 2))
+            part = np.stack([log_proba.argmax(axis=1) == 0, evaluations], axis=1)
+            if path:
+                np.save(path, part)
+        table.append(part[: rows.stop - start])
+    table = np.concatenate(table)
+    return table[:, 0].astype(bool), table[:, 1].astype(float)
 
 
 def scene_table(name, n, split, folder=None, seed=0):
@@ -87,7 +118,7 @@ def scene_table(name, n, split, folder=None, seed=0):
         part = np.load(path) if path and path.exists() else np.empty(0)
         if len(part) < (rows.stop - start) * images.shape[1]:
             is_pair = name == "winoground"
-            part = pair_errors(clf, images[rows], captions[rows], is_pair)
+            part, _ = pair_errors(clf, images[rows], captions[rows], is_pair)
             part = part.astype(np.float32)
             if path:
                 np.save(path, part)

@@ -5,14 +5,16 @@
 Photos (fashion-dit) and scenes (fashion-scenes), of test photos on which nothing was
 chosen. Rows: the defaults, those before them (the error of what the model predicts, a
 race by a test of means), the error of the noise and of the velocity; class offsets from
-100 unlabelled training images, a product with fashion-clip whose weight is fitted to
-100 labelled ones (colours, relations: 50), and fashion-clip alone. All errors are
-computed once (``--tables`` keeps them; those of ``benchmarks.accuracy.race`` are used)
-and a race is replayed on them; colours and relations are raced. About 3 hours on 2
-cores, ``--quick`` 3 minutes. Needs the IDX files of Fashion-MNIST.
+the images themselves, without their labels, a product with fashion-clip whose weight is
+fitted to 100 labelled training images (colours, relations: 50), and fashion-clip alone.
+All errors are computed once (``--tables`` keeps them; those of
+``benchmarks.accuracy.race`` are used) and a race is replayed on them; colours and
+relations are raced. About 3 hours on 2 cores, ``--quick`` 3 minutes. Needs the IDX
+files of Fashion-MNIST.
 """
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +64,18 @@ def log_likelihood(clf, errors):
     return -(errors * plan.weights).mean(axis=-1) * plan.n_elements
 
 
-def fitted_on_table(clf, errors, truth, proba):
-    """Class offsets and the weight of a product, from errors and the other's proba."""
-    clf.prefilter_, labels = Stored(clf.classes_, proba), clf.classes_[truth]
-    clf._all_errors = lambda X: errors[X]
+def offsets_of(clf, errors):
+    """Class offsets from a table of errors."""
+    clf._all_errors = lambda X: errors
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one class has too many of the predictions
-        offsets = fit_class_offsets(clf, np.arange(len(errors)))
-    few = np.arange(min(N_FIT, len(errors)))
-    return offsets, fit_prefilter_weight(clf, few, labels[few])
+        return fit_class_offsets(clf, None)
+
+
+def weight_of(clf, errors, truth, proba):
+    """The weight of a product, from errors and the other's probabilities."""
+    clf.prefilter_, clf._all_errors = Stored(clf.classes_, proba), lambda X: errors
+    return fit_prefilter_weight(clf, np.arange(len(truth)), clf.classes_[truth])
 
 
 def row_of(task, system, correct, **more):
@@ -114,9 +119,8 @@ def choices(task, clf, errors, truth, proba, fit):
         how = {"evaluations": float(cost.mean())}
         rows.append(row_of(task, system, correct[system], **how))
     clf.set_params(target="auto", trial_covariance="auto", pruning=None)
-    offsets, weight = fitted_on_table(clf, *fit)
-    scores = log_likelihood(clf, errors)
-    with_offsets = (scores + offsets).argmax(axis=1) == truth
+    weight, scores = weight_of(clf, *fit), log_likelihood(clf, errors)
+    with_offsets = (scores + offsets_of(clf, errors)).argmax(axis=1) == truth
     rows.append(row_of(task, "class offsets", with_offsets))
     tiny = np.finfo(float).tiny
     product = scores + weight * np.log(np.maximum(proba, tiny))
@@ -172,7 +176,7 @@ def caption_rows(name, n, folder):
     errors, truth, proba = question(name, n_fit, "train", folder)
     clf = ZeroShotDiffusionClassifier(model="fashion-scenes")
     clf.fit(classes=load_fashion_photos().target_names[: errors.shape[1]])
-    _, weight = fitted_on_table(clf.set_params(pruning=None), errors, truth, proba)
+    weight = weight_of(clf.set_params(pruning=None), errors, truth, proba)
     images, captions = make_scene_questions(name, n, "test")
     theirs = CLIPZeroShotClassifier(model="fashion-clip").score_pairs(images, captions)
     theirs = theirs[:, 0]
@@ -211,7 +215,7 @@ def winoground_rows(n, folder):
     # Each image as a choice between two captions, the true one first.
     own = np.concatenate([errors[:, 0, :2], errors[:, 1, 1::-1]])
     proba = softmax(np.concatenate([theirs[:, 0], theirs[:, 1, ::-1]]), axis=1)
-    _, weight = fitted_on_table(clf, own, np.zeros(len(own), int), proba)
+    weight = weight_of(clf, own, np.zeros(len(own), int), proba)
     errors, theirs = tables(n, "test")
     correct = {}
     for system, params in TARGETS.items():
@@ -234,30 +238,32 @@ def winoground_rows(n, folder):
             yield row_of(f"{score} score", system, which, **how)
 
 
+TASKS = {
+    "photos": photo_rows,
+    "items": partial(item_rows, "items", "test"),
+    "items, new pairs": partial(item_rows, "items, new pairs", "held-out"),
+    "colours": partial(caption_rows, "colours"),
+    "relations": partial(caption_rows, "relations"),
+    "scores": winoground_rows,
+}
+N_IMAGES = [2500, 1000, 1000, 1000, 1000, 400]
+
+
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--n-photos", type=int, default=2500)
-    parser.add_argument("--n-scenes", type=int, default=1000)
-    parser.add_argument("--n-examples", type=int, default=400)
-    parser.add_argument("--only", nargs="+", default=None, help="tasks")
+    parser.add_argument("--n-images", type=int, nargs=6, default=N_IMAGES)
+    parser.add_argument("--only", nargs="+", default=None, choices=TASKS)
     parser.add_argument("--tables", type=Path, default=None, help="folder to keep them")
     args = parser.parse_args()
     if args.quick:
-        args.n_photos, args.n_scenes, args.n_examples = 20, 10, 8
+        args.n_images = [20, 10, 10, 10, 10, 8]
     if args.tables:
         args.tables.mkdir(parents=True, exist_ok=True)
     print(describe_machine())
-    rows, only = [], args.only
-    if not only or "photos" in only:
-        rows += photo_rows(args.n_photos, args.tables)
-    for task, split in {"items": "test", "items, new pairs": "held-out"}.items():
-        if not only or task in only:
-            rows += item_rows(task, split, args.n_scenes, args.tables)
-    for task in ("colours", "relations"):
-        if not only or task in only:
-            rows += caption_rows(task, args.n_scenes, args.tables)
-    if not only or "winoground" in only:
-        rows += winoground_rows(args.n_examples, args.tables)
+    rows = []
+    for (task, rows_of), n in zip(TASKS.items(), args.n_images, strict=True):
+        if not args.only or task in args.only:
+            rows += rows_of(n, args.tables)
     write(__file__, args, rows)
 
 

@@ -73,7 +73,7 @@ def reconstructed(clf, images):
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--n-photos", type=int, default=150)
+    parser.add_argument("--n-photos", type=int, default=100)
     parser.add_argument("--n-train", type=int, default=60)
     parser.add_argument("--tables", type=Path, default=None, help="folder to keep them")
     args = parser.parse_args()

@@ -43,7 +43,8 @@ TARGETS = {
     "defaults before": {"target": "native", "trial_covariance": None},
     "default": {},
     "error of the noise": {"target": "epsilon"},
-    "error of the velocity": {"target": "velocity"},
+    # The covariance, which is of captions, misleads a race of items by this error.
+    "error of the velocity": {"target": "velocity", "trial_covariance": None},
 }
 N_FIT = 100
 SCORES = ("text", "image", "group")

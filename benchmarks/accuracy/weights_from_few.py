@@ -70,7 +70,7 @@ def main():
     parser.add_argument("--n-draws", type=int, default=10)
     parser.add_argument("--tables", type=Path, default=None, help="folder to keep them")
     args = parser.parse_args()
-    n_train = 200
+    n_train = 100
     if args.quick:
         args.n_photos = args.n_scenes = n_train = 10
         args.n_draws = 1

@@ -6,21 +6,22 @@ from scipy.special import log_softmax
 
 from diffusion_sklearn.engine._posterior import with_priors
 
-N_BANDS = 10
+DEGREE = 2
 
 
-def fit_timestep_weights(clf, X, y, *, alpha=1.0):
+def fit_timestep_weights(clf, X, y, *, alpha=0.3):
     r"""Timestep weights that tell a few labelled images best.
 
-    Weights of ten bands of timesteps are chosen so that the posterior of the true
-    labels is as high as it gets,
+    The logarithm of the weight is a polynomial of degree 2 in t, whose coefficients
+    make the posterior of the true labels as high as it gets,
 
-    .. math:: \min_{w \ge 0} -\frac1n \sum_i \log p_w(y_i | x_i)
-        + \frac{\alpha}{n} \sum_b (w_b / w_0 - 1)^2,
+    .. math:: \min_c -\frac1n \sum_i \log p_w(y_i | x_i) + \frac{\alpha}{n} |c|^2,
+        \qquad w(t) = e^{c_0 + c_1 u + c_2 u^2},
 
-    where :math:`w_0` is the best weight that is the same everywhere, drawn to 1 by
-    :math:`\frac{\alpha}{n} \log^2 w_0`. So their scale is fitted too, to how sure the
-    posterior should be at the temperature of `clf`.
+    with u from -1 at the first timestep to 1 at the last. So their scale is fitted too,
+    to how sure the posterior should be at the temperature of `clf`. About 20 labels are
+    enough to correct weights that are far from the best; 5 are too few for the scale
+    (``benchmarks/accuracy/weights_from_few.py``).
 
     Parameters
     ----------
@@ -30,15 +31,14 @@ def fit_timestep_weights(clf, X, y, *, alpha=1.0):
         Images, as for ``clf.predict``.
     y : array-like of shape (n_images,)
         Their labels, of ``clf.classes_``.
-    alpha : float, default=1.0
-        How strongly weights are drawn to each other, and all of them to 1. 0: not at
-        all.
+    alpha : float, default=0.3
+        How strongly weights are drawn to 1. 0: not at all.
 
     Returns
     -------
     weights : ndarray of shape (n_timesteps,), float64
         For the parameter `timestep_weights` of an estimator that differs in nothing
-        else. Between the centres of the bands they are interpolated.
+        else.
 
     Raises
     ------
@@ -81,43 +81,46 @@ def fit_timestep_weights(clf, X, y, *, alpha=1.0):
     errors = clf._all_errors(X)  # (n, k, m)
     if len(errors) != len(y):
         raise ValueError(f"X has {len(errors)} images and y {len(y)} labels.")
-    n_timesteps = clf.backbone_.n_timesteps
-    centres = (np.arange(N_BANDS) + 0.5) * n_timesteps / N_BANDS
-    grid = np.arange(n_timesteps)
-    # Weight of each band at each timestep, by linear interpolation.
-    bands = np.stack([np.interp(grid, centres, row) for row in np.eye(N_BANDS)])
-    weight_of_band = bands[:, clf.trials_.timesteps]  # (b, m)
-    # Log-likelihoods are linear in the weights; (n, k, b).
-    n_elements = clf._fitted_plan().n_elements
-    parts = -errors @ weight_of_band.T / errors.shape[2] * n_elements
-    parts = parts - parts[np.arange(len(y)), truth][:, None]
+    powers = (
+        np.linspace(-1, 1, clf.backbone_.n_timesteps) ** np.arange(DEGREE + 1)[:, None]
+    )
+    scores = -errors * (clf._fitted_plan().n_elements / clf.temperature)
+    c = fit_log_weights(scores, truth, priors, powers[:, clf.trials_.timesteps], alpha)
+    return np.exp(c @ powers)
 
-    def loss(weights):
-        scores = parts @ weights / clf.temperature  # (n, k)
-        log_proba = log_softmax(with_priors(scores, priors), axis=1)
+
+def fit_log_weights(scores, truth, priors, basis, alpha):
+    """Coefficients of log weights, by penalized likelihood.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n, k, m)
+        Log-likelihood of each image and class by each trial.
+    truth : ndarray of shape (n,), int64
+        Index of the true class.
+    priors : ndarray of shape (k,) or None
+        None: uniform.
+    basis : ndarray of shape (b, m)
+        Log weights are combinations of its rows.
+    alpha : float
+        Of the squared coefficients.
+
+    Returns
+    -------
+    coefficients : ndarray of shape (b,)
+    """
+    rows = np.arange(len(truth))
+    parts = (scores - scores[rows, truth][:, None]) / scores.shape[2]
+
+    def objective(c):
+        weighted = parts * np.exp(c @ basis)
+        log_proba = log_softmax(with_priors(weighted.sum(axis=2), priors), axis=1)
         gap = np.exp(log_proba)
-        gap[np.arange(len(y)), truth] -= 1
-        gradient = np.einsum("nk,nkb->b", gap, parts) / clf.temperature
-        nats = -log_proba[np.arange(len(y)), truth].mean()
-        return nats, gradient / len(y)
-
-    penalty = alpha / len(y)
-
-    def uniform(log_scale):
-        scale = np.exp(log_scale[0])
-        nats, gradient = loss(np.full(N_BANDS, scale))
-        gradient = gradient.sum() * scale + 2 * penalty * log_scale
-        return nats + penalty * log_scale[0] ** 2, gradient
+        gap[rows, truth] -= 1
+        gradient = basis @ np.einsum("nk,nkm->m", gap, weighted) + 2 * alpha * c
+        loss = alpha * c @ c - log_proba[rows, truth].sum()
+        return loss / len(rows), gradient / len(rows)
 
     # Where all images are told apart, a larger scale is always better: hence bounds.
-    optimum = minimize(uniform, [0.0], jac=True, bounds=[(-10, 10)])
-    scale = np.exp(optimum.x[0])
-
-    def objective(relative):
-        nats, gradient = loss(relative * scale)
-        off = relative - 1
-        return nats + penalty * off @ off, gradient * scale + 2 * penalty * off
-
-    bounds = [(0, None)] * N_BANDS
-    optimum = minimize(objective, np.ones(N_BANDS), jac=True, bounds=bounds)
-    return optimum.x @ bands * scale
+    bounds = [(-10, 10)] * len(basis)
+    return minimize(objective, np.zeros(len(basis)), jac=True, bounds=bounds).x

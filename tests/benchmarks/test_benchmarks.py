@@ -8,12 +8,23 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import expit, logit
 from sklearn.base import clone
 
 from benchmarks import _common, _families
 from benchmarks._common import make_task
-from benchmarks.accuracy import accuracy_vs_cost, compositional, objectives, race
+from benchmarks.accuracy import (
+    _tables,
+    accuracy_vs_cost,
+    compositional,
+    defaults,
+    few_shot,
+    objectives,
+    race,
+    robustness,
+    weights_from_few,
+)
 from benchmarks.accuracy import paper as paper_benchmark
 from benchmarks.accuracy._shifts import SHIFTS, shift
 from benchmarks.accuracy.paper import NETWORKS, to_patches
@@ -33,6 +44,7 @@ from diffusion_sklearn import (
     CLIPZeroShotClassifier,
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
+    load_backbone,
 )
 from diffusion_sklearn.datasets import (
     load_fashion_photos,
@@ -492,3 +504,85 @@ def test_race_benchmark(monkeypatch, capsys, tmp_path):
         "by a test, 0.99",
     ]
     assert rows[0]["evaluations"] < rows[1]["evaluations"]
+
+
+# What the defaults get.
+
+
+def test_pair_errors_are_those_of_score_pairs_and_of_a_race():
+    images, captions = _tables.make_scene_questions("relations", 3, "test")
+    clf = ZeroShotDiffusionClassifier(
+        model="fashion-scenes", prompt_template="{}", n_trials=10
+    )
+    errors, _ = _tables.pair_errors(clf, images, captions, with_null=True)
+    assert errors.shape == (3, 5, 10)
+    how = {"subtract_unconditional": True}
+    expected = clf.score_pairs(images, captions, **how)[:, 0]
+    plan = clf.fit(classes=captions[0])._fitted_plan()
+    means = (errors * plan.weights).mean(axis=2) * plan.n_elements
+    np.testing.assert_allclose(means[:, -1:] - means[:, :-1], expected, rtol=1e-4)
+
+    # With an expert that is sure of another caption, it wins.
+    prior = np.array([[0, 1e4, 0, 0]] * 3)
+    for log_prior, choice in ((0, None), (prior, 1)):
+        raced, log_proba = _tables.pair_errors(
+            clf, images, captions, log_prior=log_prior, pruning=0.99
+        )
+        assert np.isnan(raced).any()
+        for image, texts, one in zip(images, captions, log_proba, strict=True):
+            label = clf.fit(classes=texts).predict(image)[0]
+            assert one.argmax() == (texts.index(label) if choice is None else choice)
+
+
+def test_tables_are_kept_and_continued(tmp_path, monkeypatch):
+    monkeypatch.setattr(_tables, "CHUNK", 2)
+    monkeypatch.setattr(
+        _tables,
+        "pair_errors",
+        Mock(side_effect=lambda clf, images, *_: (np.ones((len(images), 4, 5)), None)),
+    )
+    for n, calls in ((3, 2), (3, 2), (4, 3)):  # the second part was of one image
+        assert len(_tables.scene_table("relations", n, "test", tmp_path)) == n
+        assert _tables.pair_errors.call_count == calls
+
+
+def test_the_gain_of_a_product_is_over_the_better_one():
+    default = np.array([True, True, False, False] * 10)
+    clip, product = np.zeros(40, bool), np.ones(40, bool)
+    gain = defaults.gain_of(product, default, clip, 0.5)
+    assert gain["better"] == "default" and gain["gain"] == 0.5
+    assert 0.3 < gain["gain_low"] < 0.5 < gain["gain_high"] < 0.7
+    gain = defaults.gain_of(default, clip, default, 0.5)
+    assert gain["better"] == "fashion-clip" and gain["gain"] == 0
+
+
+def test_weights_of_what_tells_are_refitted():
+    clf, images, truth = make_task("fashion-dit", 20, n_trials=20, pruning=None)
+    errors = clf.denoising_errors(images).errors.astype(float)
+    truth = np.searchsorted(clf.classes_, truth)
+    late = clf.trials_.timesteps >= 500
+    noise = np.random.default_rng(0).normal(size=errors.shape)
+    errors = np.where(late, noise, errors)  # they tell nothing
+    fitted, window = robustness.refitted(clf, errors, truth)
+    assert (fitted > 0).all() and fitted[~late].mean() > 2 * fitted[late].mean()
+    assert window.any() and not window[late].any()
+    for form, fit in weights_from_few.FORMS.items():
+        weights = fit(clf, errors, truth)
+        _, nats = weights_from_few.measure(clf, errors, truth, weights)
+        if form == "weights 1":
+            without = nats
+        assert nats <= without
+
+
+def test_only_the_rows_of_the_classes_are_learned():
+    pipeline = load_backbone("fashion-dit").pipeline
+    photos = load_fashion_photos()
+    how = {"steps": 2, "learning_rate": 0.01, "start": 10}
+    learned = few_shot.learn_rows(
+        pipeline, photos.images[:20], photos.target[:20], **how
+    )
+    before, after = (x.transformer.state_dict() for x in (pipeline, learned))
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(changed) == 6 and all("embedding_table" in name for name in changed)
+    for name in changed:
+        torch.testing.assert_close(before[name][10], after[name][10])

@@ -16,6 +16,7 @@ from diffusion_sklearn import (
     fit_timestep_weights,
     load_backbone,
 )
+from diffusion_sklearn.classifiers._timestep_weights import fit_log_weights
 from diffusion_sklearn.metrics import expected_calibration_error
 from diffusion_sklearn.testing._pipelines import flux
 from tests.backbones.test_families import classifier, stable_diffusion_3
@@ -265,6 +266,28 @@ def test_fitted_weights_are_the_optimum(photos):
     # With a strong pull they are all the same.
     even = fit_timestep_weights(clf, X[:45], y[:45], alpha=1e6)
     np.testing.assert_allclose(even, even[0], rtol=1e-2)
+
+
+def test_fitted_log_weights_prefer_the_trials_that_tell_and_are_the_optimum():
+    rng = np.random.default_rng(0)
+    u = np.linspace(-1, 1, 40)
+    truth = rng.integers(3, size=200)
+    scores = rng.normal(size=(200, 3, 40)) * 40
+    scores[np.arange(200), truth] += 40 * (u > 0)  # the later half tells
+    basis = u ** np.arange(3)[:, None]
+    priors = np.array([0.5, 0.3, 0.2])
+    c = fit_log_weights(scores, truth, priors, basis, 0.3)
+    weights = np.exp(c @ basis)
+    assert weights[-10:].mean() > 2 * weights[:10].mean()
+
+    def objective(c):
+        log_proba = log_softmax(
+            (scores * np.exp(c @ basis)).mean(axis=2) + np.log(priors), axis=1
+        )
+        return 0.3 * c @ c - log_proba[np.arange(200), truth].sum()
+
+    for step in (*np.eye(3), *-np.eye(3)):
+        assert objective(c) < objective(c + 0.05 * step)
 
 
 def test_fitting_weights_to_images_that_are_all_right_stays_finite(photos):

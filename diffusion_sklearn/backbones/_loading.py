@@ -54,7 +54,7 @@ from diffusion_sklearn.backbones._spec import (
 BUNDLED = {"fashion-dit": "class-conditional", "fashion-scenes": "text-to-image"}
 """Models that ship with the package, and what each is."""
 
-UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}
+UNUSED = {"safety_checker", "feature_extractor", "image_encoder", "watermarker"}
 """Parts that no estimate needs: they are not loaded."""
 
 _in_place = WeakValueDictionary()
@@ -353,7 +353,7 @@ def _pipeline_class(index):
 
     name, by_name = index.get("_class_name"), families()
     codes = [of for part, of in index.items() if _is_part(of) and part not in UNUSED]
-    codes = [of for of in codes if of[0] not in sys.modules]
+    codes = [of for of in codes if _module(of[0]) is None]
     codes += [name] if isinstance(name, list) else []
     if codes:
         raise ValueError(
@@ -368,6 +368,13 @@ def _pipeline_class(index):
     if name not in by_name or cls is None:
         raise unsupported(name, by_name, BUNDLED)
     return cls
+
+
+def _module(name):
+    """The module of a part's class: a library, or a folder of diffusers' pipelines."""
+    from diffusers import pipelines
+
+    return sys.modules.get(name) or getattr(pipelines, name, None)
 
 
 def _is_part(value):
@@ -429,7 +436,7 @@ def _read_pipeline(source, dtype, how, variant=None):
         parts = {name: None for name, of in index.items() if of == [None, None]}
         parts |= {name: None for name in UNUSED & set(index)}
         classes = {
-            name: getattr(sys.modules[value[0]], value[1], None)
+            name: getattr(_module(value[0]), value[1], None)
             for name, value in index.items()
             if _is_part(value) and name not in parts
         }

@@ -3,6 +3,7 @@
 import inspect
 from functools import wraps
 
+import numpy as np
 import torch
 from sklearn.utils import Bunch
 
@@ -201,8 +202,16 @@ class _Spy:
         time = float(schedule.network_time(self.timestep))
 
         @wraps(scheduler.set_timesteps)
-        def set_timesteps(*args, **kwargs):
-            scheduler.timesteps = scheduler.timesteps.new_tensor([time])
+        def set_timesteps(*args, timesteps=None, sigmas=None, mu=None, **kwargs):
+            at = time
+            if timesteps is not None and sigmas is not None:  # the time is not shifted
+                own, grid = self.backbone.scheduler, np.linspace(1, 0.001, 10_000)
+                own.set_timesteps(
+                    sigmas=grid, timesteps=grid * schedule.n_timesteps, mu=mu
+                )
+                curve = own.sigmas[:-1].flip(0), own.timesteps.flip(0)
+                at = np.interp(time / schedule.n_timesteps, *curve)
+            scheduler.timesteps = scheduler.timesteps.new_tensor([at])
             scheduler.num_inference_steps = 1
             if hasattr(scheduler, "sigmas"):  # a flow's timestep is T sigma
                 scheduler.sigmas = torch.tensor([time / schedule.n_timesteps, 0.0])

@@ -40,8 +40,10 @@ PROMPTS = ["a photo of a bee.", "a photo of a cat."]
 VARIANTS = (
     "Stable Diffusion, velocity",
     "Stable Diffusion, image to image",
+    "Kolors, image to image",
     "Stable Diffusion 3 without T5",
     "Flux schnell",
+    "DeepFloyd IF, image to image",
     "Qwen-Image, image to image",
 )
 FAMILIES = {name: PIPELINES[name] for name in PIPELINES if name not in VARIANTS}
@@ -57,7 +59,7 @@ def folders(tmp_path_factory):
 
 
 def images_of(name):
-    return LARGE if name == "Lumina 2" else IMAGES
+    return LARGE if name in ("Lumina 2", "CogView 4", "HunyuanDiT") else IMAGES
 
 
 def classifier(model, **params):
@@ -101,6 +103,24 @@ def call_sdxl(p, xt, t, prompt):
     ids = torch.tensor([[8, 8, 0, 0, 8, 8]]).double()
     added = {"text_embeds": two.text_embeds, "time_ids": ids}
     return p.unet(xt, t, encoder_hidden_states=states, added_cond_kwargs=added).sample
+
+
+def call_kolors(p, xt, t, prompt):
+    n = len(p.tokenizer(prompt).input_ids)
+    ids = torch.zeros(1, 256, dtype=torch.int64)
+    ids[0, -n:] = torch.tensor(p.tokenizer(prompt).input_ids)
+    mask, positions = torch.zeros(2, 1, 256, dtype=torch.int64)
+    mask[0, -n:], positions[0, -n:] = 1, torch.arange(n)
+    *_, last, final = p.text_encoder(
+        ids, attention_mask=mask, position_ids=positions, output_hidden_states=True
+    ).hidden_states  # tokens first
+    added = {
+        "text_embeds": final[-1],
+        "time_ids": torch.tensor([[8, 8, 0, 0, 8, 8]]).double(),
+    }
+    return p.unet(
+        xt, t, encoder_hidden_states=last.transpose(0, 1), added_cond_kwargs=added
+    ).sample
 
 
 def call_sd3(p, xt, t, prompt):
@@ -198,6 +218,51 @@ def call_sana(p, xt, t, prompt):
     ).sample
 
 
+def call_cogview4(p, xt, t, prompt):
+    ids = p.tokenizer([prompt]).input_ids[0]
+    ids = torch.tensor([[0] * (-len(ids) % 16) + ids])
+    states = p.text_encoder(ids, output_hidden_states=True).hidden_states[-2]
+    mu = 0.75 * (4 / 256) ** 0.5 + 0.25  # of four patches
+    return p.transformer(
+        xt,
+        encoder_hidden_states=states,
+        timestep=1000 / (1 + mu * (1 / sigma(t) - 1)),  # before the shift by mu
+        original_size=torch.tensor([[32, 32]]).double(),
+        target_size=torch.tensor([[32, 32]]).double(),
+        crop_coords=torch.zeros(1, 2).double(),
+    ).sample
+
+
+def call_hunyuan_dit(p, xt, t, prompt):
+    bert = p.tokenizer(
+        [prompt], padding="max_length", max_length=77, return_tensors="pt"
+    )
+    tokens = p.text_encoder(bert.input_ids, attention_mask=bert.attention_mask)[0]
+    tokens_t5, mask_t5 = of_t5(p.tokenizer_2, p.text_encoder_2, prompt, 256)
+    # Two patches a side stretch over the 32 of 512 pixels; in 8 numbers a position.
+    place = torch.tensor([0.0, 16.0]).double()
+    angles = place[:, None] * torch.tensor([1.0, 0.01]).double()
+    angles = angles.repeat_interleave(2, dim=1)
+    down, across = angles.repeat_interleave(2, dim=0), angles.repeat(2, 1)
+    angles = torch.cat([down, across], dim=1)
+    return p.transformer(
+        xt,
+        t.double(),
+        encoder_hidden_states=tokens,
+        text_embedding_mask=bert.attention_mask,
+        encoder_hidden_states_t5=tokens_t5,
+        text_embedding_mask_t5=mask_t5,
+        image_meta_size=torch.tensor([[1024, 1024, 32, 32, 0, 0]]).double(),
+        style=torch.tensor([0]),
+        image_rotary_emb=(angles.cos(), angles.sin()),
+    ).sample
+
+
+def call_deepfloyd_if(p, xt, t, prompt):
+    states, _ = of_t5(p.tokenizer, p.text_encoder, prompt, 77)
+    return p.unet(xt, t, encoder_hidden_states=states).sample
+
+
 def call_qwen_image(p, xt, t, prompt):
     tokens = p.tokenizer([p.prompt_template_encode.format(prompt)], return_tensors="pt")
     states = p.text_encoder(**tokens, output_hidden_states=True).hidden_states[-1]
@@ -241,6 +306,8 @@ CALLS = {
     "Stable Diffusion, velocity": call_sd,
     "Stable Diffusion, image to image": call_sd,
     "Stable Diffusion XL": call_sdxl,
+    "Kolors": call_kolors,
+    "Kolors, image to image": call_kolors,
     "Stable Diffusion 3, 3.5": call_sd3,
     "Stable Diffusion 3 without T5": call_sd3,
     "Flux": call_flux,
@@ -248,6 +315,10 @@ CALLS = {
     "PixArt-alpha": call_pixart,
     "PixArt-Sigma": call_pixart,
     "Sana": call_sana,
+    "CogView 4": call_cogview4,
+    "HunyuanDiT": call_hunyuan_dit,
+    "DeepFloyd IF": call_deepfloyd_if,
+    "DeepFloyd IF, image to image": call_deepfloyd_if,
     "Qwen-Image": call_qwen_image,
     "Qwen-Image, image to image": call_qwen_image,
     "Lumina 2": call_lumina2,
@@ -261,6 +332,7 @@ FLOWS = (
     "Flux",
     "Flux schnell",
     "Sana",
+    "CogView 4",
     "Qwen-Image",
     "Qwen-Image, image to image",
     "Lumina 2",
@@ -281,7 +353,7 @@ def in_float64(pipeline):
 
 def latents_of(name, pipeline, image):
     x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
-    if name == "U-Net on pixels":
+    if getattr(pipeline, "vae", None) is None:
         return x
     config = pipeline.vae.config
     if name.startswith("Qwen"):
@@ -296,7 +368,7 @@ def latents_of(name, pipeline, image):
 def reference(name, pipeline, trials, conditions):
     """Training loss of each image, class and trial, in float64."""
     pipeline, call = in_float64(pipeline), CALLS[name]
-    is_velocity = name == "Stable Diffusion, velocity"
+    is_velocity = name in ("Stable Diffusion, velocity", "HunyuanDiT")
     if name not in FLOWS:  # the schedule from its config
         config = pipeline.scheduler.config
         betas = np.linspace(config.beta_start, config.beta_end, 1000)

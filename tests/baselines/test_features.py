@@ -72,8 +72,11 @@ NAMED = {
         "down_blocks.0",
         "up_blocks.0.resnets.1",
     ],
+    "Kolors": ["mid_block"],
     "Flux": ["transformer_blocks.0", "single_transformer_blocks.0"],
     "DiT": ["transformer_blocks.0", "transformer_blocks.0.attn1"],
+    "HunyuanDiT": ["blocks.1"],
+    "DeepFloyd IF": ["mid_block"],
     "Lumina 2": ["noise_refiner.0"],
     "AuraFlow": ["joint_transformer_blocks.0"],
 }

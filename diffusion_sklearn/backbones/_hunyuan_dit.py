@@ -86,6 +86,6 @@ class HunyuanDiTBackbone(Backbone):
             encoder_hidden_states_t5=conditions.tokens_2.contiguous(),
             text_embedding_mask_t5=conditions.mask_2,
             image_meta_size=ids.expand(len(noised), -1).contiguous(),
-            style=timesteps.new_zeros(len(noised)),
+            style=noised.new_zeros(len(noised)).long(),
             image_rotary_emb=rotary,
         ).sample

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -396,6 +397,14 @@ def _make(pipeline, spec):
         if cls.__name__ in by_name:
             backbone = by_name[cls.__name__](pipeline)
             backbone.spec = spec
+            if backbone.is_distilled:
+                warnings.warn(
+                    f"The model is distilled ({backbone.name}): it was trained to "
+                    "sample in few steps, so that its errors are no likelihoods. "
+                    "Prefer the model that it was distilled from.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             return backbone
     raise unsupported(type(pipeline).__name__, by_name, BUNDLED)
 

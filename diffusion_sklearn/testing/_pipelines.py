@@ -52,6 +52,8 @@ def tiny_pipelines():
         "Stable Diffusion 1.x, 2.x": sd,
         "Stable Diffusion, velocity": partial(sd, "v_prediction"),
         "Stable Diffusion, image to image": partial(sd, image_to_image=True),
+        "LCM": latent_consistency,
+        "LCM, image to image": partial(latent_consistency, image_to_image=True),
         "Stable Diffusion XL": stable_diffusion_xl,
         "Kolors": kolors,
         "Kolors, image to image": partial(kolors, image_to_image=True),
@@ -62,6 +64,8 @@ def tiny_pipelines():
         "PixArt-alpha": pixart_alpha,
         "PixArt-Sigma": pixart_sigma,
         "Sana": sana,
+        "SANA-Sprint": partial(sana, "Sprint"),
+        "SANA-Sprint, image to image": partial(sana, "SprintImg2Img"),
         "CogView 4": cogview4,
         "HunyuanDiT": hunyuan_dit,
         "DeepFloyd IF": deepfloyd_if,
@@ -276,6 +280,18 @@ def stable_diffusion(prediction_type="epsilon", image_to_image=False):
 
 
 @_same_weights
+def latent_consistency(image_to_image=False):
+    """A latent consistency model of Stable Diffusion 1.x."""
+    unet = _unet(cross_attention_dim=8, time_cond_proj_dim=8)
+    kind = "Img2Img" if image_to_image else ""
+    return getattr(diffusers, f"LatentConsistencyModel{kind}Pipeline")(
+        vae=_vae(scaling_factor=0.18215), **_text_parts(_clip()), unet=_varied(unet),
+        scheduler=diffusers.LCMScheduler(), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+@_same_weights
 def stable_diffusion_xl():
     """Stable Diffusion XL."""
     unet = _unet(
@@ -369,12 +385,13 @@ def pixart_sigma():
 
 
 @_same_weights
-def sana():
-    """Sana."""
+def sana(kind=""):
+    """Sana, or SANA-Sprint."""
     transformer = diffusers.SanaTransformer2DModel(
         sample_size=16, in_channels=4, out_channels=4, num_layers=1, patch_size=1,
         num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2,
         cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
+        guidance_embeds=bool(kind),
     )  # fmt: skip
     autoencoder = diffusers.AutoencoderDC(
         latent_channels=4, attention_head_dim=2,
@@ -388,8 +405,11 @@ def sana():
     scheduler = diffusers.DPMSolverMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
     )
+    if kind:
+        scheduler = diffusers.SCMScheduler()
     parts = autoencoder.eval(), _varied(transformer)
-    return diffusers.SanaPipeline(*_gemma(), *parts, scheduler)
+    cls = getattr(diffusers, f"Sana{kind}Pipeline")
+    return cls(*_gemma(), *parts, scheduler)
 
 
 @_same_weights

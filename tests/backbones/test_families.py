@@ -40,7 +40,9 @@ PROMPTS = ["a photo of a bee.", "a photo of a cat."]
 VARIANTS = (
     "Stable Diffusion, velocity",
     "Stable Diffusion, image to image",
+    "LCM, image to image",
     "Kolors, image to image",
+    "SANA-Sprint, image to image",
     "Stable Diffusion 3 without T5",
     "Flux schnell",
     "DeepFloyd IF, image to image",
@@ -94,6 +96,12 @@ def of_t5(tokenizer, encoder, prompt, length):
 def call_sd(p, xt, t, prompt):
     states = of_clip(p.tokenizer, p.text_encoder, prompt)[0]
     return p.unet(xt, t, encoder_hidden_states=states).sample
+
+
+def call_lcm(p, xt, t, prompt):
+    states = of_clip(p.tokenizer, p.text_encoder, prompt)[0]
+    no_guidance = torch.tensor([[0.0] * 4 + [1.0] * 4]).double()  # sines, cosines of 0
+    return p.unet(xt, t, encoder_hidden_states=states, timestep_cond=no_guidance).sample
 
 
 def call_sdxl(p, xt, t, prompt):
@@ -210,11 +218,13 @@ def call_sana(p, xt, t, prompt):
     mask = tokens.attention_mask
     states = p.text_encoder(tokens.input_ids, attention_mask=mask)[0]
     kept = [0, *range(length - 299, length)]
+    is_sprint = "Sprint" in type(p).__name__
     return p.transformer(
         xt,
         encoder_hidden_states=states[:, kept],
         encoder_attention_mask=mask[:, kept].double(),
-        timestep=1000 * sigma(t),
+        timestep=sigma(t) * (1 if is_sprint else 1000),
+        guidance=torch.tensor([0.1]).double() if is_sprint else None,
     ).sample
 
 
@@ -305,6 +315,8 @@ CALLS = {
     "Stable Diffusion 1.x, 2.x": call_sd,
     "Stable Diffusion, velocity": call_sd,
     "Stable Diffusion, image to image": call_sd,
+    "LCM": call_lcm,
+    "LCM, image to image": call_lcm,
     "Stable Diffusion XL": call_sdxl,
     "Kolors": call_kolors,
     "Kolors, image to image": call_kolors,
@@ -315,6 +327,8 @@ CALLS = {
     "PixArt-alpha": call_pixart,
     "PixArt-Sigma": call_pixart,
     "Sana": call_sana,
+    "SANA-Sprint": call_sana,
+    "SANA-Sprint, image to image": call_sana,
     "CogView 4": call_cogview4,
     "HunyuanDiT": call_hunyuan_dit,
     "DeepFloyd IF": call_deepfloyd_if,
@@ -332,6 +346,8 @@ FLOWS = (
     "Flux",
     "Flux schnell",
     "Sana",
+    "SANA-Sprint",
+    "SANA-Sprint, image to image",
     "CogView 4",
     "Qwen-Image",
     "Qwen-Image, image to image",
@@ -361,7 +377,7 @@ def latents_of(name, pipeline, image):
         mean, std = torch.tensor([config.latents_mean, config.latents_std]).double()
         return (x - mean.view(1, 4, 1, 1)) / std.view(1, 4, 1, 1)
     x = pipeline.vae.encode(x)[0]
-    x = x if name == "Sana" else x.mean
+    x = x if name.startswith("SANA") or name == "Sana" else x.mean
     return (x - (config.get("shift_factor") or 0)) * config.scaling_factor
 
 
@@ -552,6 +568,17 @@ def test_padding_of_a_batch_makes_no_difference():
         together = backbone.predict(noised, t, conditions)
         alone = backbone.predict(noised[:1], t[:1], conditions[:1])
     torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["LCM", "SANA-Sprint"])
+def test_a_distilled_model_is_named(name):
+    with pytest.warns(UserWarning, match=r"is distilled.*no likelihoods.*Prefer"):
+        load_backbone(PIPELINES[name]())
+
+
+def test_others_are_not_taken_for_distilled():
+    with warnings.catch_warnings(action="error"):
+        assert not load_backbone(flux(guidance_embeds=False)).is_distilled
 
 
 def test_evenly_spaced_timesteps_are_evenly_spaced_sigmas():

@@ -57,6 +57,7 @@ PIPELINE_SIZES = {"Qwen-Image": 8}
         "Kolors",
         "Stable Diffusion 3 without T5",
         "DiT",
+        "SANA-Sprint",
         "CogView 4",
         "HunyuanDiT",
         "DeepFloyd IF",
@@ -275,6 +276,12 @@ WRONG = [
     ("check_denoising_step", "U-Net on pixels", {"forward": wrong_time}),
     ("check_denoising_step", "PixArt-Sigma", {"forward": wrong_time}),
     ("check_denoising_step", "Sana", {"forward": wrong_time}),
+    *[
+        ("check_denoising_step", name, {"forward": forward})
+        for name in ("LCM", "SANA-Sprint")
+        for forward in (wrong_sign, wrong_sign_of_input, wrong_time)
+    ],
+    ("check_latents", "SANA-Sprint", {"encode": wrong_scale}),
     *[
         ("check_denoising_step", name, {"forward": forward})
         for name in ("CogView 4", "HunyuanDiT", "DeepFloyd IF")

@@ -367,7 +367,8 @@ def _pipeline_class(index):
     own = {cls.__name__: cls for cls in _with_subclasses(diffusers.DiffusionPipeline)}
     cls = getattr(diffusers, str(name), None) or own.get(name)
     if name not in by_name or cls is None:
-        raise unsupported(name, by_name, BUNDLED)
+        parts = [value[1] for value in index.values() if _is_part(value)]
+        raise unsupported(name, parts, by_name, BUNDLED)
     return cls
 
 
@@ -406,7 +407,8 @@ def _make(pipeline, spec):
                     stacklevel=2,
                 )
             return backbone
-    raise unsupported(type(pipeline).__name__, by_name, BUNDLED)
+    parts = [type(part).__name__ for part in pipeline.components.values()]
+    raise unsupported(type(pipeline).__name__, parts, by_name, BUNDLED)
 
 
 def _load_pipeline(spec, dtype):

@@ -254,7 +254,7 @@ def call_hunyuan_dit(p, xt, t, prompt):
     angles = place[:, None] * torch.tensor([1.0, 0.01]).double()
     angles = angles.repeat_interleave(2, dim=1)
     down, across = angles.repeat_interleave(2, dim=0), angles.repeat(2, 1)
-    angles = torch.cat([down, across], dim=1)
+    angles = torch.cat([across, down], dim=1)
     return p.transformer(
         xt,
         t.double(),
@@ -686,8 +686,21 @@ def test_an_unknown_family_names_the_known_ones_and_the_way_out():
             super().__init__()
             self.register_modules(unet=unet)
 
-    with pytest.raises(ValueError, match=r"OddPipeline.*FluxPipeline.*Writing a Backb"):
+    message = (
+        r"OddPipeline.*FluxPipeline.*nearest of these is DDPMPipeline.*derive it from "
+        r"PixelBackbone.*condition, null_condition and forward.*Writing a Backb"
+    )
+    with pytest.raises(ValueError, match=message):
         load_backbone(OddPipeline(pixels().unet))
+
+
+def test_the_nearest_family_is_that_with_the_same_parts(tmp_path):
+    pipeline = flux()
+    pipeline.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(index.read_text().replace('"FluxPipeline"', '"OddPipeline"'))
+    with pytest.raises(ValueError, match=r"nearest of these is FluxPipeline"):
+        load_backbone(tmp_path)
 
 
 def test_a_backbone_of_ones_own():

@@ -5,6 +5,7 @@ import sys
 import warnings
 from dataclasses import replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
 from weakref import WeakValueDictionary
@@ -353,6 +354,11 @@ def _pipeline_class(index):
     import transformers  # noqa: F401 (parts are of either)
 
     name, by_name = index.get("_class_name"), families()
+    own = {cls.__name__: cls for cls in _with_subclasses(diffusers.DiffusionPipeline)}
+    cls = getattr(diffusers, str(name), None) or own.get(str(name))
+    needs = [lib for lib in getattr(cls, "_backends", ()) if find_spec(lib) is None]
+    if needs:
+        raise ImportError(f"{name} needs {', '.join(needs)}; install it with pip.")
     codes = [of for part, of in index.items() if _is_part(of) and part not in UNUSED]
     codes = [of for of in codes if _module(of[0]) is None]
     codes += [name] if isinstance(name, list) else []
@@ -364,8 +370,6 @@ def _pipeline_class(index):
         )
     if name is None:
         raise OSError("its model_index.json names no _class_name")
-    own = {cls.__name__: cls for cls in _with_subclasses(diffusers.DiffusionPipeline)}
-    cls = getattr(diffusers, str(name), None) or own.get(name)
     if name not in by_name or cls is None:
         parts = [value[1] for value in index.values() if _is_part(value)]
         raise unsupported(name, parts, by_name, BUNDLED)

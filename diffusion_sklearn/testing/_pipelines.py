@@ -24,7 +24,8 @@ def tiny_pipelines():
 
     For tests: a pipeline has some thousands of weights, is made in a fraction of a
     second and needs no download. Tokenizers, text encoders, autoencoder and scheduler
-    are of the classes that the published models have; every letter is a token.
+    are of the classes that the published models have; every letter is a token. Kolors
+    needs sentencepiece.
 
     Returns
     -------

@@ -6,6 +6,7 @@ import re
 import warnings
 from dataclasses import replace
 
+import diffusers
 import numpy as np
 import peft
 import pytest
@@ -22,7 +23,9 @@ from diffusion_sklearn.backbones._conditions import from_dict, to_dict
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.testing._pipelines import (
+    cogview4,
     flux,
+    kolors,
     lumina2,
     pixart_alpha,
     pixels,
@@ -558,9 +561,10 @@ def test_the_text_around_a_prompt_takes_its_part_of_the_length(make):
         backbone.condition([longest + "c"])
 
 
-def test_padding_of_a_batch_makes_no_difference():
-    """Of Qwen-Image, whose pipeline pads to the longest prompt."""
-    backbone = load_backbone(qwen_image())
+@pytest.mark.parametrize("make", [qwen_image, cogview4])
+def test_padding_of_a_batch_makes_no_difference(make):
+    """Their pipelines pad to the longest prompt."""
+    backbone = load_backbone(make())
     names = ["a bee", "a photo of a cat with a hat"]
     noised = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     t, conditions = torch.tensor([300, 300]), backbone.condition(names)
@@ -579,6 +583,28 @@ def test_a_distilled_model_is_named(name):
 def test_others_are_not_taken_for_distilled():
     with warnings.catch_warnings(action="error"):
         assert not load_backbone(flux(guidance_embeds=False)).is_distilled
+
+
+@pytest.mark.parametrize(
+    "config", [{"use_dynamic_shifting": False}, {"time_shift_type": "exponential"}]
+)
+def test_cogview4_needs_its_own_scheduler(config):
+    pipeline = cogview4()
+    own = pipeline.scheduler
+    pipeline.scheduler = type(own).from_config(own.config, **config)
+    with pytest.raises(ValueError, match=r"time_shift_type='linear'.*its own sched"):
+        load_backbone(pipeline)
+
+
+def test_a_library_that_a_pipeline_needs_is_named(tmp_path, monkeypatch):
+    kolors().save_pretrained(tmp_path)
+
+    class KolorsPipeline:  # as diffusers has it without sentencepiece
+        _backends = ("torch", "sentence_pieces")
+
+    monkeypatch.setattr(diffusers, "KolorsPipeline", KolorsPipeline)
+    with pytest.raises(ImportError, match="KolorsPipeline needs sentence_pieces"):
+        load_backbone(tmp_path)
 
 
 def test_evenly_spaced_timesteps_are_evenly_spaced_sigmas():
@@ -687,7 +713,7 @@ def test_an_unknown_family_names_the_known_ones_and_the_way_out():
             self.register_modules(unet=unet)
 
     message = (
-        r"OddPipeline.*FluxPipeline.*nearest of these is DDPMPipeline.*derive it from "
+        r"OddPipeline.*FluxPipeline.*nearest of these is DD[IP]MPipeline.*derive it from "
         r"PixelBackbone.*condition, null_condition and forward.*Writing a Backb"
     )
     with pytest.raises(ValueError, match=message):

@@ -3,13 +3,15 @@
     python -m benchmarks.structure --revision 18ae233
 
 Prints the frames of the package between ``predict`` and the network, the modules at its
-root, the verdict of import-linter, and the lines of code of each folder, without
-docstrings and blank lines; with ``--revision`` those of an earlier commit too. Exits
-with 1 if there are more than 9 frames or 5 modules, or if an import is not allowed.
+root, the verdict of import-linter, and the lines of code of each folder and of each
+family's file, without docstrings and blank lines; with ``--revision`` those of an
+earlier commit too. Exits with 1 if there are more than 9 frames or 5 modules, or if an
+import is not allowed.
 """
 
 import argparse
 import ast
+import inspect
 import io
 import shutil
 import subprocess
@@ -21,6 +23,7 @@ from collections import Counter
 from pathlib import Path
 
 from diffusion_sklearn import ConditionalDiffusionClassifier
+from diffusion_sklearn.backbones._loading import families
 from diffusion_sklearn.datasets import load_fashion_photos
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +43,7 @@ def frames_to_network():
     clf.fit(classes=photos.target_names)
     stacks = []
 
-    def inspect_stack(network, args):
+    def record_stack(network, args):
         frames = [frame for frame, _ in traceback.walk_stack(None)]  # innermost first
         codes = [frame.f_code for frame in reversed(frames)]
         ours = [
@@ -49,7 +52,7 @@ def frames_to_network():
         names = [code.co_name for code in ours]
         stacks.append([_describe(code) for code in ours[names.index("predict") :]])
 
-    hook = clf.backbone_.network.register_forward_pre_hook(inspect_stack)
+    hook = clf.backbone_.network.register_forward_pre_hook(record_stack)
     try:
         clf.predict(photos.images[:1])
     finally:
@@ -137,6 +140,12 @@ def sources_at(revision):
         }
 
 
+def lines_by_family():
+    """Lines of code of each file with a family, by its name."""
+    files = {Path(inspect.getfile(cls)) for cls in families().values()}
+    return {path.name: count_lines(path.read_text("utf-8")) for path in files}
+
+
 def print_lines(revision):
     here = lines_by_folder(sources_here())
     print("\nlines of code, without docstrings and blank lines")
@@ -168,6 +177,9 @@ def main():
     print(f"  {', '.join(modules)}")
     print(f"\nimport-linter: {verdict.strip()}")
     print_lines(args.revision)
+    print("\nlines of code of each family")
+    for name, n in sorted(lines_by_family().items(), key=lambda item: item[1]):
+        print(f"{name:<28}{n:>4}")
     within = len(frames) <= MAX_FRAMES and len(modules) <= MAX_ROOT_MODULES
     sys.exit(0 if within and contracts_kept else 1)
 

@@ -26,6 +26,9 @@ from diffusion_sklearn.backbones._noise_schedule import (
 )
 from diffusion_sklearn.backbones._tokens import DEFAULT_TEMPLATE, default_template
 
+DISTILLED_SCHEDULERS = "LCMScheduler", "TCDScheduler", "SCMScheduler"
+"""Samplers of distilled models only."""
+
 
 class Backbone:
     """A diffusers pipeline, seen as a conditional denoiser of latents.
@@ -135,6 +138,15 @@ class Backbone:
         """Whether the network's output has a second half of channels, for sigma."""
         channels = getattr(self.network.config, "out_channels", None)
         return channels == 2 * self.latent_channels
+
+    @property
+    def is_distilled(self):
+        """Whether configs or scheduler say that it was distilled, for few steps."""
+        return bool(
+            type(self.scheduler).__name__ in DISTILLED_SCHEDULERS
+            or self.pipeline.config.get("is_distilled")
+            or self.network.config.get("time_cond_proj_dim")  # takes a guidance scale
+        )
 
     def __sklearn_clone__(self):
         return self

@@ -2,8 +2,10 @@
 
 import copy
 import sys
+import warnings
 from dataclasses import replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
 from weakref import WeakValueDictionary
@@ -54,7 +56,7 @@ from diffusion_sklearn.backbones._spec import (
 BUNDLED = {"fashion-dit": "class-conditional", "fashion-scenes": "text-to-image"}
 """Models that ship with the package, and what each is."""
 
-UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}
+UNUSED = {"safety_checker", "feature_extractor", "image_encoder", "watermarker"}
 """Parts that no estimate needs: they are not loaded."""
 
 _in_place = WeakValueDictionary()
@@ -352,8 +354,13 @@ def _pipeline_class(index):
     import transformers  # noqa: F401 (parts are of either)
 
     name, by_name = index.get("_class_name"), families()
+    own = {cls.__name__: cls for cls in _with_subclasses(diffusers.DiffusionPipeline)}
+    cls = getattr(diffusers, str(name), None) or own.get(str(name))
+    needs = [lib for lib in getattr(cls, "_backends", ()) if find_spec(lib) is None]
+    if needs:
+        raise ImportError(f"{name} needs {', '.join(needs)}; install it with pip.")
     codes = [of for part, of in index.items() if _is_part(of) and part not in UNUSED]
-    codes = [of for of in codes if of[0] not in sys.modules]
+    codes = [of for of in codes if _module(of[0]) is None]
     codes += [name] if isinstance(name, list) else []
     if codes:
         raise ValueError(
@@ -363,11 +370,17 @@ def _pipeline_class(index):
         )
     if name is None:
         raise OSError("its model_index.json names no _class_name")
-    own = {cls.__name__: cls for cls in _with_subclasses(diffusers.DiffusionPipeline)}
-    cls = getattr(diffusers, str(name), None) or own.get(name)
     if name not in by_name or cls is None:
-        raise unsupported(name, by_name, BUNDLED)
+        parts = [value[1] for value in index.values() if _is_part(value)]
+        raise unsupported(name, parts, by_name, BUNDLED)
     return cls
+
+
+def _module(name):
+    """The module of a part's class: a library, or a folder of diffusers' pipelines."""
+    from diffusers import pipelines
+
+    return sys.modules.get(name) or getattr(pipelines, name, None)
 
 
 def _is_part(value):
@@ -389,8 +402,17 @@ def _make(pipeline, spec):
         if cls.__name__ in by_name:
             backbone = by_name[cls.__name__](pipeline)
             backbone.spec = spec
+            if backbone.is_distilled:
+                warnings.warn(
+                    f"The model is distilled ({backbone.name}): it was trained to "
+                    "sample in few steps, so that its errors are no likelihoods. "
+                    "Prefer the model that it was distilled from.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             return backbone
-    raise unsupported(type(pipeline).__name__, by_name, BUNDLED)
+    parts = [type(part).__name__ for part in pipeline.components.values()]
+    raise unsupported(type(pipeline).__name__, parts, by_name, BUNDLED)
 
 
 def _load_pipeline(spec, dtype):
@@ -429,7 +451,7 @@ def _read_pipeline(source, dtype, how, variant=None):
         parts = {name: None for name, of in index.items() if of == [None, None]}
         parts |= {name: None for name in UNUSED & set(index)}
         classes = {
-            name: getattr(sys.modules[value[0]], value[1], None)
+            name: getattr(_module(value[0]), value[1], None)
             for name, value in index.items()
             if _is_part(value) and name not in parts
         }

@@ -177,7 +177,9 @@ def read_noise_schedule(scheduler, device, dtype, must_be_flow=False):
     """
     config, name = scheduler.config, type(scheduler).__name__
     prediction_type = config.get("prediction_type", "epsilon")
-    is_flow = config.get("use_flow_sigmas") and prediction_type == "flow_prediction"
+    is_flow = prediction_type == "flow_prediction"
+    is_flow &= bool(config.get("use_flow_sigmas"))
+    is_flow |= prediction_type == "trigflow"  # a flow, in other variables
     if name.startswith("FlowMatch") or is_flow:
         return RectifiedFlow(config.num_train_timesteps, device, dtype), "velocity"
     if must_be_flow:

@@ -20,6 +20,7 @@ class SanaBackbone(Backbone):
     pipelines = ("SanaPipeline",)
     is_flow = True
     max_sequence_length = 300
+    has_negative = True  # prompt to encode
 
     def condition(self, names):
         """Token embeddings of prompts, and their attention mask.
@@ -47,6 +48,7 @@ class SanaBackbone(Backbone):
             names,
             self.max_sequence_length,
             HUB_MODEL,
+            has_negative=self.has_negative,
             complex_human_instruction=instruction,
         )
 

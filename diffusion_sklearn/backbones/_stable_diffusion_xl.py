@@ -25,6 +25,7 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
 
     family_target = "native"
     pipelines = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
+    max_sequence_length = None  # the tokenizer says
 
     def __init__(self, pipeline):
         super().__init__(pipeline)
@@ -49,8 +50,9 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
             ``tokens`` (len(names), n_tokens, d) and ``pooled`` (len(names), p).
         """
         pipeline, names = self.pipeline, list(names)
-        tokenizer = pipeline.tokenizer_2
-        check_prompts(names, tokenizer, tokenizer.model_max_length, HUB_MODEL)
+        tokenizer = getattr(pipeline, "tokenizer_2", pipeline.tokenizer)
+        length = self.max_sequence_length or tokenizer.model_max_length
+        check_prompts(names, tokenizer, length, HUB_MODEL)
 
         def embed(prompts):
             tokens, _, pooled, _ = pipeline.encode_prompt(

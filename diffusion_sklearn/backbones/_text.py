@@ -89,7 +89,9 @@ def encoders_in_place(backbone):
                 torch.cuda.empty_cache()
 
 
-def embed_with_mask(backbone, prompts, length, instead, around="", **options):
+def embed_with_mask(
+    backbone, prompts, length, instead, around="", has_negative=True, **options
+):
     """Token embeddings of prompts, and their attention mask.
 
     Parameters
@@ -102,6 +104,8 @@ def embed_with_mask(backbone, prompts, length, instead, around="", **options):
         Number of tokens that the network takes.
     instead, around : str
         As in :func:`~diffusion_sklearn.backbones._tokens.check_prompts`.
+    has_negative : bool
+        Whether ``encode_prompt`` encodes a negative prompt, too, by default.
     **options : object
         For ``encode_prompt``.
 
@@ -112,11 +116,12 @@ def embed_with_mask(backbone, prompts, length, instead, around="", **options):
     """
     pipeline, prompts = backbone.pipeline, list(prompts)
     check_prompts(prompts, pipeline.tokenizer, length, instead, around)
+    if has_negative:
+        options["do_classifier_free_guidance"] = False
 
     def embed(prompts):
-        tokens, mask, _, _ = pipeline.encode_prompt(
+        tokens, mask, *_ = pipeline.encode_prompt(
             prompts,
-            do_classifier_free_guidance=False,
             device=encoder_device(backbone),
             max_sequence_length=length,
             **options,

@@ -13,6 +13,7 @@ PARTS = (
     "transformer_blocks",
     "joint_transformer_blocks",
     "single_transformer_blocks",
+    "blocks",
 )
 """Attributes of U-Nets and transformers in diffusers that hold blocks, in order."""
 

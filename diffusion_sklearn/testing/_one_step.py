@@ -3,6 +3,7 @@
 import inspect
 from functools import wraps
 
+import numpy as np
 import torch
 from sklearn.utils import Bunch
 
@@ -99,6 +100,7 @@ def run_one_step(backbone, timestep):
         "width": side,
         "latents": spy.network_input(noised),
         "num_inference_steps": 2,  # 1 has a meaning of its own in some pipelines
+        "original_inference_steps": 2,
         "guidance_scale": backbone.no_guidance,
         "true_cfg_scale": 1.0,
         "max_sequence_length": getattr(backbone, "max_sequence_length", None),
@@ -122,7 +124,7 @@ def run_one_step(backbone, timestep):
             "arguments without a default."
         ) from error
     assert spy.expected is not None, "the pipeline did not call scheduler.step."
-    if "latents" not in parameters:  # the pipeline drew its own
+    if "latents" not in parameters or spy.sigma_data:  # drawn or scaled by itself
         noised = spy.seen
     predicted = backbone.predict(noised, t, spy.condition)
     clean, _ = backbone.noise_schedule.latents_and_noise(
@@ -167,6 +169,7 @@ class _Spy:
         self.backbone, self.timestep = backbone, timestep
         self.condition = backbone.condition([name])
         self.takes_condition, self.runs_backbone = takes_condition, False
+        self.sigma_data = _sigma_data(backbone.scheduler)
         self.inputs = self.seen = self.end = self.expected = self.decoded = None
         backbone.network.register_forward_pre_hook(self._network, with_kwargs=True)
         if backbone.vae is not None:
@@ -201,18 +204,31 @@ class _Spy:
         time = float(schedule.network_time(self.timestep))
 
         @wraps(scheduler.set_timesteps)
-        def set_timesteps(*args, **kwargs):
-            scheduler.timesteps = scheduler.timesteps.new_tensor([time])
+        def set_timesteps(*args, timesteps=None, sigmas=None, mu=None, **kwargs):
+            at = time
+            if timesteps is not None and sigmas is not None:  # the time is not shifted
+                own, grid = self.backbone.scheduler, np.linspace(1, 0.001, 10_000)
+                own.set_timesteps(
+                    sigmas=grid, timesteps=grid * schedule.n_timesteps, mu=mu
+                )
+                curve = own.sigmas[:-1].flip(0), own.timesteps.flip(0)
+                at = np.interp(time / schedule.n_timesteps, *curve)
+            scheduler.timesteps = scheduler.timesteps.new_tensor([at])
             scheduler.num_inference_steps = 1
+            if self.sigma_data:  # TrigFlow: an angle, and where the step ends
+                sigma = time / schedule.n_timesteps
+                angle = np.arctan2(sigma, 1 - sigma)
+                scheduler.timesteps = torch.tensor([angle, 0.0])
             if hasattr(scheduler, "sigmas"):  # a flow's timestep is T sigma
                 scheduler.sigmas = torch.tensor([time / schedule.n_timesteps, 0.0])
 
         @wraps(step)
         def recorded_step(*args, return_dict=True, **kwargs):
             output = step(*args, **kwargs)
-            self.expected = output.prev_sample
-            output.prev_sample = self.end
-            return output if return_dict else (self.end,)
+            self.expected = output.prev_sample / (self.sigma_data or 1)
+            output.prev_sample = self.end * (self.sigma_data or 1)
+            # Consistency models decode the second one.
+            return output if return_dict else (output.prev_sample,) * 2
 
         scheduler.set_timesteps, scheduler.step = set_timesteps, recorded_step
         return scheduler
@@ -222,11 +238,19 @@ class _Spy:
         raise _Stop
 
 
+def _sigma_data(scheduler):
+    """Standard deviation of the latents of TrigFlow; None for others."""
+    config = scheduler.config
+    return config.sigma_data if config.get("prediction_type") == "trigflow" else None
+
+
 def _plain_scheduler(backbone):
     """A sampler whose only step ends at the predicted clean latents."""
     from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
     own = backbone.scheduler
+    if _sigma_data(own):
+        return type(own).from_config(own.config)
     if isinstance(backbone.noise_schedule, RectifiedFlow):
         with quiet():
             return FlowMatchEulerDiscreteScheduler.from_config(

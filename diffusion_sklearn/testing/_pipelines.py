@@ -1,8 +1,10 @@
 """A tiny pipeline with random weights of every family."""
 
-from functools import partial, wraps
+from functools import cache, partial, wraps
+from tempfile import TemporaryDirectory
 
 import diffusers
+import tokenizers
 import torch
 import transformers
 
@@ -22,7 +24,8 @@ def tiny_pipelines():
 
     For tests: a pipeline has some thousands of weights, is made in a fraction of a
     second and needs no download. Tokenizers, text encoders, autoencoder and scheduler
-    are of the classes that the published models have; every letter is a token.
+    are of the classes that the published models have; every letter is a token. Kolors
+    needs sentencepiece.
 
     Returns
     -------
@@ -50,7 +53,11 @@ def tiny_pipelines():
         "Stable Diffusion 1.x, 2.x": sd,
         "Stable Diffusion, velocity": partial(sd, "v_prediction"),
         "Stable Diffusion, image to image": partial(sd, image_to_image=True),
+        "LCM": latent_consistency,
+        "LCM, image to image": partial(latent_consistency, image_to_image=True),
         "Stable Diffusion XL": stable_diffusion_xl,
+        "Kolors": kolors,
+        "Kolors, image to image": partial(kolors, image_to_image=True),
         "Stable Diffusion 3, 3.5": sd3,
         "Stable Diffusion 3 without T5": partial(sd3, with_t5=False),
         "Flux": flux,
@@ -58,6 +65,12 @@ def tiny_pipelines():
         "PixArt-alpha": pixart_alpha,
         "PixArt-Sigma": pixart_sigma,
         "Sana": sana,
+        "SANA-Sprint": partial(sana, "Sprint"),
+        "SANA-Sprint, image to image": partial(sana, "SprintImg2Img"),
+        "CogView 4": cogview4,
+        "HunyuanDiT": hunyuan_dit,
+        "DeepFloyd IF": deepfloyd_if,
+        "DeepFloyd IF, image to image": partial(deepfloyd_if, image_to_image=True),
         "Qwen-Image": qwen_image,
         "Qwen-Image, image to image": partial(qwen_image, image_to_image=True),
         "Lumina 2": lumina2,
@@ -168,6 +181,71 @@ def _qwen2_vl():
     return tokenizer, _varied(transformers.Qwen2_5_VLForConditionalGeneration(config))
 
 
+@cache
+def _chatglm_vocabulary():
+    """A folder with a vocabulary of sentencepiece, until the end of the process."""
+    import sentencepiece
+
+    folder = TemporaryDirectory()
+    with open(f"{folder.name}/tokenizer.model", "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(LETTERS), model_writer=file, model_type="char",
+            vocab_size=len(LETTERS) + 4, minloglevel=2,
+            normalization_rule_name="identity",
+        )  # fmt: skip
+    return folder
+
+
+def _chatglm():
+    """A tokenizer and a text encoder of ChatGLM 3."""
+    from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
+
+    tokenizer = ChatGLMTokenizer(f"{_chatglm_vocabulary().name}/tokenizer.model")
+    config = ChatGLMConfig(
+        num_layers=1, padded_vocab_size=tokenizer.vocab_size, hidden_size=16,
+        ffn_hidden_size=16, kv_channels=4, num_attention_heads=4, seq_length=256,
+        original_rope=True,
+    )  # fmt: skip
+    encoder = ChatGLMModel(config)
+    for p in encoder.parameters():
+        torch.nn.init.ones_(p)  # norms come without values
+    return tokenizer, _varied(encoder)
+
+
+def _glm():
+    """A tokenizer and a text encoder of GLM 4."""
+    words = ["<|endoftext|>", "[UNK]", "[gMASK]", "<sop>", *LETTERS, " "]
+    model = tokenizers.models.WordLevel({w: k for k, w in enumerate(words)}, "[UNK]")
+    letters = tokenizers.Tokenizer(model)
+    letters.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    letters.post_processor = tokenizers.processors.TemplateProcessing(
+        "[gMASK] <sop> $A", special_tokens=[("[gMASK]", 2), ("<sop>", 3)]
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=letters, pad_token=words[0], unk_token=words[1],
+        padding_side="left",
+    )  # fmt: skip
+    config = transformers.GlmConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, head_dim=4,
+        num_attention_heads=2, num_hidden_layers=2, num_key_value_heads=2,
+        pad_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return tokenizer, _varied(transformers.GlmModel(config))
+
+
+def _bert():
+    """A tokenizer and a text encoder of BERT."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
+    words += [f"##{letter}" for letter in LETTERS]
+    tokenizer = transformers.BertTokenizer({w: k for k, w in enumerate(words)})
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16,
+        num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=77,
+    )  # fmt: skip
+    return tokenizer, _varied(transformers.BertModel(config))
+
+
 def _text_parts(*pairs):
     """Tokenizers and text encoders by the names that pipelines give them."""
     parts = {}
@@ -203,6 +281,18 @@ def stable_diffusion(prediction_type="epsilon", image_to_image=False):
 
 
 @_same_weights
+def latent_consistency(image_to_image=False):
+    """A latent consistency model of Stable Diffusion 1.x."""
+    unet = _unet(cross_attention_dim=8, time_cond_proj_dim=8)
+    kind = "Img2Img" if image_to_image else ""
+    return getattr(diffusers, f"LatentConsistencyModel{kind}Pipeline")(
+        vae=_vae(scaling_factor=0.18215), **_text_parts(_clip()), unet=_varied(unet),
+        scheduler=diffusers.LCMScheduler(), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+@_same_weights
 def stable_diffusion_xl():
     """Stable Diffusion XL."""
     unet = _unet(
@@ -212,6 +302,23 @@ def stable_diffusion_xl():
     return diffusers.StableDiffusionXLPipeline(
         _vae(scaling_factor=0.13025, force_upcast=True),
         **_text_parts(_clip(), _clip(n_pooled=6)),
+        unet=_varied(unet),
+        scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
+    )
+
+
+@_same_weights
+def kolors(image_to_image=False):
+    """Kolors; needs sentencepiece."""
+    unet = _unet(
+        cross_attention_dim=8, encoder_hid_dim_type="text_proj", encoder_hid_dim=16,
+        addition_embed_type="text_time", addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=6 * 4 + 16,
+    )  # fmt: skip
+    kind = "Img2Img" if image_to_image else ""
+    return getattr(diffusers, f"Kolors{kind}Pipeline")(
+        _vae(scaling_factor=0.13025, force_upcast=True),
+        **_text_parts(_chatglm()),
         unet=_varied(unet),
         scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
     )
@@ -279,12 +386,13 @@ def pixart_sigma():
 
 
 @_same_weights
-def sana():
-    """Sana."""
+def sana(kind=""):
+    """Sana, or SANA-Sprint."""
     transformer = diffusers.SanaTransformer2DModel(
         sample_size=16, in_channels=4, out_channels=4, num_layers=1, patch_size=1,
         num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2,
         cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
+        guidance_embeds=bool(kind),
     )  # fmt: skip
     autoencoder = diffusers.AutoencoderDC(
         latent_channels=4, attention_head_dim=2,
@@ -298,8 +406,74 @@ def sana():
     scheduler = diffusers.DPMSolverMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
     )
+    if kind:
+        scheduler = diffusers.SCMScheduler()
     parts = autoencoder.eval(), _varied(transformer)
-    return diffusers.SanaPipeline(*_gemma(), *parts, scheduler)
+    cls = getattr(diffusers, f"Sana{kind}Pipeline")
+    return cls(*_gemma(), *parts, scheduler)
+
+
+@_same_weights
+def cogview4():
+    """CogView 4."""
+    transformer = diffusers.CogView4Transformer2DModel(
+        sample_size=4, patch_size=2, in_channels=4, out_channels=4, num_layers=1,
+        attention_head_dim=8, num_attention_heads=2, text_embed_dim=16,
+        time_embed_dim=8, condition_dim=4, rope_axes_dim=(8, 8),
+    )  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, time_shift_type="linear", base_shift=0.25,
+        max_shift=0.75,
+    )  # fmt: skip
+    return diffusers.CogView4Pipeline(
+        *_glm(), _vae(n_blocks=4, scaling_factor=1.0), _varied(transformer), scheduler
+    )
+
+
+@_same_weights
+def hunyuan_dit():
+    """HunyuanDiT, with sizes and a style as inputs, as up to version 1.1."""
+    transformer = diffusers.HunyuanDiT2DModel(
+        sample_size=4, patch_size=2, in_channels=4, num_layers=4, hidden_size=16,
+        attention_head_dim=8, num_attention_heads=2, cross_attention_dim=8,
+        cross_attention_dim_t5=16, pooled_projection_dim=8,
+    )  # fmt: skip
+    return diffusers.HunyuanDiTPipeline(
+        **_text_parts(_bert(), _t5()),
+        vae=_vae(n_blocks=4, scaling_factor=0.13025),
+        transformer=_varied(transformer),
+        scheduler=diffusers.DDPMScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.018,
+            steps_offset=1, prediction_type="v_prediction", clip_sample=False,
+        ),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+@_same_weights
+def deepfloyd_if(image_to_image=False):
+    """Stage 1 of DeepFloyd IF."""
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, in_channels=3, out_channels=6, block_out_channels=(4, 8),
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        layers_per_block=1, norm_num_groups=2, attention_head_dim=2, act_fn="gelu",
+        cross_attention_dim=32, encoder_hid_dim=16, encoder_hid_dim_type="text_proj",
+        addition_embed_type="text", addition_embed_type_num_heads=2,
+        cross_attention_norm="group_norm", resnet_time_scale_shift="scale_shift",
+    )  # fmt: skip
+    kind = "Img2Img" if image_to_image else ""
+    return getattr(diffusers, f"IF{kind}Pipeline")(
+        *_t5(),
+        _varied(unet),
+        diffusers.DDPMScheduler(
+            beta_schedule="squaredcos_cap_v2", variance_type="learned_range",
+            thresholding=True, dynamic_thresholding_ratio=0.95, sample_max_value=1.5,
+        ),
+        safety_checker=None, feature_extractor=None, watermarker=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
 
 
 @_same_weights

@@ -6,6 +6,7 @@ import re
 import warnings
 from dataclasses import replace
 
+import diffusers
 import numpy as np
 import peft
 import pytest
@@ -22,7 +23,9 @@ from diffusion_sklearn.backbones._conditions import from_dict, to_dict
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.testing._pipelines import (
+    cogview4,
     flux,
+    kolors,
     lumina2,
     pixart_alpha,
     pixels,
@@ -40,8 +43,12 @@ PROMPTS = ["a photo of a bee.", "a photo of a cat."]
 VARIANTS = (
     "Stable Diffusion, velocity",
     "Stable Diffusion, image to image",
+    "LCM, image to image",
+    "Kolors, image to image",
+    "SANA-Sprint, image to image",
     "Stable Diffusion 3 without T5",
     "Flux schnell",
+    "DeepFloyd IF, image to image",
     "Qwen-Image, image to image",
 )
 FAMILIES = {name: PIPELINES[name] for name in PIPELINES if name not in VARIANTS}
@@ -57,7 +64,7 @@ def folders(tmp_path_factory):
 
 
 def images_of(name):
-    return LARGE if name == "Lumina 2" else IMAGES
+    return LARGE if name in ("Lumina 2", "CogView 4", "HunyuanDiT") else IMAGES
 
 
 def classifier(model, **params):
@@ -94,6 +101,12 @@ def call_sd(p, xt, t, prompt):
     return p.unet(xt, t, encoder_hidden_states=states).sample
 
 
+def call_lcm(p, xt, t, prompt):
+    states = of_clip(p.tokenizer, p.text_encoder, prompt)[0]
+    no_guidance = torch.tensor([[0.0] * 4 + [1.0] * 4]).double()  # sines, cosines of 0
+    return p.unet(xt, t, encoder_hidden_states=states, timestep_cond=no_guidance).sample
+
+
 def call_sdxl(p, xt, t, prompt):
     one = of_clip(p.tokenizer, p.text_encoder, prompt)
     two = of_clip(p.tokenizer_2, p.text_encoder_2, prompt)
@@ -101,6 +114,24 @@ def call_sdxl(p, xt, t, prompt):
     ids = torch.tensor([[8, 8, 0, 0, 8, 8]]).double()
     added = {"text_embeds": two.text_embeds, "time_ids": ids}
     return p.unet(xt, t, encoder_hidden_states=states, added_cond_kwargs=added).sample
+
+
+def call_kolors(p, xt, t, prompt):
+    n = len(p.tokenizer(prompt).input_ids)
+    ids = torch.zeros(1, 256, dtype=torch.int64)
+    ids[0, -n:] = torch.tensor(p.tokenizer(prompt).input_ids)
+    mask, positions = torch.zeros(2, 1, 256, dtype=torch.int64)
+    mask[0, -n:], positions[0, -n:] = 1, torch.arange(n)
+    *_, last, final = p.text_encoder(
+        ids, attention_mask=mask, position_ids=positions, output_hidden_states=True
+    ).hidden_states  # tokens first
+    added = {
+        "text_embeds": final[-1],
+        "time_ids": torch.tensor([[8, 8, 0, 0, 8, 8]]).double(),
+    }
+    return p.unet(
+        xt, t, encoder_hidden_states=last.transpose(0, 1), added_cond_kwargs=added
+    ).sample
 
 
 def call_sd3(p, xt, t, prompt):
@@ -190,12 +221,59 @@ def call_sana(p, xt, t, prompt):
     mask = tokens.attention_mask
     states = p.text_encoder(tokens.input_ids, attention_mask=mask)[0]
     kept = [0, *range(length - 299, length)]
+    is_sprint = "Sprint" in type(p).__name__
     return p.transformer(
         xt,
         encoder_hidden_states=states[:, kept],
         encoder_attention_mask=mask[:, kept].double(),
-        timestep=1000 * sigma(t),
+        timestep=sigma(t) * (1 if is_sprint else 1000),
+        guidance=torch.tensor([0.1]).double() if is_sprint else None,
     ).sample
+
+
+def call_cogview4(p, xt, t, prompt):
+    ids = p.tokenizer([prompt]).input_ids[0]
+    ids = torch.tensor([[0] * (-len(ids) % 16) + ids])
+    states = p.text_encoder(ids, output_hidden_states=True).hidden_states[-2]
+    mu = 0.75 * (4 / 256) ** 0.5 + 0.25  # of four patches
+    return p.transformer(
+        xt,
+        encoder_hidden_states=states,
+        timestep=1000 / (1 + mu * (1 / sigma(t) - 1)),  # before the shift by mu
+        original_size=torch.tensor([[32, 32]]).double(),
+        target_size=torch.tensor([[32, 32]]).double(),
+        crop_coords=torch.zeros(1, 2).double(),
+    ).sample
+
+
+def call_hunyuan_dit(p, xt, t, prompt):
+    bert = p.tokenizer(
+        [prompt], padding="max_length", max_length=77, return_tensors="pt"
+    )
+    tokens = p.text_encoder(bert.input_ids, attention_mask=bert.attention_mask)[0]
+    tokens_t5, mask_t5 = of_t5(p.tokenizer_2, p.text_encoder_2, prompt, 256)
+    # Two patches a side stretch over the 32 of 512 pixels; in 8 numbers a position.
+    place = torch.tensor([0.0, 16.0]).double()
+    angles = place[:, None] * torch.tensor([1.0, 0.01]).double()
+    angles = angles.repeat_interleave(2, dim=1)
+    down, across = angles.repeat_interleave(2, dim=0), angles.repeat(2, 1)
+    angles = torch.cat([across, down], dim=1)
+    return p.transformer(
+        xt,
+        t.double(),
+        encoder_hidden_states=tokens,
+        text_embedding_mask=bert.attention_mask,
+        encoder_hidden_states_t5=tokens_t5,
+        text_embedding_mask_t5=mask_t5,
+        image_meta_size=torch.tensor([[1024, 1024, 32, 32, 0, 0]]).double(),
+        style=torch.tensor([0]),
+        image_rotary_emb=(angles.cos(), angles.sin()),
+    ).sample
+
+
+def call_deepfloyd_if(p, xt, t, prompt):
+    states, _ = of_t5(p.tokenizer, p.text_encoder, prompt, 77)
+    return p.unet(xt, t, encoder_hidden_states=states).sample
 
 
 def call_qwen_image(p, xt, t, prompt):
@@ -240,7 +318,11 @@ CALLS = {
     "Stable Diffusion 1.x, 2.x": call_sd,
     "Stable Diffusion, velocity": call_sd,
     "Stable Diffusion, image to image": call_sd,
+    "LCM": call_lcm,
+    "LCM, image to image": call_lcm,
     "Stable Diffusion XL": call_sdxl,
+    "Kolors": call_kolors,
+    "Kolors, image to image": call_kolors,
     "Stable Diffusion 3, 3.5": call_sd3,
     "Stable Diffusion 3 without T5": call_sd3,
     "Flux": call_flux,
@@ -248,6 +330,12 @@ CALLS = {
     "PixArt-alpha": call_pixart,
     "PixArt-Sigma": call_pixart,
     "Sana": call_sana,
+    "SANA-Sprint": call_sana,
+    "SANA-Sprint, image to image": call_sana,
+    "CogView 4": call_cogview4,
+    "HunyuanDiT": call_hunyuan_dit,
+    "DeepFloyd IF": call_deepfloyd_if,
+    "DeepFloyd IF, image to image": call_deepfloyd_if,
     "Qwen-Image": call_qwen_image,
     "Qwen-Image, image to image": call_qwen_image,
     "Lumina 2": call_lumina2,
@@ -261,6 +349,9 @@ FLOWS = (
     "Flux",
     "Flux schnell",
     "Sana",
+    "SANA-Sprint",
+    "SANA-Sprint, image to image",
+    "CogView 4",
     "Qwen-Image",
     "Qwen-Image, image to image",
     "Lumina 2",
@@ -281,7 +372,7 @@ def in_float64(pipeline):
 
 def latents_of(name, pipeline, image):
     x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).double()
-    if name == "U-Net on pixels":
+    if getattr(pipeline, "vae", None) is None:
         return x
     config = pipeline.vae.config
     if name.startswith("Qwen"):
@@ -289,14 +380,14 @@ def latents_of(name, pipeline, image):
         mean, std = torch.tensor([config.latents_mean, config.latents_std]).double()
         return (x - mean.view(1, 4, 1, 1)) / std.view(1, 4, 1, 1)
     x = pipeline.vae.encode(x)[0]
-    x = x if name == "Sana" else x.mean
+    x = x if name.startswith("SANA") or name == "Sana" else x.mean
     return (x - (config.get("shift_factor") or 0)) * config.scaling_factor
 
 
 def reference(name, pipeline, trials, conditions):
     """Training loss of each image, class and trial, in float64."""
     pipeline, call = in_float64(pipeline), CALLS[name]
-    is_velocity = name == "Stable Diffusion, velocity"
+    is_velocity = name in ("Stable Diffusion, velocity", "HunyuanDiT")
     if name not in FLOWS:  # the schedule from its config
         config = pipeline.scheduler.config
         betas = np.linspace(config.beta_start, config.beta_end, 1000)
@@ -470,9 +561,10 @@ def test_the_text_around_a_prompt_takes_its_part_of_the_length(make):
         backbone.condition([longest + "c"])
 
 
-def test_padding_of_a_batch_makes_no_difference():
-    """Of Qwen-Image, whose pipeline pads to the longest prompt."""
-    backbone = load_backbone(qwen_image())
+@pytest.mark.parametrize("make", [qwen_image, cogview4])
+def test_padding_of_a_batch_makes_no_difference(make):
+    """Their pipelines pad to the longest prompt."""
+    backbone = load_backbone(make())
     names = ["a bee", "a photo of a cat with a hat"]
     noised = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     t, conditions = torch.tensor([300, 300]), backbone.condition(names)
@@ -480,6 +572,39 @@ def test_padding_of_a_batch_makes_no_difference():
         together = backbone.predict(noised, t, conditions)
         alone = backbone.predict(noised[:1], t[:1], conditions[:1])
     torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["LCM", "SANA-Sprint"])
+def test_a_distilled_model_is_named(name):
+    with pytest.warns(UserWarning, match=r"is distilled.*no likelihoods.*Prefer"):
+        load_backbone(PIPELINES[name]())
+
+
+def test_others_are_not_taken_for_distilled():
+    with warnings.catch_warnings(action="error"):
+        assert not load_backbone(flux(guidance_embeds=False)).is_distilled
+
+
+@pytest.mark.parametrize(
+    "config", [{"use_dynamic_shifting": False}, {"time_shift_type": "exponential"}]
+)
+def test_cogview4_needs_its_own_scheduler(config):
+    pipeline = cogview4()
+    own = pipeline.scheduler
+    pipeline.scheduler = type(own).from_config(own.config, **config)
+    with pytest.raises(ValueError, match=r"time_shift_type='linear'.*its own sched"):
+        load_backbone(pipeline)
+
+
+def test_a_library_that_a_pipeline_needs_is_named(tmp_path, monkeypatch):
+    kolors().save_pretrained(tmp_path)
+
+    class KolorsPipeline:  # as diffusers has it without sentencepiece
+        _backends = ("torch", "sentence_pieces")
+
+    monkeypatch.setattr(diffusers, "KolorsPipeline", KolorsPipeline)
+    with pytest.raises(ImportError, match="KolorsPipeline needs sentence_pieces"):
+        load_backbone(tmp_path)
 
 
 def test_evenly_spaced_timesteps_are_evenly_spaced_sigmas():
@@ -587,8 +712,21 @@ def test_an_unknown_family_names_the_known_ones_and_the_way_out():
             super().__init__()
             self.register_modules(unet=unet)
 
-    with pytest.raises(ValueError, match=r"OddPipeline.*FluxPipeline.*Writing a Backb"):
+    message = (
+        r"OddPipeline.*FluxPipeline.*nearest of these is DD[IP]MPipeline.*derive it from "
+        r"PixelBackbone.*condition, null_condition and forward.*Writing a Backb"
+    )
+    with pytest.raises(ValueError, match=message):
         load_backbone(OddPipeline(pixels().unet))
+
+
+def test_the_nearest_family_is_that_with_the_same_parts(tmp_path):
+    pipeline = flux()
+    pipeline.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(index.read_text().replace('"FluxPipeline"', '"OddPipeline"'))
+    with pytest.raises(ValueError, match=r"nearest of these is FluxPipeline"):
+        load_backbone(tmp_path)
 
 
 def test_a_backbone_of_ones_own():

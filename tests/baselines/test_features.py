@@ -72,8 +72,12 @@ NAMED = {
         "down_blocks.0",
         "up_blocks.0.resnets.1",
     ],
+    "LCM": ["mid_block"],
+    "Kolors": ["mid_block"],
     "Flux": ["transformer_blocks.0", "single_transformer_blocks.0"],
     "DiT": ["transformer_blocks.0", "transformer_blocks.0.attn1"],
+    "HunyuanDiT": ["blocks.1"],
+    "DeepFloyd IF": ["mid_block"],
     "Lumina 2": ["noise_refiner.0"],
     "AuraFlow": ["joint_transformer_blocks.0"],
 }
@@ -82,6 +86,7 @@ NULLS = {
     "U-Net on pixels": 4,
     "Stable Diffusion XL": "",
     "Sana": "a bee.",
+    "SANA-Sprint": "a bee.",
     "Lumina 2": "a bee.",
 }
 CASES = [
@@ -106,7 +111,7 @@ def by_hand(name, layer, timestep, null):
     """Activations of each image, (d, positions), from the pipeline's own modules."""
     pipeline, outputs = in_float64(FAMILIES[name]()), []
     network = getattr(pipeline, "unet", None) or pipeline.transformer
-    if name == "Sana":
+    if name in ("Sana", "SANA-Sprint"):
         pipeline.tokenizer.padding_side = "right"  # as its pipeline does
     seed = np.random.RandomState(0).randint(2**31)
     network.get_submodule(layer).register_forward_hook(

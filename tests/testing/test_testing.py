@@ -54,8 +54,13 @@ PIPELINE_SIZES = {"Qwen-Image": 8}
     "name",
     [
         "Stable Diffusion XL",
+        "Kolors",
         "Stable Diffusion 3 without T5",
         "DiT",
+        "SANA-Sprint",
+        "CogView 4",
+        "HunyuanDiT",
+        "DeepFloyd IF",
         "Qwen-Image",
         "Lumina 2",
         "AuraFlow",
@@ -121,6 +126,13 @@ def wrong_time(self, noised, timesteps, conditions):
 
 def scaled_time(self, noised, timesteps, conditions):
     return self.right.forward(self, noised, timesteps / 1000, conditions)
+
+
+def shifted_time(self, noised, timesteps, conditions):
+    """Of a flow whose network is given the time after the shift."""
+    mu, sigma = 0.34375, timesteps / 1000  # for 32 pixels
+    time = 1000 * mu / (mu + 1 / sigma - 1)
+    return self.right.forward(self, noised, time, conditions)
 
 
 def swapped_axes(self, noised, timesteps, conditions):
@@ -266,6 +278,20 @@ WRONG = [
     ("check_denoising_step", "Sana", {"forward": wrong_time}),
     *[
         ("check_denoising_step", name, {"forward": forward})
+        for name in ("LCM", "SANA-Sprint")
+        for forward in (wrong_sign, wrong_sign_of_input, wrong_time)
+    ],
+    ("check_latents", "SANA-Sprint", {"encode": wrong_scale}),
+    *[
+        ("check_denoising_step", name, {"forward": forward})
+        for name in ("CogView 4", "HunyuanDiT", "DeepFloyd IF")
+        for forward in (wrong_sign, wrong_sign_of_input, wrong_time, scaled_time)
+    ],
+    ("check_denoising_step", "CogView 4", {"forward": shifted_time}),
+    ("check_latents", "CogView 4", {"encode": wrong_shift}),
+    ("check_latents", "HunyuanDiT", {"encode": wrong_scale}),
+    *[
+        ("check_denoising_step", name, {"forward": forward})
         for name in ("Qwen-Image", "Lumina 2", "AuraFlow")
         for forward in (wrong_sign, wrong_sign_of_input, wrong_time, scaled_time)
     ],
@@ -278,6 +304,10 @@ WRONG = [
     ),
     ("check_denoising_step", "DiT", {"condition": another_class}),
     ("check_denoising_step", XL, {"condition": another_prompt}),
+    ("check_denoising_step", "Kolors", {"condition": another_prompt}),
+    ("check_denoising_step", "Kolors", {"forward": wrong_sign}),
+    ("check_denoising_step", "Kolors", {"forward": wrong_time}),
+    ("check_latents", "Kolors", {"encode": wrong_scale}),
     *[
         ("check_latents", name, {"encode": encode})
         for name in (SD, XL, SD_3, "Flux", "DiT", "Qwen-Image", "Lumina 2", "AuraFlow")

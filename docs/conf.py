@@ -33,6 +33,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "_ext.results",
     "_ext.commands",
+    "_ext.families",
 ]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]

@@ -43,8 +43,7 @@ TARGETS = {
     "defaults before": {"target": "native", "trial_covariance": None},
     "default": {},
     "error of the noise": {"target": "epsilon"},
-    # The covariance, which is of captions, misleads a race of items by this error.
-    "error of the velocity": {"target": "velocity", "trial_covariance": None},
+    "error of the velocity": {"target": "velocity"},
 }
 N_FIT = 100
 SCORES = ("text", "image", "group")

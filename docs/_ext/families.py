@@ -6,11 +6,14 @@ user's pipeline is. Sizes are those of ``benchmarks/results/speed/model_sizes.js
 
 import inspect
 import json
+import os
 import warnings
 
 from sphinx.util.docutils import SphinxDirective
 
 from .results import RESULTS, list_table
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def describe_families():

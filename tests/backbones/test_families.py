@@ -713,8 +713,8 @@ def test_an_unknown_family_names_the_known_ones_and_the_way_out():
             self.register_modules(unet=unet)
 
     message = (
-        r"OddPipeline.*FluxPipeline.*nearest of these is DD[IP]MPipeline.*derive it from "
-        r"PixelBackbone.*condition, null_condition and forward.*Writing a Backb"
+        r"OddPipeline.*FluxPipeline.*nearest of these is DD[IP]MPipeline.*derive it "
+        r"from PixelBackbone.*condition, null_condition and forward.*Writing a Backb"
     )
     with pytest.raises(ValueError, match=message):
         load_backbone(OddPipeline(pixels().unet))

@@ -230,8 +230,12 @@ class _Part:
 
     def add_tokenizer(self, tokenizer):
         # Its other settings are changed by some pipelines' encode_prompt.
-        length, vocabulary = tokenizer.model_max_length, _vocabulary(tokenizer)
-        self.add(tokenizer, self.name, {"length": length, "vocabulary": vocabulary})
+        settings = {
+            "length": tokenizer.model_max_length,
+            "vocabulary": _vocabulary(tokenizer),
+            "chat_template": getattr(tokenizer, "chat_template", None),
+        }
+        self.add(tokenizer, self.name, settings)
 
     def add(self, value, path, attributes):
         """Add a line for an object and for each of its attributes."""

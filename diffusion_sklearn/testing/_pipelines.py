@@ -60,6 +60,8 @@ def tiny_pipelines():
         "Sana": sana,
         "Qwen-Image": qwen_image,
         "Qwen-Image, image to image": partial(qwen_image, image_to_image=True),
+        "Z-Image": z_image,
+        "Z-Image, image to image": partial(z_image, image_to_image=True),
         "Lumina 2": lumina2,
         "AuraFlow": aura_flow,
         "DiT": dit,
@@ -145,14 +147,36 @@ def _gemma(n_layers=1):
     return tokenizer, _varied(transformers.Gemma2Model(config))
 
 
-def _qwen2_vl():
-    """A tokenizer and a text encoder of Qwen 2.5-VL."""
+def _qwen_tokenizer():
+    """A tokenizer of Qwen for which every letter is a token."""
     words = ["<|endoftext|>", *LETTERS, *"DĠĊ:", "<|im_start|>", "<|im_end|>"]
     vocab = {word: k for k, word in enumerate(words)}
     special = ["<|im_start|>", "<|im_end|>"]
     tokenizer = transformers.Qwen2Tokenizer(
         vocab, merges=[], additional_special_tokens=special
     )
+    tokenizer.chat_template = (
+        r"{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + "
+        r"message.content + '<|im_end|>\n' }}{% endfor %}"
+        r"{{ '<|im_start|>assistant\n' }}"
+    )
+    return tokenizer
+
+
+def _qwen3():
+    """A tokenizer and a text encoder of Qwen 3."""
+    tokenizer = _qwen_tokenizer()
+    config = transformers.Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, head_dim=8,
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return tokenizer, _varied(transformers.Qwen3Model(config))
+
+
+def _qwen2_vl():
+    """A tokenizer and a text encoder of Qwen 2.5-VL."""
+    tokenizer = _qwen_tokenizer()
     config = transformers.Qwen2_5_VLConfig(
         text_config=dict(
             vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
@@ -323,6 +347,23 @@ def qwen_image(image_to_image=False):
     )
     pipeline.default_sample_size = 4  # it is in no config
     return pipeline
+
+
+@_same_weights
+def z_image(image_to_image=False):
+    """Z-Image."""
+    transformer = diffusers.ZImageTransformer2DModel(
+        in_channels=4, dim=16, n_layers=1, n_refiner_layers=1, n_heads=2,
+        n_kv_heads=2, cap_feat_dim=16, axes_dims=[4, 2, 2], axes_lens=[1024, 16, 16],
+    )  # fmt: skip
+    _varied(transformer).t_embedder.mlp[2].weight.data /= 20  # it sums 1,024 units
+    kind = "Img2Img" if image_to_image else ""
+    return getattr(diffusers, f"ZImage{kind}Pipeline")(
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
+        _vae(scaling_factor=0.3611, shift_factor=0.1159),
+        **_text_parts(_qwen3()),
+        transformer=transformer,
+    )
 
 
 @_same_weights

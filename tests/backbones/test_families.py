@@ -30,6 +30,7 @@ from diffusion_sklearn.testing._pipelines import (
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
+    z_image,
 )
 from tests.conftest import PIPELINES
 
@@ -43,6 +44,7 @@ VARIANTS = (
     "Stable Diffusion 3 without T5",
     "Flux schnell",
     "Qwen-Image, image to image",
+    "Z-Image, image to image",
 )
 FAMILIES = {name: PIPELINES[name] for name in PIPELINES if name not in VARIANTS}
 
@@ -57,7 +59,7 @@ def folders(tmp_path_factory):
 
 
 def images_of(name):
-    return LARGE if name == "Lumina 2" else IMAGES
+    return LARGE if name in ("Lumina 2", "Z-Image") else IMAGES
 
 
 def classifier(model, **params):
@@ -210,6 +212,14 @@ def call_qwen_image(p, xt, t, prompt):
     return unpacked(output)
 
 
+def call_z_image(p, xt, t, prompt):
+    text = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    tokens = p.tokenizer([text], return_tensors="pt")  # without padding
+    states = p.text_encoder(**tokens, output_hidden_states=True).hidden_states[-2]
+    video = xt[0, :, None]
+    return -p.transformer([video], 1 - sigma(t), [states[0]]).sample[0][:, 0][None]
+
+
 def call_lumina2(p, xt, t, prompt):
     text = f"{p.system_prompt} <Prompt Start> {prompt}"
     tokens = p.tokenizer([text], return_tensors="pt")  # without padding
@@ -250,6 +260,8 @@ CALLS = {
     "Sana": call_sana,
     "Qwen-Image": call_qwen_image,
     "Qwen-Image, image to image": call_qwen_image,
+    "Z-Image": call_z_image,
+    "Z-Image, image to image": call_z_image,
     "Lumina 2": call_lumina2,
     "AuraFlow": call_aura_flow,
     "DiT": call_dit,
@@ -263,6 +275,8 @@ FLOWS = (
     "Sana",
     "Qwen-Image",
     "Qwen-Image, image to image",
+    "Z-Image",
+    "Z-Image, image to image",
     "Lumina 2",
     "AuraFlow",
 )
@@ -456,7 +470,7 @@ def test_a_long_prompt_is_named(make, length):
         load_backbone(make()).condition(["bee " * 200])
 
 
-@pytest.mark.parametrize("make", [qwen_image, lumina2])
+@pytest.mark.parametrize("make", [qwen_image, z_image, lumina2])
 def test_the_text_around_a_prompt_takes_its_part_of_the_length(make):
     backbone = load_backbone(make())
     with pytest.warns(UserWarning, match="the model reads") as record:

@@ -34,7 +34,7 @@ def states(pipeline):
 def test_families_pass(name):
     pipeline = PIPELINES[name]()
     backbone = load_backbone(pipeline)
-    if name == "PixArt-alpha":
+    if name == "PixArt-alpha" or name.startswith("Z-Image"):
         backbone.image_size = 8  # 4,096 tokens are slow
     before, scheduler = states(pipeline), dict(pipeline.scheduler.config)
     random_state = torch.get_rng_state()
@@ -46,7 +46,7 @@ def test_families_pass(name):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-PIPELINE_SIZES = {"Qwen-Image": 8}
+PIPELINE_SIZES = {"Qwen-Image": 8, "Z-Image": 8, "Z-Image, image to image": 8}
 """Pixels of the images; the size is in no config, where the default is of 128."""
 
 
@@ -57,6 +57,7 @@ PIPELINE_SIZES = {"Qwen-Image": 8}
         "Stable Diffusion 3 without T5",
         "DiT",
         "Qwen-Image",
+        "Z-Image",
         "Lumina 2",
         "AuraFlow",
     ],
@@ -266,7 +267,7 @@ WRONG = [
     ("check_denoising_step", "Sana", {"forward": wrong_time}),
     *[
         ("check_denoising_step", name, {"forward": forward})
-        for name in ("Qwen-Image", "Lumina 2", "AuraFlow")
+        for name in ("Qwen-Image", "Z-Image", "Lumina 2", "AuraFlow")
         for forward in (wrong_sign, wrong_sign_of_input, wrong_time, scaled_time)
     ],
     ("check_latents", "Qwen-Image", {"forward": swapped_axes}),

@@ -58,7 +58,9 @@ def _sums(words):
 def _plain(tensor):
     """The tensors that a quantized one is made of."""
     if not hasattr(tensor, "__tensor_flatten__"):
-        with torch._C.DisableTorchFunctionSubclass():  # GGUF's bytes, not what they mean
+        with (
+            torch._C.DisableTorchFunctionSubclass()
+        ):  # GGUF's bytes, not what they mean
             return [tensor.detach().as_subclass(torch.Tensor)]
     names, _ = tensor.__tensor_flatten__()
     return [part for name in names for part in _plain(getattr(tensor, name))]

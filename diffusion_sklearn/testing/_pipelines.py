@@ -62,6 +62,8 @@ def tiny_pipelines():
         "Qwen-Image, image to image": partial(qwen_image, image_to_image=True),
         "Z-Image": z_image,
         "Z-Image, image to image": partial(z_image, image_to_image=True),
+        "Chroma": chroma,
+        "Chroma, image to image": partial(chroma, image_to_image=True),
         "Lumina 2": lumina2,
         "AuraFlow": aura_flow,
         "DiT": dit,
@@ -364,6 +366,27 @@ def z_image(image_to_image=False):
         **_text_parts(_qwen3()),
         transformer=transformer,
     )
+
+
+@_same_weights
+def chroma(image_to_image=False):
+    """Chroma."""
+    transformer = diffusers.ChromaTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(2, 2, 4),
+        approximator_num_channels=8, approximator_hidden_dim=8, approximator_layers=1,
+    )  # fmt: skip
+    # Half precision rounds the time, which all layers see: a small effect.
+    _varied(transformer).distilled_guidance_layer.out_proj.weight.data /= 4
+    kind = "Img2Img" if image_to_image else ""
+    pipeline = getattr(diffusers, f"Chroma{kind}Pipeline")(
+        diffusers.FlowMatchEulerDiscreteScheduler(use_beta_sigmas=True),
+        _vae(scaling_factor=0.3611, shift_factor=0.1159),
+        *reversed(_t5()),
+        transformer=transformer,
+    )
+    pipeline.default_sample_size = 4  # it is in no config
+    return pipeline
 
 
 @_same_weights

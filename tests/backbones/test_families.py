@@ -22,6 +22,7 @@ from diffusion_sklearn.backbones._conditions import from_dict, to_dict
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.testing._pipelines import (
+    chroma,
     flux,
     lumina2,
     pixart_alpha,
@@ -45,6 +46,7 @@ VARIANTS = (
     "Flux schnell",
     "Qwen-Image, image to image",
     "Z-Image, image to image",
+    "Chroma, image to image",
 )
 FAMILIES = {name: PIPELINES[name] for name in PIPELINES if name not in VARIANTS}
 
@@ -220,6 +222,22 @@ def call_z_image(p, xt, t, prompt):
     return -p.transformer([video], 1 - sigma(t), [states[0]]).sample[0][:, 0][None]
 
 
+def call_chroma(p, xt, t, prompt):
+    states, mask = of_t5(p.tokenizer, p.text_encoder, prompt, 512)
+    read = torch.arange(516) <= mask.sum()  # one token of padding, too
+    read[512:] = True  # the image
+    return unpacked(
+        p.transformer(
+            packed(xt),
+            timestep=sigma(t),
+            encoder_hidden_states=states,
+            attention_mask=read[None].double(),
+            txt_ids=torch.zeros(512, 3).double(),
+            img_ids=torch.tensor([[0.0, i, j] for i, j in CORNERS]).double(),
+        ).sample
+    )
+
+
 def call_lumina2(p, xt, t, prompt):
     text = f"{p.system_prompt} <Prompt Start> {prompt}"
     tokens = p.tokenizer([text], return_tensors="pt")  # without padding
@@ -262,6 +280,8 @@ CALLS = {
     "Qwen-Image, image to image": call_qwen_image,
     "Z-Image": call_z_image,
     "Z-Image, image to image": call_z_image,
+    "Chroma": call_chroma,
+    "Chroma, image to image": call_chroma,
     "Lumina 2": call_lumina2,
     "AuraFlow": call_aura_flow,
     "DiT": call_dit,
@@ -277,6 +297,8 @@ FLOWS = (
     "Qwen-Image, image to image",
     "Z-Image",
     "Z-Image, image to image",
+    "Chroma",
+    "Chroma, image to image",
     "Lumina 2",
     "AuraFlow",
 )
@@ -463,7 +485,8 @@ def test_the_null_condition_of_sdxl_is_zeros():
 
 
 @pytest.mark.parametrize(
-    "make, length", [(stable_diffusion_xl, 40), (stable_diffusion_3, 256), (flux, 512)]
+    "make, length",
+    [(stable_diffusion_xl, 40), (stable_diffusion_3, 256), (flux, 512), (chroma, 512)],
 )
 def test_a_long_prompt_is_named(make, length):
     with pytest.warns(UserWarning, match=f"the model reads {length}: .* was cut"):

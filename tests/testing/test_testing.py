@@ -46,7 +46,7 @@ def test_families_pass(name):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-PIPELINE_SIZES = {"Qwen-Image": 8, "Z-Image": 8, "Z-Image, image to image": 8}
+PIPELINE_SIZES = {"Qwen-Image": 8, "Z-Image": 8, "Chroma": 8}
 """Pixels of the images; the size is in no config, where the default is of 128."""
 
 
@@ -58,6 +58,7 @@ PIPELINE_SIZES = {"Qwen-Image": 8, "Z-Image": 8, "Z-Image, image to image": 8}
         "DiT",
         "Qwen-Image",
         "Z-Image",
+        "Chroma",
         "Lumina 2",
         "AuraFlow",
     ],
@@ -267,7 +268,7 @@ WRONG = [
     ("check_denoising_step", "Sana", {"forward": wrong_time}),
     *[
         ("check_denoising_step", name, {"forward": forward})
-        for name in ("Qwen-Image", "Z-Image", "Lumina 2", "AuraFlow")
+        for name in ("Qwen-Image", "Z-Image", "Chroma", "Lumina 2", "AuraFlow")
         for forward in (wrong_sign, wrong_sign_of_input, wrong_time, scaled_time)
     ],
     ("check_latents", "Qwen-Image", {"forward": swapped_axes}),

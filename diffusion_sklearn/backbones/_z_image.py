@@ -71,7 +71,8 @@ class ZImageBackbone(Backbone):
         return -torch.stack(output).squeeze(2)  # it predicts x - eps
 
     def _latent_side(self):
-        return 1024 // self.vae_factor  # in no config
+        own = 1024 // self.vae_factor  # in no config
+        return getattr(self.pipeline, "default_sample_size", own)
 
     def _latent_step(self):
         return self.network.config.all_patch_size[0]

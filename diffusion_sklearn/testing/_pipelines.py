@@ -64,6 +64,8 @@ def tiny_pipelines():
         "Z-Image, image to image": partial(z_image, image_to_image=True),
         "Chroma": chroma,
         "Chroma, image to image": partial(chroma, image_to_image=True),
+        "FLUX.2": flux2,
+        "FLUX.2 klein": partial(flux2, is_klein=True),
         "Lumina 2": lumina2,
         "AuraFlow": aura_flow,
         "DiT": dit,
@@ -165,15 +167,45 @@ def _qwen_tokenizer():
     return tokenizer
 
 
-def _qwen3():
+def _qwen3(n_layers=2, cls="Qwen3Model"):
     """A tokenizer and a text encoder of Qwen 3."""
     tokenizer = _qwen_tokenizer()
     config = transformers.Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, head_dim=8,
-        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        num_hidden_layers=n_layers, num_attention_heads=2, num_key_value_heads=2,
         bos_token_id=0, eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
-    return tokenizer, _varied(transformers.Qwen3Model(config))
+    return tokenizer, _varied(getattr(transformers, cls)(config))
+
+
+def _mistral3():
+    """A tokenizer and a text encoder of Mistral 3, with the layers FLUX.2 reads."""
+    from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+
+    special = ["[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
+    words = ["<unk>", "<s>", "</s>", "<pad>", *special, *LETTERS, "▁"]
+    tokenizer = transformers.LlamaTokenizer(
+        {word: k for k, word in enumerate(words)}, merges=[], pad_token="<pad>",
+        additional_special_tokens=[*special, SYSTEM_MESSAGE],  # as one token
+    )  # fmt: skip
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}"
+        "{% if message.role == 'system' %}"
+        "[SYSTEM_PROMPT]{{ message.content[0].text }}[/SYSTEM_PROMPT]"
+        "{% else %}[INST]{{ message.content[0].text }}[/INST]{% endif %}{% endfor %}"
+    )
+    sizes = dict(hidden_size=16, intermediate_size=16, num_attention_heads=2)
+    config = transformers.Mistral3Config(
+        text_config=dict(
+            model_type="mistral", vocab_size=len(tokenizer), num_hidden_layers=30,
+            num_key_value_heads=2, head_dim=8, pad_token_id=3, **sizes,
+        ),
+        vision_config=dict(
+            model_type="pixtral", num_hidden_layers=1, image_size=16, patch_size=8,
+            **sizes,
+        ),
+    )  # fmt: skip
+    return tokenizer, _varied(transformers.Mistral3ForConditionalGeneration(config))
 
 
 def _qwen2_vl():
@@ -360,12 +392,14 @@ def z_image(image_to_image=False):
     )  # fmt: skip
     _varied(transformer).t_embedder.mlp[2].weight.data /= 20  # it sums 1,024 units
     kind = "Img2Img" if image_to_image else ""
-    return getattr(diffusers, f"ZImage{kind}Pipeline")(
+    pipeline = getattr(diffusers, f"ZImage{kind}Pipeline")(
         diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
         _vae(scaling_factor=0.3611, shift_factor=0.1159),
         **_text_parts(_qwen3()),
         transformer=transformer,
     )
+    pipeline.default_sample_size = 4  # it is in no config
+    return pipeline
 
 
 @_same_weights
@@ -383,6 +417,36 @@ def chroma(image_to_image=False):
         diffusers.FlowMatchEulerDiscreteScheduler(use_beta_sigmas=True),
         _vae(scaling_factor=0.3611, shift_factor=0.1159),
         *reversed(_t5()),
+        transformer=transformer,
+    )
+    pipeline.default_sample_size = 4  # it is in no config
+    return pipeline
+
+
+@_same_weights
+def flux2(is_klein=False):
+    """FLUX.2 dev or klein."""
+    transformer = diffusers.Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=48, axes_dims_rope=(2, 2, 2, 2),
+        timestep_guidance_channels=16, guidance_embeds=not is_klein,
+    )  # fmt: skip
+    # Half precision rounds the time, which all layers see: a small effect.
+    time = _varied(transformer).time_guidance_embed.timestep_embedder
+    time.linear_2.weight.data /= 8
+    vae = diffusers.AutoencoderKLFlux2(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2, block_out_channels=[4, 8],
+        norm_num_groups=2, latent_channels=4, sample_size=8,
+    )  # fmt: skip
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2)
+    text = _qwen3(28, "Qwen3ForCausalLM") if is_klein else _mistral3()
+    kind = "Klein" if is_klein else ""
+    pipeline = getattr(diffusers, f"Flux2{kind}Pipeline")(
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae.eval(),
+        **_text_parts(text),
         transformer=transformer,
     )
     pipeline.default_sample_size = 4  # it is in no config

@@ -24,6 +24,7 @@ from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.testing._pipelines import (
     chroma,
     flux,
+    flux2,
     lumina2,
     pixart_alpha,
     pixels,
@@ -238,6 +239,36 @@ def call_chroma(p, xt, t, prompt):
     )
 
 
+def call_flux2(p, xt, t, prompt):
+    is_klein = "Klein" in type(p).__name__
+    chat = f"[SYSTEM_PROMPT]{getattr(p, 'system_message', '')}[/SYSTEM_PROMPT]"
+    chat = f"<s>{chat}[INST]{prompt}[/INST]"
+    if is_klein:
+        chat = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    tokens = p.tokenizer(
+        [chat],
+        padding="max_length",
+        max_length=512,
+        return_tensors="pt",
+        add_special_tokens=False,
+    )
+    states = p.text_encoder(
+        input_ids=tokens.input_ids,
+        attention_mask=tokens.attention_mask,
+        output_hidden_states=True,
+    ).hidden_states
+    layers = (9, 18, 27) if is_klein else (10, 20, 30)
+    output = p.transformer(
+        xt.flatten(2).mT,
+        timestep=sigma(t),
+        guidance=None if is_klein else torch.ones(1).double(),
+        encoder_hidden_states=torch.cat([states[k] for k in layers], dim=-1),
+        txt_ids=torch.tensor([[0, 0, 0, k] for k in range(512)]),
+        img_ids=torch.tensor([[0, i, j, 0] for i, j in CORNERS]),
+    ).sample
+    return output.mT.view(xt.shape)
+
+
 def call_lumina2(p, xt, t, prompt):
     text = f"{p.system_prompt} <Prompt Start> {prompt}"
     tokens = p.tokenizer([text], return_tensors="pt")  # without padding
@@ -282,6 +313,8 @@ CALLS = {
     "Z-Image, image to image": call_z_image,
     "Chroma": call_chroma,
     "Chroma, image to image": call_chroma,
+    "FLUX.2": call_flux2,
+    "FLUX.2 klein": call_flux2,
     "Lumina 2": call_lumina2,
     "AuraFlow": call_aura_flow,
     "DiT": call_dit,
@@ -299,6 +332,8 @@ FLOWS = (
     "Z-Image, image to image",
     "Chroma",
     "Chroma, image to image",
+    "FLUX.2",
+    "FLUX.2 klein",
     "Lumina 2",
     "AuraFlow",
 )
@@ -320,6 +355,11 @@ def latents_of(name, pipeline, image):
     if name == "U-Net on pixels":
         return x
     config = pipeline.vae.config
+    if name.startswith("FLUX.2"):
+        z, bn = pipeline.vae.encode(x)[0].mean, pipeline.vae.bn
+        z = torch.stack([z[:, :, i::2, j::2] for i, j in CORNERS], dim=2).flatten(1, 2)
+        scale = (bn.running_var + 1e-4).sqrt()
+        return (z - bn.running_mean.view(1, -1, 1, 1)) / scale.view(1, -1, 1, 1)
     if name.startswith("Qwen"):
         x = pipeline.vae.encode(x[:, :, None])[0].mean[:, :, 0]  # one frame
         mean, std = torch.tensor([config.latents_mean, config.latents_std]).double()
@@ -491,6 +531,35 @@ def test_the_null_condition_of_sdxl_is_zeros():
 def test_a_long_prompt_is_named(make, length):
     with pytest.warns(UserWarning, match=f"the model reads {length}: .* was cut"):
         load_backbone(make()).condition(["bee " * 200])
+
+
+def test_distilled_flux2_klein_is_a_warning():
+    pipeline = flux2(is_klein=True)
+    pipeline.register_to_config(is_distilled=True)
+    with pytest.warns(UserWarning, match=r"is_distilled.*klein-base"):
+        load_backbone(pipeline)
+
+
+def test_a_processor_in_place_of_a_tokenizer():
+    """As of FLUX.2 dev, whose text encoder reads images too."""
+
+    class Processor:
+        def __init__(self, tokenizer):
+            self.tokenizer, self.chat_template = tokenizer, tokenizer.chat_template
+
+        def apply_chat_template(self, *args, **kwargs):
+            return self.tokenizer.apply_chat_template(*args, **kwargs)
+
+    pipeline = flux2()
+    backbone = load_backbone(pipeline)
+    expected, before = backbone.condition(["a bee"]), backbone.fingerprint()
+    pipeline.tokenizer = Processor(pipeline.tokenizer)
+    backbone = load_backbone(pipeline)
+    torch.testing.assert_close(backbone.condition(["a bee"]), expected)
+    assert backbone.prompt_template == "a photo of a {}."
+    assert backbone.fingerprint()["tokenizer"] == before["tokenizer"]
+    pipeline.tokenizer.chat_template += " "
+    assert backbone.fingerprint()["tokenizer"] != before["tokenizer"]
 
 
 @pytest.mark.parametrize("make", [qwen_image, z_image, lumina2])

@@ -34,7 +34,7 @@ def states(pipeline):
 def test_families_pass(name):
     pipeline = PIPELINES[name]()
     backbone = load_backbone(pipeline)
-    if name == "PixArt-alpha" or name.startswith("Z-Image"):
+    if name == "PixArt-alpha":
         backbone.image_size = 8  # 4,096 tokens are slow
     before, scheduler = states(pipeline), dict(pipeline.scheduler.config)
     random_state = torch.get_rng_state()
@@ -46,7 +46,7 @@ def test_families_pass(name):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-PIPELINE_SIZES = {"Qwen-Image": 8, "Z-Image": 8, "Chroma": 8}
+PIPELINE_SIZES = {"Qwen-Image": 8, "Z-Image": 8, "Chroma": 8, "FLUX.2": 8}
 """Pixels of the images; the size is in no config, where the default is of 128."""
 
 
@@ -59,6 +59,7 @@ PIPELINE_SIZES = {"Qwen-Image": 8, "Z-Image": 8, "Chroma": 8}
         "Qwen-Image",
         "Z-Image",
         "Chroma",
+        "FLUX.2",
         "Lumina 2",
         "AuraFlow",
     ],
@@ -268,7 +269,14 @@ WRONG = [
     ("check_denoising_step", "Sana", {"forward": wrong_time}),
     *[
         ("check_denoising_step", name, {"forward": forward})
-        for name in ("Qwen-Image", "Z-Image", "Chroma", "Lumina 2", "AuraFlow")
+        for name in (
+            "Qwen-Image",
+            "Z-Image",
+            "Chroma",
+            "FLUX.2",
+            "Lumina 2",
+            "AuraFlow",
+        )
         for forward in (wrong_sign, wrong_sign_of_input, wrong_time, scaled_time)
     ],
     ("check_latents", "Qwen-Image", {"forward": swapped_axes}),

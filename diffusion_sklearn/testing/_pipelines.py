@@ -66,6 +66,7 @@ def tiny_pipelines():
         "Chroma, image to image": partial(chroma, image_to_image=True),
         "FLUX.2": flux2,
         "FLUX.2 klein": partial(flux2, is_klein=True),
+        "HiDream": hidream,
         "Lumina 2": lumina2,
         "AuraFlow": aura_flow,
         "DiT": dit,
@@ -110,12 +111,12 @@ def clip_tokenizer():
     return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=40)
 
 
-def _clip(n_pooled=None):
+def _clip(n_pooled=None, length=40):
     """A tokenizer and a text encoder of CLIP, projected if `n_pooled`."""
     tokenizer = clip_tokenizer()
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16,
-        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=40,
+        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=length,
         projection_dim=n_pooled or 8, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
@@ -448,6 +449,38 @@ def flux2(is_klein=False):
         vae.eval(),
         **_text_parts(text),
         transformer=transformer,
+    )
+    pipeline.default_sample_size = 4  # it is in no config
+    return pipeline
+
+
+@_same_weights
+def hidream():
+    """HiDream-I1."""
+    transformer = diffusers.HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=4, num_layers=1, num_single_layers=1,
+        attention_head_dim=8, num_attention_heads=2, caption_channels=[16, 16],
+        text_emb_dim=12, num_routed_experts=2, num_activated_experts=1,
+        axes_dims_rope=(4, 2, 2), max_resolution=(8, 8), llama_layers=[0, 1],
+    )  # fmt: skip
+    words = ["<unk>", "<s>", "</s>", *LETTERS, "▁"]
+    tokenizer = transformers.LlamaTokenizer(
+        {word: k for k, word in enumerate(words)}, merges=[], model_max_length=128,
+        padding_side="right",
+    )  # fmt: skip
+    llama = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        attn_implementation="eager",  # the pipeline wants the attention weights
+    )  # fmt: skip
+    clips = (_clip(n_pooled=6, length=128) for _ in range(2))
+    pipeline = diffusers.HiDreamImagePipeline(
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        _vae(scaling_factor=0.3611, shift_factor=0.1159),
+        **_text_parts(
+            *clips, _t5(), (tokenizer, _varied(transformers.LlamaForCausalLM(llama)))
+        ),
+        transformer=_varied(transformer),
     )
     pipeline.default_sample_size = 4  # it is in no config
     return pipeline

@@ -25,6 +25,7 @@ from diffusion_sklearn.testing._pipelines import (
     chroma,
     flux,
     flux2,
+    hidream,
     lumina2,
     pixart_alpha,
     pixels,
@@ -269,6 +270,26 @@ def call_flux2(p, xt, t, prompt):
     return output.mT.view(xt.shape)
 
 
+def call_hidream(p, xt, t, prompt):
+    pairs = (p.tokenizer, p.text_encoder), (p.tokenizer_2, p.text_encoder_2)
+    padded = {"padding": "max_length", "max_length": 128, "return_tensors": "pt"}
+    pooled = [
+        encoder(tokenizer([prompt], **padded).input_ids).text_embeds
+        for tokenizer, encoder in pairs
+    ]
+    states, _ = of_t5(p.tokenizer_3, p.text_encoder_3, prompt, 128)
+    llama = p.text_encoder_4(
+        **p.tokenizer_4([prompt], **padded), output_hidden_states=True
+    ).hidden_states
+    return -p.transformer(
+        xt,
+        timesteps=1000 * sigma(t),
+        encoder_hidden_states_t5=states,
+        encoder_hidden_states_llama3=llama[1:],
+        pooled_embeds=torch.cat(pooled, dim=-1),
+    ).sample
+
+
 def call_lumina2(p, xt, t, prompt):
     text = f"{p.system_prompt} <Prompt Start> {prompt}"
     tokens = p.tokenizer([text], return_tensors="pt")  # without padding
@@ -315,6 +336,7 @@ CALLS = {
     "Chroma, image to image": call_chroma,
     "FLUX.2": call_flux2,
     "FLUX.2 klein": call_flux2,
+    "HiDream": call_hidream,
     "Lumina 2": call_lumina2,
     "AuraFlow": call_aura_flow,
     "DiT": call_dit,
@@ -334,6 +356,7 @@ FLOWS = (
     "Chroma, image to image",
     "FLUX.2",
     "FLUX.2 klein",
+    "HiDream",
     "Lumina 2",
     "AuraFlow",
 )
@@ -526,7 +549,13 @@ def test_the_null_condition_of_sdxl_is_zeros():
 
 @pytest.mark.parametrize(
     "make, length",
-    [(stable_diffusion_xl, 40), (stable_diffusion_3, 256), (flux, 512), (chroma, 512)],
+    [
+        (stable_diffusion_xl, 40),
+        (stable_diffusion_3, 256),
+        (flux, 512),
+        (chroma, 512),
+        (hidream, 128),
+    ],
 )
 def test_a_long_prompt_is_named(make, length):
     with pytest.warns(UserWarning, match=f"the model reads {length}: .* was cut"):

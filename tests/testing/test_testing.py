@@ -274,6 +274,7 @@ WRONG = [
             "Z-Image",
             "Chroma",
             "FLUX.2",
+            "HiDream",
             "Lumina 2",
             "AuraFlow",
         )

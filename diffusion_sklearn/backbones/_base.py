@@ -97,6 +97,9 @@ class Backbone:
     no_guidance = 1.0
     """The ``guidance_scale`` with which its pipeline samples without guidance."""
 
+    packs_latents = False
+    """Whether its pipeline takes ``latents`` as the backbone does, and packs them."""
+
     spec = None
     """What it was loaded from; stands for it in a pickle, which holds no weights."""
 
@@ -124,6 +127,7 @@ class Backbone:
     def prompt_template(self):
         """What "auto" stands for in the estimators: the tokenizer may say."""
         tokenizer = getattr(self.pipeline, "tokenizer", None)
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
         return DEFAULT_TEMPLATE if tokenizer is None else default_template(tokenizer)
 
     @property

@@ -242,7 +242,7 @@ def read_tokenizer(cls, folder, part, **options):
     where = {"subfolder": part} if part else {}
     _check_files(folder / part, getattr(cls, "vocab_files_names", {}))
     tokenizer = read(cls, folder, part, **where, **options)
-    check_tokenizer(tokenizer, folder / part)
+    check_tokenizer(getattr(tokenizer, "tokenizer", tokenizer), folder / part)
     return tokenizer
 
 

@@ -28,6 +28,7 @@ UNREAD = {
         "default_sample_size",
     ),
     *("id2label", "labels"),
+    "freqs_cis",  # of axes_dims, at first use
 }
 """Attributes and settings that change no output, or that are read elsewhere."""
 PRIVATE = {
@@ -178,7 +179,7 @@ def _read(pipeline):
         part = parts[name] = _Part(name)
         if name in modules:
             part.add_modules(value)
-        elif hasattr(value, "get_vocab"):
+        elif hasattr(value, "get_vocab") or hasattr(value, "tokenizer"):
             part.add_tokenizer(value)
         else:  # a scheduler, without the state that sampling leaves
             schedule = getattr(value, "alphas_cumprod", None)
@@ -230,8 +231,14 @@ class _Part:
 
     def add_tokenizer(self, tokenizer):
         # Its other settings are changed by some pipelines' encode_prompt.
-        length, vocabulary = tokenizer.model_max_length, _vocabulary(tokenizer)
-        self.add(tokenizer, self.name, {"length": length, "vocabulary": vocabulary})
+        chat_template = getattr(tokenizer, "chat_template", None)
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
+        settings = {
+            "length": tokenizer.model_max_length,
+            "vocabulary": _vocabulary(tokenizer),
+            "chat_template": chat_template,
+        }
+        self.add(tokenizer, self.name, settings)
 
     def add(self, value, path, attributes):
         """Add a line for an object and for each of its attributes."""

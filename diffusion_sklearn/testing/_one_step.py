@@ -94,11 +94,12 @@ def run_one_step(backbone, timestep):
     options = {
         "prompt": name,
         "class_labels": [name],
-        "image": (pixels + 1) / 2,
+        # Others take images to be edited, which are a condition.
+        "image": (pixels + 1) / 2 if "strength" in parameters else None,
         "strength": 1.0,
         "height": side,
         "width": side,
-        "latents": spy.network_input(noised),
+        "latents": noised if backbone.packs_latents else spy.network_input(noised),
         "num_inference_steps": 2,  # 1 has a meaning of its own in some pipelines
         "original_inference_steps": 2,
         "guidance_scale": backbone.no_guidance,

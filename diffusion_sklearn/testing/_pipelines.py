@@ -73,6 +73,13 @@ def tiny_pipelines():
         "DeepFloyd IF, image to image": partial(deepfloyd_if, image_to_image=True),
         "Qwen-Image": qwen_image,
         "Qwen-Image, image to image": partial(qwen_image, image_to_image=True),
+        "Z-Image": z_image,
+        "Z-Image, image to image": partial(z_image, image_to_image=True),
+        "Chroma": chroma,
+        "Chroma, image to image": partial(chroma, image_to_image=True),
+        "FLUX.2": flux2,
+        "FLUX.2 klein": partial(flux2, is_klein=True),
+        "HiDream": hidream,
         "Lumina 2": lumina2,
         "AuraFlow": aura_flow,
         "DiT": dit,
@@ -117,12 +124,12 @@ def clip_tokenizer():
     return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=40)
 
 
-def _clip(n_pooled=None):
+def _clip(n_pooled=None, length=40):
     """A tokenizer and a text encoder of CLIP, projected if `n_pooled`."""
     tokenizer = clip_tokenizer()
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16,
-        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=40,
+        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=length,
         projection_dim=n_pooled or 8, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
@@ -158,14 +165,66 @@ def _gemma(n_layers=1):
     return tokenizer, _varied(transformers.Gemma2Model(config))
 
 
-def _qwen2_vl():
-    """A tokenizer and a text encoder of Qwen 2.5-VL."""
+def _qwen_tokenizer():
+    """A tokenizer of Qwen for which every letter is a token."""
     words = ["<|endoftext|>", *LETTERS, *"DĠĊ:", "<|im_start|>", "<|im_end|>"]
     vocab = {word: k for k, word in enumerate(words)}
     special = ["<|im_start|>", "<|im_end|>"]
     tokenizer = transformers.Qwen2Tokenizer(
         vocab, merges=[], additional_special_tokens=special
     )
+    tokenizer.chat_template = (
+        r"{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + "
+        r"message.content + '<|im_end|>\n' }}{% endfor %}"
+        r"{{ '<|im_start|>assistant\n' }}"
+    )
+    return tokenizer
+
+
+def _qwen3(n_layers=2, cls="Qwen3Model"):
+    """A tokenizer and a text encoder of Qwen 3."""
+    tokenizer = _qwen_tokenizer()
+    config = transformers.Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, head_dim=8,
+        num_hidden_layers=n_layers, num_attention_heads=2, num_key_value_heads=2,
+        bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return tokenizer, _varied(getattr(transformers, cls)(config))
+
+
+def _mistral3():
+    """A tokenizer and a text encoder of Mistral 3, with the layers FLUX.2 reads."""
+    from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+
+    special = ["[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
+    words = ["<unk>", "<s>", "</s>", "<pad>", *special, *LETTERS, "▁"]
+    tokenizer = transformers.LlamaTokenizer(
+        {word: k for k, word in enumerate(words)}, merges=[], pad_token="<pad>",
+        additional_special_tokens=[*special, SYSTEM_MESSAGE],  # as one token
+    )  # fmt: skip
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}"
+        "{% if message.role == 'system' %}"
+        "[SYSTEM_PROMPT]{{ message.content[0].text }}[/SYSTEM_PROMPT]"
+        "{% else %}[INST]{{ message.content[0].text }}[/INST]{% endif %}{% endfor %}"
+    )
+    sizes = dict(hidden_size=16, intermediate_size=16, num_attention_heads=2)
+    config = transformers.Mistral3Config(
+        text_config=dict(
+            model_type="mistral", vocab_size=len(tokenizer), num_hidden_layers=30,
+            num_key_value_heads=2, head_dim=8, pad_token_id=3, **sizes,
+        ),
+        vision_config=dict(
+            model_type="pixtral", num_hidden_layers=1, image_size=16, patch_size=8,
+            **sizes,
+        ),
+    )  # fmt: skip
+    return tokenizer, _varied(transformers.Mistral3ForConditionalGeneration(config))
+
+
+def _qwen2_vl():
+    """A tokenizer and a text encoder of Qwen 2.5-VL."""
+    tokenizer = _qwen_tokenizer()
     config = transformers.Qwen2_5_VLConfig(
         text_config=dict(
             vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
@@ -493,6 +552,108 @@ def qwen_image(image_to_image=False):
         diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae.eval(),
         **_text_parts(_qwen2_vl()),
+        transformer=_varied(transformer),
+    )
+    pipeline.default_sample_size = 4  # it is in no config
+    return pipeline
+
+
+@_same_weights
+def z_image(image_to_image=False):
+    """Z-Image."""
+    transformer = diffusers.ZImageTransformer2DModel(
+        in_channels=4, dim=16, n_layers=1, n_refiner_layers=1, n_heads=2,
+        n_kv_heads=2, cap_feat_dim=16, axes_dims=[4, 2, 2], axes_lens=[1024, 16, 16],
+    )  # fmt: skip
+    _varied(transformer).t_embedder.mlp[2].weight.data /= 20  # it sums 1,024 units
+    kind = "Img2Img" if image_to_image else ""
+    pipeline = getattr(diffusers, f"ZImage{kind}Pipeline")(
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
+        _vae(scaling_factor=0.3611, shift_factor=0.1159),
+        **_text_parts(_qwen3()),
+        transformer=transformer,
+    )
+    pipeline.default_sample_size = 4  # it is in no config
+    return pipeline
+
+
+@_same_weights
+def chroma(image_to_image=False):
+    """Chroma."""
+    transformer = diffusers.ChromaTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(2, 2, 4),
+        approximator_num_channels=8, approximator_hidden_dim=8, approximator_layers=1,
+    )  # fmt: skip
+    # Half precision rounds the time, which all layers see: a small effect.
+    _varied(transformer).distilled_guidance_layer.out_proj.weight.data /= 4
+    kind = "Img2Img" if image_to_image else ""
+    pipeline = getattr(diffusers, f"Chroma{kind}Pipeline")(
+        diffusers.FlowMatchEulerDiscreteScheduler(use_beta_sigmas=True),
+        _vae(scaling_factor=0.3611, shift_factor=0.1159),
+        *reversed(_t5()),
+        transformer=transformer,
+    )
+    pipeline.default_sample_size = 4  # it is in no config
+    return pipeline
+
+
+@_same_weights
+def flux2(is_klein=False):
+    """FLUX.2 dev or klein."""
+    transformer = diffusers.Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=48, axes_dims_rope=(2, 2, 2, 2),
+        timestep_guidance_channels=16, guidance_embeds=not is_klein,
+    )  # fmt: skip
+    # Half precision rounds the time, which all layers see: a small effect.
+    time = _varied(transformer).time_guidance_embed.timestep_embedder
+    time.linear_2.weight.data /= 8
+    vae = diffusers.AutoencoderKLFlux2(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2, block_out_channels=[4, 8],
+        norm_num_groups=2, latent_channels=4, sample_size=8,
+    )  # fmt: skip
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2)
+    text = _qwen3(28, "Qwen3ForCausalLM") if is_klein else _mistral3()
+    kind = "Klein" if is_klein else ""
+    pipeline = getattr(diffusers, f"Flux2{kind}Pipeline")(
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae.eval(),
+        **_text_parts(text),
+        transformer=transformer,
+    )
+    pipeline.default_sample_size = 4  # it is in no config
+    return pipeline
+
+
+@_same_weights
+def hidream():
+    """HiDream-I1."""
+    transformer = diffusers.HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=4, num_layers=1, num_single_layers=1,
+        attention_head_dim=8, num_attention_heads=2, caption_channels=[16, 16],
+        text_emb_dim=12, num_routed_experts=2, num_activated_experts=1,
+        axes_dims_rope=(4, 2, 2), max_resolution=(8, 8), llama_layers=[0, 1],
+    )  # fmt: skip
+    words = ["<unk>", "<s>", "</s>", *LETTERS, "▁"]
+    tokenizer = transformers.LlamaTokenizer(
+        {word: k for k, word in enumerate(words)}, merges=[], model_max_length=128,
+        padding_side="right",
+    )  # fmt: skip
+    llama = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        attn_implementation="eager",  # the pipeline wants the attention weights
+    )  # fmt: skip
+    clips = (_clip(n_pooled=6, length=128) for _ in range(2))
+    pipeline = diffusers.HiDreamImagePipeline(
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        _vae(scaling_factor=0.3611, shift_factor=0.1159),
+        **_text_parts(
+            *clips, _t5(), (tokenizer, _varied(transformers.LlamaForCausalLM(llama)))
+        ),
         transformer=_varied(transformer),
     )
     pipeline.default_sample_size = 4  # it is in no config

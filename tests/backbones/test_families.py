@@ -23,8 +23,11 @@ from diffusion_sklearn.backbones._conditions import from_dict, to_dict
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.testing._pipelines import (
+    chroma,
     cogview4,
     flux,
+    flux2,
+    hidream,
     kolors,
     lumina2,
     pixart_alpha,
@@ -33,6 +36,7 @@ from diffusion_sklearn.testing._pipelines import (
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
+    z_image,
 )
 from tests.conftest import PIPELINES
 
@@ -50,6 +54,8 @@ VARIANTS = (
     "Flux schnell",
     "DeepFloyd IF, image to image",
     "Qwen-Image, image to image",
+    "Z-Image, image to image",
+    "Chroma, image to image",
 )
 FAMILIES = {name: PIPELINES[name] for name in PIPELINES if name not in VARIANTS}
 
@@ -64,7 +70,9 @@ def folders(tmp_path_factory):
 
 
 def images_of(name):
-    return LARGE if name in ("Lumina 2", "CogView 4", "HunyuanDiT") else IMAGES
+    return (
+        LARGE if name in ("Lumina 2", "Z-Image", "CogView 4", "HunyuanDiT") else IMAGES
+    )
 
 
 def classifier(model, **params):
@@ -288,6 +296,80 @@ def call_qwen_image(p, xt, t, prompt):
     return unpacked(output)
 
 
+def call_z_image(p, xt, t, prompt):
+    text = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    tokens = p.tokenizer([text], return_tensors="pt")  # without padding
+    states = p.text_encoder(**tokens, output_hidden_states=True).hidden_states[-2]
+    video = xt[0, :, None]
+    return -p.transformer([video], 1 - sigma(t), [states[0]]).sample[0][:, 0][None]
+
+
+def call_chroma(p, xt, t, prompt):
+    states, mask = of_t5(p.tokenizer, p.text_encoder, prompt, 512)
+    read = torch.arange(516) <= mask.sum()  # one token of padding, too
+    read[512:] = True  # the image
+    return unpacked(
+        p.transformer(
+            packed(xt),
+            timestep=sigma(t),
+            encoder_hidden_states=states,
+            attention_mask=read[None].double(),
+            txt_ids=torch.zeros(512, 3).double(),
+            img_ids=torch.tensor([[0.0, i, j] for i, j in CORNERS]).double(),
+        ).sample
+    )
+
+
+def call_flux2(p, xt, t, prompt):
+    is_klein = "Klein" in type(p).__name__
+    chat = f"[SYSTEM_PROMPT]{getattr(p, 'system_message', '')}[/SYSTEM_PROMPT]"
+    chat = f"<s>{chat}[INST]{prompt}[/INST]"
+    if is_klein:
+        chat = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    tokens = p.tokenizer(
+        [chat],
+        padding="max_length",
+        max_length=512,
+        return_tensors="pt",
+        add_special_tokens=False,
+    )
+    states = p.text_encoder(
+        input_ids=tokens.input_ids,
+        attention_mask=tokens.attention_mask,
+        output_hidden_states=True,
+    ).hidden_states
+    layers = (9, 18, 27) if is_klein else (10, 20, 30)
+    output = p.transformer(
+        xt.flatten(2).mT,
+        timestep=sigma(t),
+        guidance=None if is_klein else torch.ones(1).double(),
+        encoder_hidden_states=torch.cat([states[k] for k in layers], dim=-1),
+        txt_ids=torch.tensor([[0, 0, 0, k] for k in range(512)]),
+        img_ids=torch.tensor([[0, i, j, 0] for i, j in CORNERS]),
+    ).sample
+    return output.mT.view(xt.shape)
+
+
+def call_hidream(p, xt, t, prompt):
+    pairs = (p.tokenizer, p.text_encoder), (p.tokenizer_2, p.text_encoder_2)
+    padded = {"padding": "max_length", "max_length": 128, "return_tensors": "pt"}
+    pooled = [
+        encoder(tokenizer([prompt], **padded).input_ids).text_embeds
+        for tokenizer, encoder in pairs
+    ]
+    states, _ = of_t5(p.tokenizer_3, p.text_encoder_3, prompt, 128)
+    llama = p.text_encoder_4(
+        **p.tokenizer_4([prompt], **padded), output_hidden_states=True
+    ).hidden_states
+    return -p.transformer(
+        xt,
+        timesteps=1000 * sigma(t),
+        encoder_hidden_states_t5=states,
+        encoder_hidden_states_llama3=llama[1:],
+        pooled_embeds=torch.cat(pooled, dim=-1),
+    ).sample
+
+
 def call_lumina2(p, xt, t, prompt):
     text = f"{p.system_prompt} <Prompt Start> {prompt}"
     tokens = p.tokenizer([text], return_tensors="pt")  # without padding
@@ -338,6 +420,13 @@ CALLS = {
     "DeepFloyd IF, image to image": call_deepfloyd_if,
     "Qwen-Image": call_qwen_image,
     "Qwen-Image, image to image": call_qwen_image,
+    "Z-Image": call_z_image,
+    "Z-Image, image to image": call_z_image,
+    "Chroma": call_chroma,
+    "Chroma, image to image": call_chroma,
+    "FLUX.2": call_flux2,
+    "FLUX.2 klein": call_flux2,
+    "HiDream": call_hidream,
     "Lumina 2": call_lumina2,
     "AuraFlow": call_aura_flow,
     "DiT": call_dit,
@@ -354,6 +443,13 @@ FLOWS = (
     "CogView 4",
     "Qwen-Image",
     "Qwen-Image, image to image",
+    "Z-Image",
+    "Z-Image, image to image",
+    "Chroma",
+    "Chroma, image to image",
+    "FLUX.2",
+    "FLUX.2 klein",
+    "HiDream",
     "Lumina 2",
     "AuraFlow",
 )
@@ -375,6 +471,11 @@ def latents_of(name, pipeline, image):
     if getattr(pipeline, "vae", None) is None:
         return x
     config = pipeline.vae.config
+    if name.startswith("FLUX.2"):
+        z, bn = pipeline.vae.encode(x)[0].mean, pipeline.vae.bn
+        z = torch.stack([z[:, :, i::2, j::2] for i, j in CORNERS], dim=2).flatten(1, 2)
+        scale = (bn.running_var + 1e-4).sqrt()
+        return (z - bn.running_mean.view(1, -1, 1, 1)) / scale.view(1, -1, 1, 1)
     if name.startswith("Qwen"):
         x = pipeline.vae.encode(x[:, :, None])[0].mean[:, :, 0]  # one frame
         mean, std = torch.tensor([config.latents_mean, config.latents_std]).double()
@@ -540,14 +641,50 @@ def test_the_null_condition_of_sdxl_is_zeros():
 
 
 @pytest.mark.parametrize(
-    "make, length", [(stable_diffusion_xl, 40), (stable_diffusion_3, 256), (flux, 512)]
+    "make, length",
+    [
+        (stable_diffusion_xl, 40),
+        (stable_diffusion_3, 256),
+        (flux, 512),
+        (chroma, 512),
+        (hidream, 128),
+    ],
 )
 def test_a_long_prompt_is_named(make, length):
     with pytest.warns(UserWarning, match=f"the model reads {length}: .* was cut"):
         load_backbone(make()).condition(["bee " * 200])
 
 
-@pytest.mark.parametrize("make", [qwen_image, lumina2])
+def test_distilled_flux2_klein_is_a_warning():
+    pipeline = flux2(is_klein=True)
+    pipeline.register_to_config(is_distilled=True)
+    with pytest.warns(UserWarning, match=r"is distilled.*no likelihoods"):
+        load_backbone(pipeline)
+
+
+def test_a_processor_in_place_of_a_tokenizer():
+    """As of FLUX.2 dev, whose text encoder reads images too."""
+
+    class Processor:
+        def __init__(self, tokenizer):
+            self.tokenizer, self.chat_template = tokenizer, tokenizer.chat_template
+
+        def apply_chat_template(self, *args, **kwargs):
+            return self.tokenizer.apply_chat_template(*args, **kwargs)
+
+    pipeline = flux2()
+    backbone = load_backbone(pipeline)
+    expected, before = backbone.condition(["a bee"]), backbone.fingerprint()
+    pipeline.tokenizer = Processor(pipeline.tokenizer)
+    backbone = load_backbone(pipeline)
+    torch.testing.assert_close(backbone.condition(["a bee"]), expected)
+    assert backbone.prompt_template == "a photo of a {}."
+    assert backbone.fingerprint()["tokenizer"] == before["tokenizer"]
+    pipeline.tokenizer.chat_template += " "
+    assert backbone.fingerprint()["tokenizer"] != before["tokenizer"]
+
+
+@pytest.mark.parametrize("make", [qwen_image, z_image, lumina2])
 def test_the_text_around_a_prompt_takes_its_part_of_the_length(make):
     backbone = load_backbone(make())
     with pytest.warns(UserWarning, match="the model reads") as record:

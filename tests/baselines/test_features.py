@@ -64,6 +64,8 @@ LAYERS = {
     "Stable Diffusion 1.x, 2.x": ["auto", 0, "up_blocks.0.resnets.1"],
     "Flux": ["auto", -1],
     "DiT": ["auto", "transformer_blocks.0.attn1"],
+    "HiDream": ["x_embedder"],
+    "Z-Image": ["noise_refiner.0"],
     "Lumina 2": ["noise_refiner.0"],
 }
 NAMED = {
@@ -78,6 +80,8 @@ NAMED = {
     "DiT": ["transformer_blocks.0", "transformer_blocks.0.attn1"],
     "HunyuanDiT": ["blocks.1"],
     "DeepFloyd IF": ["mid_block"],
+    "HiDream": ["x_embedder"],
+    "Z-Image": ["noise_refiner.0"],
     "Lumina 2": ["noise_refiner.0"],
     "AuraFlow": ["joint_transformer_blocks.0"],
 }

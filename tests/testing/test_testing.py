@@ -46,7 +46,7 @@ def test_families_pass(name):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-PIPELINE_SIZES = {"Qwen-Image": 8}
+PIPELINE_SIZES = {"Qwen-Image": 8, "Z-Image": 8, "Chroma": 8, "FLUX.2": 8}
 """Pixels of the images; the size is in no config, where the default is of 128."""
 
 
@@ -62,6 +62,9 @@ PIPELINE_SIZES = {"Qwen-Image": 8}
         "HunyuanDiT",
         "DeepFloyd IF",
         "Qwen-Image",
+        "Z-Image",
+        "Chroma",
+        "FLUX.2",
         "Lumina 2",
         "AuraFlow",
     ],
@@ -292,7 +295,15 @@ WRONG = [
     ("check_latents", "HunyuanDiT", {"encode": wrong_scale}),
     *[
         ("check_denoising_step", name, {"forward": forward})
-        for name in ("Qwen-Image", "Lumina 2", "AuraFlow")
+        for name in (
+            "Qwen-Image",
+            "Z-Image",
+            "Chroma",
+            "FLUX.2",
+            "HiDream",
+            "Lumina 2",
+            "AuraFlow",
+        )
         for forward in (wrong_sign, wrong_sign_of_input, wrong_time, scaled_time)
     ],
     ("check_latents", "Qwen-Image", {"forward": swapped_axes}),

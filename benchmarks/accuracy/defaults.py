@@ -114,7 +114,9 @@ def choices(task, clf, errors, truth, proba, fit):
     rows, correct = [], {}
     for system, params in TARGETS.items():
         clf.set_params(**{"target": "auto", "trial_covariance": "auto", **params})
-        choice, cost = replay(clf, in_space(clf, errors), 0.99, clf.trial_covariance)
+        choice, cost = replay(
+            clf, in_space(clf, errors), None, 0.99, clf.trial_covariance
+        )
         correct[system] = choice == truth
         how = {"evaluations": float(cost.mean())}
         rows.append(row_of(task, system, correct[system], **how))

@@ -24,7 +24,11 @@ from diffusion_sklearn.backbones._noise_schedule import (
     flow_weights,
     read_noise_schedule,
 )
-from diffusion_sklearn.backbones._tokens import DEFAULT_TEMPLATE, default_template
+from diffusion_sklearn.backbones._tokens import (
+    DEFAULT_TEMPLATE,
+    default_template,
+    tokenizer_of,
+)
 
 DISTILLED_SCHEDULERS = "LCMScheduler", "TCDScheduler", "SCMScheduler"
 """Samplers of distilled models only."""
@@ -127,8 +131,9 @@ class Backbone:
     def prompt_template(self):
         """What "auto" stands for in the estimators: the tokenizer may say."""
         tokenizer = getattr(self.pipeline, "tokenizer", None)
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
-        return DEFAULT_TEMPLATE if tokenizer is None else default_template(tokenizer)
+        if tokenizer is None:
+            return DEFAULT_TEMPLATE
+        return default_template(tokenizer_of(tokenizer))
 
     @property
     def latent_channels(self):

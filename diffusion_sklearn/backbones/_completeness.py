@@ -13,6 +13,8 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
+from diffusion_sklearn.backbones._tokens import tokenizer_of
+
 WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)"
     r"(?:\.(?P<variant>[^./]+?))?(?:-\d+-of-\d+)?(?:\.(?P<older>[^./]+))?"
@@ -242,7 +244,7 @@ def read_tokenizer(cls, folder, part, **options):
     where = {"subfolder": part} if part else {}
     _check_files(folder / part, getattr(cls, "vocab_files_names", {}))
     tokenizer = read(cls, folder, part, **where, **options)
-    check_tokenizer(getattr(tokenizer, "tokenizer", tokenizer), folder / part)
+    check_tokenizer(tokenizer_of(tokenizer), folder / part)
     return tokenizer
 
 

@@ -14,6 +14,7 @@ import torch
 from torch.nn.modules import module as global_hooks
 
 from diffusion_sklearn.backbones._checksums import checksums
+from diffusion_sklearn.backbones._tokens import tokenizer_of
 
 UNUSED = "safety_checker", "feature_extractor", "image_encoder"
 """Parts of a pipeline that classify nothing."""
@@ -232,7 +233,7 @@ class _Part:
     def add_tokenizer(self, tokenizer):
         # Its other settings are changed by some pipelines' encode_prompt.
         chat_template = getattr(tokenizer, "chat_template", None)
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
+        tokenizer = tokenizer_of(tokenizer)
         settings = {
             "length": tokenizer.model_max_length,
             "vocabulary": _vocabulary(tokenizer),

@@ -7,7 +7,7 @@ from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._devices import device_of
 from diffusion_sklearn.backbones._packing import positions
 from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
-from diffusion_sklearn.backbones._tokens import check_prompts
+from diffusion_sklearn.backbones._tokens import check_prompts, tokenizer_of
 
 HUB_MODEL = "black-forest-labs/FLUX.2-klein-base-4B"
 NO_GUIDANCE = 1.0
@@ -53,8 +53,7 @@ class Flux2Backbone(Backbone):
         """
         tokenizer, names = self.pipeline.tokenizer, list(names)
         length, around = self.max_sequence_length, self._text_around()
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
-        check_prompts(names, tokenizer, length, HUB_MODEL, around)
+        check_prompts(names, tokenizer_of(tokenizer), length, HUB_MODEL, around)
 
         def embed(prompts):
             device = encoder_device(self)

@@ -22,6 +22,20 @@ def default_template(tokenizer):
     return tokenizer.init_kwargs.get("prompt_template", DEFAULT_TEMPLATE)
 
 
+def tokenizer_of(part):
+    """The tokenizer of a pipeline's part, which may be a processor with images.
+
+    Parameters
+    ----------
+    part : PreTrainedTokenizerBase or ProcessorMixin
+
+    Returns
+    -------
+    tokenizer : PreTrainedTokenizerBase
+    """
+    return part if hasattr(part, "get_vocab") else part.tokenizer
+
+
 def check_prompts(prompts, tokenizer, length, instead, around=""):
     """Raise if a prompt has unknown words; warn if it is cut.
 

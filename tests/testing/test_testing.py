@@ -307,6 +307,11 @@ WRONG = [
         for forward in (wrong_sign, wrong_sign_of_input, wrong_time, scaled_time)
     ],
     ("check_latents", "Qwen-Image", {"forward": swapped_axes}),
+    ("check_latents", "FLUX.2", {"forward": swapped_axes}),
+    ("check_latents", "FLUX.2", {"encode": wrong_scale}),
+    ("check_latents", "FLUX.2", {"encode": wrong_shift}),
+    ("check_denoising_step", "FLUX.2 klein", {"condition": another_prompt}),
+    ("check_denoising_step", "HiDream", {"condition": another_prompt}),
     ("check_denoising_step", "Lumina 2", {"condition": another_prompt}),
     (
         "check_denoising_step",

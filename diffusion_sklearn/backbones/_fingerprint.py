@@ -37,6 +37,8 @@ PRIVATE = {
     *("_active_adapter", "_disable_adapters"),
 }
 """Private attributes of classes of a library that count; of other classes all do."""
+SAME_ATTENTION = None, "eager", "sdpa", "flash_attention_2", "flex_attention"
+"""Implementations of transformers' attention that agree up to rounding."""
 LIBRARIES = {
     *("torch", "diffusers", "transformers", "peft", "accelerate", "torchao", "optimum"),
     *("bitsandbytes", "tokenizers", "huggingface_hub", "numpy", "diffusion_sklearn"),
@@ -221,8 +223,10 @@ class _Part:
             config = attributes.get("config")
             if hasattr(config, "to_dict"):  # of transformers, shared by many modules
                 if id(config) not in self._configs:
+                    settings = config.to_dict()
                     implementation = getattr(config, "_attn_implementation", None)
-                    settings = {**config.to_dict(), "attention": implementation}
+                    if implementation not in SAME_ATTENTION:
+                        settings["attention"] = implementation
                     self._configs[id(config)] = config, settings
                 attributes["_internal_dict"] = self._configs[id(config)][1]
             self.add(module, path, attributes)
@@ -270,8 +274,12 @@ class _Part:
             if name == "_internal_dict":
                 value = {k: v for k, v in value.items() if k not in UNREAD}
                 value = {k: v for k, v in value.items() if str(k)[0] != "_"}
-            value = {str(k): self._text(v, path, k) for k, v in value.items()}
-            return repr(sorted(value.items()))
+            is_config, texts = name == "_internal_dict", {}
+            for k, v in value.items():
+                # A config may hold others, as that of an encoder of images and text.
+                inside = name if is_config and isinstance(v, Mapping) else k
+                texts[str(k)] = self._text(v, path, inside)
+            return repr(sorted(texts.items()))
         if isinstance(value, list | tuple):
             return repr([self._text(v, path, name) for v in value])
         if isinstance(value, set | frozenset):

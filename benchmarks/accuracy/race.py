@@ -135,12 +135,12 @@ def print_row(task, images, how, one):
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--n-images", type=int, nargs=3, default=[2500, 1000, 1000])
-    parser.add_argument("--n-shifted", type=int, default=250)
+    parser.add_argument("--n-shifted", type=int, nargs=3, default=[250, 250, 250])
     parser.add_argument("--only", nargs="+", default=None, choices=TASKS)
     parser.add_argument("--tables", type=Path, default=None, help="folder to keep them")
     args = parser.parse_args()
     if args.quick:
-        args.n_images, args.n_shifted = [10, 10, 10], 5
+        args.n_images, args.n_shifted = [10, 10, 10], [5, 5, 5]
     if args.tables:
         args.tables.mkdir(parents=True, exist_ok=True)
     print(describe_machine())
@@ -156,11 +156,11 @@ def main():
         rows.append({"task": task, "images": images, "race": how, **settings, **one})
         print_row(task, images, how, one)
 
-    for task, n in zip(TASKS, args.n_images, strict=True):
+    for task, n, n_shifted in zip(TASKS, args.n_images, args.n_shifted, strict=True):
         if task not in tasks:
             continue
         for name in (None, *SHIFTS):
-            count = min(n, args.n_shifted) if name else n
+            count = min(n, n_shifted) if name else n
             table = make_table(task, count, name, 0, args.tables)
             shown = name or "as they are"
             for c in CONFIDENCES:
@@ -170,7 +170,7 @@ def main():
             for method, pruning in OTHERS.items() if name is None else ():
                 how = {"pruning": pruning, "trial_covariance": None}
                 report(task, shown, method, *table, **how)
-        again = make_table(task, min(n, 2 * args.n_shifted), None, 1, args.tables)
+        again = make_table(task, min(n, 2 * n_shifted), None, 1, args.tables)
         report(task, "other noise", "by prediction, 0.99", *again, pruning=0.99)
 
     if "fashion-dit" in tasks:

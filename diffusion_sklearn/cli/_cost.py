@@ -113,7 +113,7 @@ def _anonymous_plan(clf, n_classes):
     if not isinstance(getattr(clf, "prompt_template", ""), str):
         n_prompts = len(clf.prompt_template)
     condition = backbone.condition([0 if backbone.kind == "class" else ""])
-    conditions = condition.repeat_interleave(n_classes * n_prompts, dim=0)
+    conditions = condition[torch.zeros(n_classes * n_prompts, dtype=torch.int64)]
     return clf._make_plan(spec, trials, conditions, np.full(n_classes, n_prompts))
 
 

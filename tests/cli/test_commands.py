@@ -283,6 +283,11 @@ def test_cost_of_a_race(few_passes, photos, tmp_path, capsys):
     assert "fashion-dit has 10" in capsys.readouterr().err
 
 
+def test_cost_of_conditions_of_several_tensors(few_passes, sd3_folder, capsys):
+    report = cost(capsys, "--classes", "5", "--model", str(sd3_folder))
+    assert report["n_classes"] == 5
+
+
 def test_cost_of_prompts(few_passes, sd_folder, capsys):
     flags = ["--model", sd_folder, "--pruning", "none", "--n-trials", "3"]
     templates = ["--prompt-template", "a {}", "--prompt-template", "one {}"]

@@ -91,6 +91,8 @@ def run_one_step(backbone, timestep):
     )
     spy.end = spy.network_input(latents)
     side = backbone.image_size
+    if hasattr(pipeline, "default_sample_size"):  # HiDream resizes to this area
+        pipeline.default_sample_size = latents.shape[-1]
     options = {
         "prompt": name,
         "class_labels": [name],

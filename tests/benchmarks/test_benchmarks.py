@@ -484,12 +484,12 @@ def test_race_benchmark(monkeypatch, capsys, tmp_path):
     """Its replay is what the engine does; the table has a row for each race."""
     clf, errors, truth = race.make_table("fashion-dit", 6, None, 0, tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 1
-    choice, cost = race.replay(clf, errors, 0.99)
+    choice, cost = race.replay(clf, errors, None, 0.99)
     images = make_task("fashion-dit", 6)[1]
     result = clf.denoising_errors(images)
     np.testing.assert_array_equal(choice, result.log_proba.argmax(axis=1))
     np.testing.assert_array_equal(cost, result.n_evaluations)
-    one = race.score(clf, errors, truth, confidence=0.99)
+    one = race.score(clf, errors, truth, None, pruning=0.99)
     assert one["evaluations"] == cost.mean() and one["n_differ"] == 0
 
     argv = ["race", "--quick", "--only", "fashion-dit", "--json", str(tmp_path / "j")]

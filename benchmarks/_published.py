@@ -16,7 +16,7 @@ import diffusers
 import torch
 import transformers
 
-from diffusion_sklearn.testing._pipelines import LETTERS
+from diffusion_sklearn.testing._text_encoders import LETTERS
 
 CLIP_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"  # of OpenAI's CLIP, in open_clip
 START, END = "<|startoftext|>", "<|endoftext|>"

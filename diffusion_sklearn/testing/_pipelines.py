@@ -1,14 +1,24 @@
 """A tiny pipeline with random weights of every family."""
 
-from functools import cache, partial, wraps
-from tempfile import TemporaryDirectory
+from functools import partial, wraps
 
 import diffusers
-import tokenizers
 import torch
-import transformers
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.-,"
+from diffusion_sklearn.testing._text_encoders import (
+    bert,
+    chatglm,
+    clip,
+    gemma,
+    glm,
+    llama,
+    mistral3,
+    qwen2_vl,
+    qwen3,
+    t5,
+    varied,
+)
+
 CLASS_NAMES = ["ant", "bee", "cat", "dog, hound", "eel"]
 BETAS = {
     "beta_schedule": "scaled_linear",
@@ -99,14 +109,6 @@ def _same_weights(make):
     return seeded
 
 
-def _varied(module):
-    """Random weights everywhere: networks that end in zeros ignore their input."""
-    for p in module.parameters():
-        if p.ndim > 1:  # all but biases and norms
-            torch.nn.init.normal_(p, std=0.3)
-    return module.eval()
-
-
 def _vae(n_blocks=2, **config):
     return diffusers.AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * n_blocks,
@@ -116,200 +118,11 @@ def _vae(n_blocks=2, **config):
     ).eval()  # fmt: skip
 
 
-def clip_tokenizer():
-    """A tokenizer of CLIP for which every letter is a token."""
-    words = [*LETTERS, *(f"{c}</w>" for c in LETTERS)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    vocab = {word: k for k, word in enumerate(words)}
-    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=40)
-
-
-def _clip(n_pooled=None, length=40):
-    """A tokenizer and a text encoder of CLIP, projected if `n_pooled`."""
-    tokenizer = clip_tokenizer()
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16,
-        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=length,
-        projection_dim=n_pooled or 8, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    projected = "WithProjection" if n_pooled else ""
-    cls = getattr(transformers, "CLIPTextModel" + projected)
-    return tokenizer, _varied(cls(config))
-
-
-def _t5(kind="T5"):
-    """A tokenizer and a text encoder of T5 or UMT5."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)]
-    pieces += [(letter, -2.0) for letter in LETTERS]
-    settings = {"extra_ids": 0, "model_max_length": 512}
-    tokenizer = transformers.T5Tokenizer(vocab=pieces, **settings)
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=16, num_layers=1,
-        num_heads=2,
-    )  # fmt: skip
-    encoder = getattr(transformers, f"{kind}EncoderModel")(config)
-    return tokenizer, _varied(encoder)
-
-
-def _gemma(n_layers=1):
-    """A tokenizer and a text encoder of Gemma 2."""
-    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *LETTERS, "▁"]
-    vocab = {word: k for k, word in enumerate(words)}
-    tokenizer = transformers.GemmaTokenizer(vocab, merges=[])
-    config = transformers.Gemma2Config(
-        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, head_dim=4,
-        num_attention_heads=2, num_hidden_layers=n_layers, num_key_value_heads=2,
-        pad_token_id=0, eos_token_id=1, bos_token_id=2,
-    )  # fmt: skip
-    return tokenizer, _varied(transformers.Gemma2Model(config))
-
-
-def _qwen_tokenizer():
-    """A tokenizer of Qwen for which every letter is a token."""
-    words = ["<|endoftext|>", *LETTERS, *"DĠĊ:", "<|im_start|>", "<|im_end|>"]
-    vocab = {word: k for k, word in enumerate(words)}
-    special = ["<|im_start|>", "<|im_end|>"]
-    tokenizer = transformers.Qwen2Tokenizer(
-        vocab, merges=[], additional_special_tokens=special
-    )
-    tokenizer.chat_template = (
-        r"{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + "
-        r"message.content + '<|im_end|>\n' }}{% endfor %}"
-        r"{{ '<|im_start|>assistant\n' }}"
-    )
-    return tokenizer
-
-
-def _qwen3(n_layers=2, cls="Qwen3Model"):
-    """A tokenizer and a text encoder of Qwen 3."""
-    tokenizer = _qwen_tokenizer()
-    config = transformers.Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, head_dim=8,
-        num_hidden_layers=n_layers, num_attention_heads=2, num_key_value_heads=2,
-        bos_token_id=0, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
-    return tokenizer, _varied(getattr(transformers, cls)(config))
-
-
-def _mistral3():
-    """A tokenizer and a text encoder of Mistral 3, with the layers FLUX.2 reads."""
-    from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
-
-    special = ["[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
-    words = ["<unk>", "<s>", "</s>", "<pad>", *special, *LETTERS, "▁"]
-    tokenizer = transformers.LlamaTokenizer(
-        {word: k for k, word in enumerate(words)}, merges=[], pad_token="<pad>",
-        additional_special_tokens=[*special, SYSTEM_MESSAGE],  # as one token
-    )  # fmt: skip
-    tokenizer.chat_template = (
-        "{{ bos_token }}{% for message in messages %}"
-        "{% if message.role == 'system' %}"
-        "[SYSTEM_PROMPT]{{ message.content[0].text }}[/SYSTEM_PROMPT]"
-        "{% else %}[INST]{{ message.content[0].text }}[/INST]{% endif %}{% endfor %}"
-    )
-    sizes = dict(hidden_size=16, intermediate_size=16, num_attention_heads=2)
-    config = transformers.Mistral3Config(
-        text_config=dict(
-            model_type="mistral", vocab_size=len(tokenizer), num_hidden_layers=30,
-            num_key_value_heads=2, head_dim=8, pad_token_id=3, **sizes,
-        ),
-        vision_config=dict(
-            model_type="pixtral", num_hidden_layers=1, image_size=16, patch_size=8,
-            **sizes,
-        ),
-    )  # fmt: skip
-    return tokenizer, _varied(transformers.Mistral3ForConditionalGeneration(config))
-
-
-def _qwen2_vl():
-    """A tokenizer and a text encoder of Qwen 2.5-VL."""
-    tokenizer = _qwen_tokenizer()
-    config = transformers.Qwen2_5_VLConfig(
-        text_config=dict(
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
-            num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-            rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2]},
-            bos_token_id=0, eos_token_id=0, pad_token_id=0,
-        ),
-        vision_config=dict(
-            depth=1, hidden_size=16, intermediate_size=16, num_heads=2,
-            out_hidden_size=16, fullatt_block_indexes=[0],
-        ),
-    )  # fmt: skip
-    return tokenizer, _varied(transformers.Qwen2_5_VLForConditionalGeneration(config))
-
-
-@cache
-def _chatglm_vocabulary():
-    """A folder with a vocabulary of sentencepiece, until the end of the process."""
-    import sentencepiece
-
-    folder = TemporaryDirectory()
-    with open(f"{folder.name}/tokenizer.model", "wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(LETTERS), model_writer=file, model_type="char",
-            vocab_size=len(LETTERS) + 4, minloglevel=2,
-            normalization_rule_name="identity",
-        )  # fmt: skip
-    return folder
-
-
-def _chatglm():
-    """A tokenizer and a text encoder of ChatGLM 3."""
-    from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
-    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
-
-    tokenizer = ChatGLMTokenizer(f"{_chatglm_vocabulary().name}/tokenizer.model")
-    config = ChatGLMConfig(
-        num_layers=1, padded_vocab_size=tokenizer.vocab_size, hidden_size=16,
-        ffn_hidden_size=16, kv_channels=4, num_attention_heads=4, seq_length=256,
-        original_rope=True,
-    )  # fmt: skip
-    encoder = ChatGLMModel(config)
-    for p in encoder.parameters():
-        torch.nn.init.ones_(p)  # norms come without values
-    return tokenizer, _varied(encoder)
-
-
-def _glm():
-    """A tokenizer and a text encoder of GLM 4."""
-    words = ["<|endoftext|>", "[UNK]", "[gMASK]", "<sop>", *LETTERS, " "]
-    model = tokenizers.models.WordLevel({w: k for k, w in enumerate(words)}, "[UNK]")
-    letters = tokenizers.Tokenizer(model)
-    letters.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
-    letters.post_processor = tokenizers.processors.TemplateProcessing(
-        "[gMASK] <sop> $A", special_tokens=[("[gMASK]", 2), ("<sop>", 3)]
-    )
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=letters, pad_token=words[0], unk_token=words[1],
-        padding_side="left",
-    )  # fmt: skip
-    config = transformers.GlmConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, head_dim=4,
-        num_attention_heads=2, num_hidden_layers=2, num_key_value_heads=2,
-        pad_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    return tokenizer, _varied(transformers.GlmModel(config))
-
-
-def _bert():
-    """A tokenizer and a text encoder of BERT."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
-    words += [f"##{letter}" for letter in LETTERS]
-    tokenizer = transformers.BertTokenizer({w: k for k, w in enumerate(words)})
-    config = transformers.BertConfig(
-        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16,
-        num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=77,
-    )  # fmt: skip
-    return tokenizer, _varied(transformers.BertModel(config))
-
-
 def _text_parts(*pairs):
     """Tokenizers and text encoders by the names that pipelines give them."""
     parts = {}
-    for number, (tokenizer, encoder) in enumerate(pairs, start=1):
-        end = "" if number == 1 else f"_{number}"
+    for k, (tokenizer, encoder) in enumerate(pairs, start=1):
+        end = "" if k == 1 else f"_{k}"
         parts |= {"tokenizer" + end: tokenizer, "text_encoder" + end: encoder}
     return parts
 
@@ -327,13 +140,13 @@ def _unet(**config):
 @_same_weights
 def stable_diffusion(prediction_type="epsilon", image_to_image=False):
     """Stable Diffusion 1.x or 2.x."""
-    text_parts, unet = _text_parts(_clip()), _unet(cross_attention_dim=8)
+    text_parts, unet = _text_parts(clip()), _unet(cross_attention_dim=8)
     scheduler = diffusers.DDIMScheduler(
         **BETAS, clip_sample=False, prediction_type=prediction_type
     )
     kind = "Img2Img" if image_to_image else ""
     return getattr(diffusers, f"StableDiffusion{kind}Pipeline")(
-        **text_parts, vae=_vae(scaling_factor=0.18215), unet=_varied(unet),
+        **text_parts, vae=_vae(scaling_factor=0.18215), unet=varied(unet),
         scheduler=scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
@@ -345,7 +158,7 @@ def latent_consistency(image_to_image=False):
     unet = _unet(cross_attention_dim=8, time_cond_proj_dim=8)
     kind = "Img2Img" if image_to_image else ""
     return getattr(diffusers, f"LatentConsistencyModel{kind}Pipeline")(
-        vae=_vae(scaling_factor=0.18215), **_text_parts(_clip()), unet=_varied(unet),
+        vae=_vae(scaling_factor=0.18215), **_text_parts(clip()), unet=varied(unet),
         scheduler=diffusers.LCMScheduler(), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
@@ -360,8 +173,8 @@ def stable_diffusion_xl():
     )  # fmt: skip
     return diffusers.StableDiffusionXLPipeline(
         _vae(scaling_factor=0.13025, force_upcast=True),
-        **_text_parts(_clip(), _clip(n_pooled=6)),
-        unet=_varied(unet),
+        **_text_parts(clip(), clip(n_pooled=6)),
+        unet=varied(unet),
         scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
     )
 
@@ -377,8 +190,8 @@ def kolors(image_to_image=False):
     kind = "Img2Img" if image_to_image else ""
     return getattr(diffusers, f"Kolors{kind}Pipeline")(
         _vae(scaling_factor=0.13025, force_upcast=True),
-        **_text_parts(_chatglm()),
-        unet=_varied(unet),
+        **_text_parts(chatglm()),
+        unet=varied(unet),
         scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
     )
 
@@ -391,12 +204,12 @@ def stable_diffusion_3(with_t5=True):
         attention_head_dim=4, num_attention_heads=2, joint_attention_dim=16,
         caption_projection_dim=8, pooled_projection_dim=12, pos_embed_max_size=8,
     )  # fmt: skip
-    t5 = _t5() if with_t5 else (None, None)
+    third = t5() if with_t5 else (None, None)
     return diffusers.StableDiffusion3Pipeline(
-        transformer=_varied(transformer),
+        transformer=varied(transformer),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(scaling_factor=1.5305, shift_factor=0.0609),
-        **_text_parts(_clip(n_pooled=6), _clip(n_pooled=6), t5),
+        **_text_parts(clip(n_pooled=6), clip(n_pooled=6), third),
     )
 
 
@@ -411,8 +224,8 @@ def flux(guidance_embeds=True):
     pipeline = diffusers.FluxPipeline(
         diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         _vae(scaling_factor=0.3611, shift_factor=0.1159),
-        **_text_parts(_clip(), _t5()),
-        transformer=_varied(transformer),
+        **_text_parts(clip(), t5()),
+        transformer=varied(transformer),
     )
     pipeline.default_sample_size = 4  # it is in no config
     return pipeline
@@ -425,9 +238,9 @@ def _pixart(cls, sample_size):
         cross_attention_dim=12, caption_channels=16, norm_num_groups=2,
     )  # fmt: skip
     return getattr(diffusers, cls)(
-        *_t5(),
+        *t5(),
         _vae(scaling_factor=0.18215),
-        _varied(transformer),
+        varied(transformer),
         diffusers.DPMSolverMultistepScheduler(beta_end=0.02, solver_order=2),
     )
 
@@ -467,9 +280,9 @@ def sana(kind=""):
     )
     if kind:
         scheduler = diffusers.SCMScheduler()
-    parts = autoencoder.eval(), _varied(transformer)
+    parts = autoencoder.eval(), varied(transformer)
     cls = getattr(diffusers, f"Sana{kind}Pipeline")
-    return cls(*_gemma(), *parts, scheduler)
+    return cls(*gemma(), *parts, scheduler)
 
 
 @_same_weights
@@ -485,7 +298,7 @@ def cogview4():
         max_shift=0.75,
     )  # fmt: skip
     return diffusers.CogView4Pipeline(
-        *_glm(), _vae(n_blocks=4, scaling_factor=1.0), _varied(transformer), scheduler
+        *glm(), _vae(n_blocks=4, scaling_factor=1.0), varied(transformer), scheduler
     )
 
 
@@ -498,9 +311,9 @@ def hunyuan_dit():
         cross_attention_dim_t5=16, pooled_projection_dim=8,
     )  # fmt: skip
     return diffusers.HunyuanDiTPipeline(
-        **_text_parts(_bert(), _t5()),
+        **_text_parts(bert(), t5()),
         vae=_vae(n_blocks=4, scaling_factor=0.13025),
-        transformer=_varied(transformer),
+        transformer=varied(transformer),
         scheduler=diffusers.DDPMScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.018,
             steps_offset=1, prediction_type="v_prediction", clip_sample=False,
@@ -524,8 +337,8 @@ def deepfloyd_if(image_to_image=False):
     )  # fmt: skip
     kind = "Img2Img" if image_to_image else ""
     return getattr(diffusers, f"IF{kind}Pipeline")(
-        *_t5(),
-        _varied(unet),
+        *t5(),
+        varied(unet),
         diffusers.DDPMScheduler(
             beta_schedule="squaredcos_cap_v2", variance_type="learned_range",
             thresholding=True, dynamic_thresholding_ratio=0.95, sample_max_value=1.5,
@@ -551,8 +364,8 @@ def qwen_image(image_to_image=False):
     pipeline = getattr(diffusers, f"QwenImage{kind}Pipeline")(
         diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae.eval(),
-        **_text_parts(_qwen2_vl()),
-        transformer=_varied(transformer),
+        **_text_parts(qwen2_vl()),
+        transformer=varied(transformer),
     )
     pipeline.default_sample_size = 4  # it is in no config
     return pipeline
@@ -565,12 +378,12 @@ def z_image(image_to_image=False):
         in_channels=4, dim=16, n_layers=1, n_refiner_layers=1, n_heads=2,
         n_kv_heads=2, cap_feat_dim=16, axes_dims=[4, 2, 2], axes_lens=[1024, 16, 16],
     )  # fmt: skip
-    _varied(transformer).t_embedder.mlp[2].weight.data /= 20  # it sums 1,024 units
+    varied(transformer).t_embedder.mlp[2].weight.data /= 20  # it sums 1,024 units
     kind = "Img2Img" if image_to_image else ""
     pipeline = getattr(diffusers, f"ZImage{kind}Pipeline")(
         diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
         _vae(scaling_factor=0.3611, shift_factor=0.1159),
-        **_text_parts(_qwen3()),
+        **_text_parts(qwen3()),
         transformer=transformer,
     )
     pipeline.default_sample_size = 4  # it is in no config
@@ -586,12 +399,12 @@ def chroma(image_to_image=False):
         approximator_num_channels=8, approximator_hidden_dim=8, approximator_layers=1,
     )  # fmt: skip
     # Half precision rounds the time, which all layers see: a small effect.
-    _varied(transformer).distilled_guidance_layer.out_proj.weight.data /= 4
+    varied(transformer).distilled_guidance_layer.out_proj.weight.data /= 4
     kind = "Img2Img" if image_to_image else ""
     pipeline = getattr(diffusers, f"Chroma{kind}Pipeline")(
         diffusers.FlowMatchEulerDiscreteScheduler(use_beta_sigmas=True),
         _vae(scaling_factor=0.3611, shift_factor=0.1159),
-        *reversed(_t5()),
+        *reversed(t5()),
         transformer=transformer,
     )
     pipeline.default_sample_size = 4  # it is in no config
@@ -607,7 +420,7 @@ def flux2(is_klein=False):
         timestep_guidance_channels=16, guidance_embeds=not is_klein,
     )  # fmt: skip
     # Half precision rounds the time, which all layers see: a small effect.
-    time = _varied(transformer).time_guidance_embed.timestep_embedder
+    time = varied(transformer).time_guidance_embed.timestep_embedder
     time.linear_2.weight.data /= 8
     vae = diffusers.AutoencoderKLFlux2(
         down_block_types=["DownEncoderBlock2D"] * 2,
@@ -616,7 +429,7 @@ def flux2(is_klein=False):
     )  # fmt: skip
     vae.bn.running_mean.normal_()
     vae.bn.running_var.uniform_(0.5, 2)
-    text = _qwen3(28, "Qwen3ForCausalLM") if is_klein else _mistral3()
+    text = qwen3(28, "Qwen3ForCausalLM") if is_klein else mistral3()
     kind = "Klein" if is_klein else ""
     pipeline = getattr(diffusers, f"Flux2{kind}Pipeline")(
         diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
@@ -637,24 +450,12 @@ def hidream():
         text_emb_dim=12, num_routed_experts=2, num_activated_experts=1,
         axes_dims_rope=(4, 2, 2), max_resolution=(8, 8), llama_layers=[0, 1],
     )  # fmt: skip
-    words = ["<unk>", "<s>", "</s>", *LETTERS, "▁"]
-    tokenizer = transformers.LlamaTokenizer(
-        {word: k for k, word in enumerate(words)}, merges=[], model_max_length=128,
-        padding_side="right",
-    )  # fmt: skip
-    llama = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
-        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        attn_implementation="eager",  # the pipeline wants the attention weights
-    )  # fmt: skip
-    clips = (_clip(n_pooled=6, length=128) for _ in range(2))
+    clips = (clip(n_pooled=6, length=128) for _ in range(2))
     pipeline = diffusers.HiDreamImagePipeline(
         diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         _vae(scaling_factor=0.3611, shift_factor=0.1159),
-        **_text_parts(
-            *clips, _t5(), (tokenizer, _varied(transformers.LlamaForCausalLM(llama)))
-        ),
-        transformer=_varied(transformer),
+        **_text_parts(*clips, t5(), llama()),
+        transformer=varied(transformer),
     )
     pipeline.default_sample_size = 4  # it is in no config
     return pipeline
@@ -669,10 +470,10 @@ def lumina2():
         axes_dim_rope=(4, 2, 2), axes_lens=(300, 8, 8), cap_feat_dim=8,
     )  # fmt: skip
     return diffusers.Lumina2Pipeline(
-        _varied(transformer),
+        varied(transformer),
         diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
         _vae(n_blocks=4, scaling_factor=0.3611, shift_factor=0.1159),
-        **_text_parts(_gemma(n_layers=2)),
+        **_text_parts(gemma(n_layers=2)),
     )
 
 
@@ -686,9 +487,9 @@ def aura_flow():
         pos_embed_max_size=16,
     )  # fmt: skip
     return diffusers.AuraFlowPipeline(
-        *_t5("UMT5"),
+        *t5("UMT5"),
         _vae(scaling_factor=0.13025),
-        _varied(transformer),
+        varied(transformer),
         diffusers.FlowMatchEulerDiscreteScheduler(shift=1.73),
     )
 
@@ -703,7 +504,7 @@ def dit():
     )  # fmt: skip
     id2label = dict(enumerate(CLASS_NAMES))
     pipeline = diffusers.DiTPipeline(
-        _varied(transformer),
+        varied(transformer),
         _vae(scaling_factor=0.18215),
         diffusers.DDIMScheduler(clip_sample=False),
         id2label,
@@ -722,4 +523,4 @@ def pixels():
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-    return diffusers.DDPMPipeline(_varied(unet), scheduler)
+    return diffusers.DDPMPipeline(varied(unet), scheduler)

@@ -60,6 +60,22 @@ def clopper_pearson(n_correct, n, confidence=0.95):
     return float(interval.low), float(interval.high)
 
 
+def confidence_bins(confidence, n_bins):
+    """Place predictions in bins of equal width, of which b holds (b / n, (b + 1) / n].
+
+    Parameters
+    ----------
+    confidence : ndarray of shape (n,)
+        Probability of each prediction.
+    n_bins : int
+
+    Returns
+    -------
+    bins : ndarray of shape (n,), int64
+    """
+    return np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+
+
 def expected_calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
     r"""Mean difference between the confidence of predictions and their accuracy.
 
@@ -117,8 +133,7 @@ def expected_calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
         raise ValueError(f"n_bins={n_bins!r} must be an int of at least 1.")
     confidence = y_proba.max(axis=1)
     correct = classes[y_proba.argmax(axis=1)] == y_true
-    # Bin b holds (b / n_bins, (b + 1) / n_bins].
-    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+    bins = confidence_bins(confidence, n_bins)
     gaps = np.bincount(bins, weights=correct - confidence, minlength=n_bins)
     return float(np.abs(gaps).sum() / len(y_true))
 

@@ -2,99 +2,25 @@
 
 import functools
 import os
-import re
 from dataclasses import replace
+from html import escape
 
 import gradio as gr
 from PIL import Image
 
 from diffusion_sklearn.app import _functions as page
+from diffusion_sklearn.app import _photos, _settings
+from diffusion_sklearn.app._server import Guard
+from diffusion_sklearn.app._style import CSS, HEAD
 from diffusion_sklearn.backbones._loading import BUNDLED, load_backbone
 
 MAX_WAITING = 64  # events in the queue
 SECONDS_KEPT = 300  # of an upload
-MAX_BODY = page.MAX_UNPACKED  # bytes of a request
-
-PATHS = re.compile(
-    r"/|/config|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json"
-    r"|/(assets|static|svelte)/[\w./-]+"
-    r"|/gradio_api/(upload|upload_progress|info|startup-events|app_id|cancel|reset"
-    r"|queue/(join|data|status)|heartbeat/\w+)/?"
-)
-"""What the server answers: nothing that reads a file by its path or fetches an address.
-The page holds its pictures itself."""
-
-POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
-    "frame-ancestors 'none'; object-src 'none'; base-uri 'self'"
-)
-"""The browser loads nothing from elsewhere."""
-
 INTRO = """<h1>Diffusion models as classifiers</h1>
 <p>A model that can draw a class can also tell how well the class explains a photo: the
 better it predicts the noise in the photo, the more probable the class. The classes
 race; one that falls behind is dropped. Model: <code>{model}</code>. Uploads stay on
-this computer and are deleted after five minutes.</p>"""
-
-CSS = """
-.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
-h1 { font-size: 1.6rem; font-weight: 650; margin: 0.4rem 0; }
-.card { display: grid; grid-template-columns: 10rem 1fr; gap: 1.5rem; padding: 1rem 0; }
-.card + .card { border-top: 1px solid var(--border-color-primary); }
-.card > div, .pair > * { min-width: 0; }
-.out figure, .preview figure { margin: 0; }
-.preview { display: flex; flex-wrap: wrap; gap: 1rem; }
-.photo { width: 10rem; aspect-ratio: 1; object-fit: cover; image-rendering: pixelated;
-  border-radius: 6px; }
-figcaption { font-size: 0.8rem; overflow-wrap: anywhere; max-width: 10rem; }
-figcaption a, .out p a { text-decoration: underline; color: inherit !important;
-  margin: 0 !important; padding: 0 !important; }
-.pair { display: grid; gap: 2rem; align-items: start; margin: 0.6rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); }
-.out table { border-collapse: collapse; width: 100%; font-size: 0.9rem; margin: 0;
-  border: none !important; }
-.out caption { text-align: left; font-weight: 650; padding: 0.2rem 0; }
-.out th, .out td { padding: 0.3rem 0.8rem 0.3rem 0 !important; text-align: left;
-  font-weight: 400; border: none !important; overflow-wrap: anywhere; }
-.out thead th { font-size: 0.78rem; }
-.out .bars td, .out .bars thead th + th { text-align: right; vertical-align: top;
-  width: 4.5rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-.bar { height: 0.7rem; min-width: 2px; border-radius: 2px; background: #2f6fb0;
-  margin-top: 0.15rem; transition: width 0.2s; }
-.out .best, .out .best th { font-weight: 650 !important; }
-.out .dropped { opacity: 0.65; }
-.out .dropped .bar { background: #8a8a8a; }
-.out tr, .out thead { border: none !important; }
-.out .grid td, .out .grid th { padding: 0.3rem 0.6rem !important;
-  border-bottom: 1px solid var(--border-color-primary) !important; }
-.out .grid td.best { background: rgba(47, 111, 176, 0.16); }
-button.selected[role="tab"], .or, .min_value, .max_value { color: inherit !important; }
-button.primary { background: #2563eb !important; }
-button[role="tab"] { padding: 0 0.7rem !important; }
-.out pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.82rem;
-  padding: 0.6rem; border: 1px solid var(--border-color-primary); border-radius: 6px; }
-.copy { text-decoration: underline; cursor: pointer; margin-left: 1rem; }
-.scroll { max-height: 26rem; overflow: auto; }
-.figure { width: 100%; max-width: 30rem; background: white; border-radius: 6px; }
-.example { justify-content: flex-start !important; text-align: left !important;
-  min-height: 3rem; background-repeat: no-repeat !important; padding-left: 3.6rem
-  !important; background-size: 3rem 3rem !important; image-rendering: pixelated; }
-@media (max-width: 640px) { .card { grid-template-columns: 1fr; } }
-"""
-
-# Gradio sends the name of a file without its folders.
-HEAD = """<script>
-document.addEventListener("change", (event) => {
-  const input = event.target;
-  if (!(input instanceof HTMLInputElement) || !input.webkitdirectory) return;
-  const files = new DataTransfer();
-  for (const f of input.files) {
-    const name = f.webkitRelativePath.split("/").slice(1).join("SEPARATOR");
-    files.items.add(new File([f], name || f.name, { type: f.type }));
-  }
-  input.files = files.files;
-}, true);
-</script>""".replace("SEPARATOR", page.SEPARATOR)
+the computer that runs this page and are deleted after five minutes.</p>"""
 
 QUIET = {"show_progress": "minimal"}
 
@@ -115,50 +41,6 @@ def shown(function):
     return wrapped
 
 
-class Guard:
-    """ASGI middleware: refuses what is not in PATHS, and large bodies.
-
-    Parameters
-    ----------
-    app : ASGI application
-    """
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        """Answer a request.
-
-        Parameters
-        ----------
-        scope, receive, send
-            Of ASGI.
-        """
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers, status = dict(scope["headers"]), None
-        length = headers.get(b"content-length", b"")
-        if not PATHS.fullmatch(scope["path"]) or ".." in scope["path"]:
-            status = 404
-        elif scope["method"] == "POST" and not length.isdigit():
-            status = 411
-        elif int(length or 0) > MAX_BODY:
-            status = 413
-        if status:
-            await send({"type": "http.response.start", "status": status, "headers": []})
-            await send({"type": "http.response.body"})
-            return
-
-        async def send_with_policy(message):
-            if message["type"] == "http.response.start":
-                policy = (b"content-security-policy", POLICY.encode())
-                message["headers"] = [*message.get("headers", ()), policy]
-            await send(message)
-
-        await self.app(scope, receive, send_with_policy)
-
-
 def make_page(model, clip):
     """Lay out the page.
 
@@ -173,7 +55,7 @@ def make_page(model, clip):
     -------
     blocks : gradio.Blocks
     """
-    base = page.Settings(model, clip)
+    base = _settings.Settings(model, clip)
     is_text = load_backbone(model).kind == "text"
     one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}
     with gr.Blocks(
@@ -182,10 +64,10 @@ def make_page(model, clip):
         fill_width=True,
         delete_cache=(60, SECONDS_KEPT),
     ) as blocks:
-        gr.HTML(INTRO.format(model=page.escape(model)))
+        gr.HTML(INTRO.format(model=escape(model)))
         with gr.Accordion("Options", open=False, render=False) as options:
             n_trials = gr.Slider(
-                5, page.MAX_TRIALS, 100, step=5, label="Trials for each class"
+                5, _settings.MAX_TRIALS, 100, step=5, label="Trials for each class"
             )
             template = gr.Textbox(
                 label="Prompt template, with {} for the class (empty: the model's own)",
@@ -230,7 +112,7 @@ def make_page(model, clip):
 
 @shown
 def _read_prompts(path):
-    yield page.read_prompts(path) if path else None
+    yield _photos.read_prompts(path) if path else None
 
 
 def _example_buttons(photos):
@@ -253,12 +135,12 @@ def _copy_boxes():
 
 
 def _classify_tab(base, collect, settings, one_at_a_time):
-    examples = page.example_photos(base.model)
+    examples = _photos.example_photos(base.model)
     photos, run_photos = gr.State([], time_to_live=3600), gr.State([])
     with gr.Row():
         with gr.Column():
             upload = gr.File(
-                label=f"Photos, up to {page.MAX_PHOTOS}",
+                label=f"Photos, up to {_photos.MAX_PHOTOS}",
                 file_count="multiple",
                 height=150,
             )
@@ -280,7 +162,7 @@ def _classify_tab(base, collect, settings, one_at_a_time):
 
     @shown
     def read(paths):
-        loaded = page.read_photos(paths or [], base.model)
+        loaded = _photos.read_photos(paths or [], base.model)
         yield None, loaded, _preview(loaded), gr.update(visible=False)
 
     @shown
@@ -300,7 +182,7 @@ def _classify_tab(base, collect, settings, one_at_a_time):
             gr.update(choices=names, value=names[0], visible=len(names) > 1),
             gr.update(choices=classes, value=first[0]),
             gr.update(choices=classes, value=first[1]),
-            page.copy_boxes(
+            _settings.copy_boxes(
                 setting.command(files, setting.names),
                 setting.code(
                     "predict_proba(photos)", photos=files, classes=setting.names
@@ -341,7 +223,7 @@ def _classify_tab(base, collect, settings, one_at_a_time):
 
 
 def _captions_tab(base, collect, settings, one_at_a_time):
-    examples, states, captions, previews = page.example_pairs(), [], [], []
+    examples, states, captions, previews = _photos.example_pairs(), [], [], []
     with gr.Row():
         for k in (1, 2):
             with gr.Column():
@@ -373,7 +255,7 @@ def _captions_tab(base, collect, settings, one_at_a_time):
         code = replace(setting, template="").code(
             "score_pairs(photos, captions)", photos=files, captions=texts
         )
-        yield html, page.copy_boxes(command, code)
+        yield html, _settings.copy_boxes(command, code)
 
     run.click(start, [*states, *captions, *settings], [out, copies], **one_at_a_time)
     for button, (pair, texts) in zip(buttons, examples, strict=True):
@@ -393,7 +275,7 @@ def _captions_tab(base, collect, settings, one_at_a_time):
 def _reader_of_one(model):
     @shown
     def read(path):
-        (photo,) = page.read_photos([path], model)
+        (photo,) = _photos.read_photos([path], model)
         yield None, photo, _preview([photo])
 
     return read
@@ -425,7 +307,7 @@ def _folder_tab(base, collect, settings, one_at_a_time):
     @shown
     def read(paths):
         paths = [paths] if isinstance(paths, str) else paths or []
-        loaded = page.read_folder(paths, base.model)
+        loaded = _photos.read_folder(paths, base.model)
         yield None, loaded, _count(loaded)
 
     @shown
@@ -437,7 +319,10 @@ def _folder_tab(base, collect, settings, one_at_a_time):
         call = 'predict(sorted(Path(folder).rglob("*.*")))'
         code = setting.code(call, folder="FOLDER", classes=names)
         command = setting.command(["FOLDER"], names)
-        yield gr.skip(), page.copy_boxes(command, f"from pathlib import Path\n{code}")
+        yield (
+            gr.skip(),
+            _settings.copy_boxes(command, f"from pathlib import Path\n{code}"),
+        )
 
     for upload in folder, archive:
         upload.upload(
@@ -449,7 +334,7 @@ def _folder_tab(base, collect, settings, one_at_a_time):
     stop.click(None, cancels=[event])
 
     def take_example():
-        loaded = page.example_folder(base.model)
+        loaded = _photos.example_folder(base.model)
         return loaded, _count(loaded)
 
     example.click(take_example, None, [photos, out], show_progress="hidden")
@@ -493,7 +378,7 @@ def launch(model=None, clip=None, host="127.0.0.1", port=7860):
         share=False,
         quiet=True,
         inbrowser=os.isatty(1),
-        max_file_size=page.MAX_UNPACKED,
+        max_file_size=_photos.MAX_UNPACKED,
         state_session_capacity=200,
         enable_monitoring=False,
         ssr_mode=False,

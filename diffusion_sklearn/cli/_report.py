@@ -1,15 +1,14 @@
 """Reports in HTML: one file with all images inside, which needs no network."""
 
-import base64
-import io
 from importlib.resources import files
 
 import jinja2
 import numpy as np
 from PIL import Image
 
+from diffusion_sklearn.images._data_uri import image_uri
 from diffusion_sklearn.images._pixels import read_square
-from diffusion_sklearn.metrics import clopper_pearson
+from diffusion_sklearn.metrics import clopper_pearson, confidence_bins
 
 N_BINS = 10  # of the reliability curve
 N_MISTAKES = 12
@@ -30,21 +29,15 @@ def write_report(path, title, facts, sections):
     sections : list of dict
         With ``heading`` and ``text``; and a table (``columns``; ``rows``, a list of a
         name and its values; ``shaded``), the ``bins`` of a reliability curve or
-        ``cards``. A card is a dict of ``title``; ``images``, arrays of uint8; and
+        ``cards``. A card is a dict of ``title``; ``images``, arrays; and
         ``lines``: label, probability, and "right", "wrong" or "".
     """
     source = files("diffusion_sklearn.cli") / "report.html.jinja"
     environment = jinja2.Environment(autoescape=True)
-    environment.filters["data_uri"] = _data_uri
+    environment.filters["data_uri"] = image_uri
     page = environment.from_string(source.read_text("utf-8"))
     text = page.render(title=title, facts=facts, sections=sections)
     path.write_text(text, "utf-8", errors="backslashreplace")  # names of files
-
-
-def _data_uri(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def draw_evidence(image, evidence):
@@ -95,7 +88,7 @@ def evaluation_sections(rows, paths, classes, matrix):
     cards = [
         {
             "title": f"{row['target']}, in {row['path']}",
-            "images": [_as_uint8(read_square(paths[row["path"]], SIDE, 0))],
+            "images": [read_square(paths[row["path"]], SIDE, 0)],
             "lines": [
                 (row[name], row[p], "right" if row[name] == row["target"] else "wrong")
                 for name, p in zip(COLUMNS[:2], COLUMNS[2:], strict=True)
@@ -150,8 +143,7 @@ def reliability_bins(confidence, correct):
         Those that are not empty: ``n``, the mean ``confidence``, the ``accuracy``, and
         its interval from ``low`` to ``high``.
     """
-    # Bin b holds (b / N_BINS, (b + 1) / N_BINS].
-    places = np.clip(np.ceil(confidence * N_BINS).astype(int) - 1, 0, N_BINS - 1)
+    places = confidence_bins(confidence, N_BINS)
     bins = []
     for place in np.unique(places):
         inside = correct[places == place]
@@ -160,7 +152,3 @@ def reliability_bins(confidence, correct):
         scores = {"accuracy": float(inside.mean()), "low": low, "high": high}
         bins.append({"n": len(inside), "confidence": mean} | scores)
     return bins
-
-
-def _as_uint8(image):
-    return image if image.dtype == np.uint8 else (255 * image).astype(np.uint8)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.speed.app_load import serve
-from diffusion_sklearn.app import _functions as page
+from diffusion_sklearn.app import _photos
 from diffusion_sklearn.datasets import load_fashion_photos
 
 pytest.importorskip("gradio")
@@ -95,7 +95,7 @@ def button(tab, name):
 def save_photos(folder, n=2):
     """Scenes as files; the first two are a red bag and a yellow dress."""
     paths = []
-    for photo, _ in page.example_photos("fashion-scenes")[:n]:
+    for photo, _ in _photos.example_photos("fashion-scenes")[:n]:
         paths.append(folder / photo.file)
         Image.fromarray(photo.square).resize((320, 320), 0).save(paths[-1])
     return paths
@@ -220,7 +220,7 @@ def test_own_captions(tab, tmp_path):
 def test_folder(tab, tmp_path, kind):
     open_tab(tab, "Folder")
     top = tmp_path / "photos"
-    for photo in page.example_folder("fashion-scenes")[:5]:
+    for photo in _photos.example_folder("fashion-scenes")[:5]:
         path = top / photo.name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo.square).save(path)
@@ -281,7 +281,7 @@ def test_what_the_server_refuses(server, tmp_path):
     ):
         status, body = get(path)
         assert status in (403, 404) and b"root:" not in body, path
-    large = str(page.MAX_UNPACKED + 1)
+    large = str(_photos.MAX_UNPACKED + 1)
     assert get("/gradio_api/upload", "POST", content_length=large)[0] == 413
     assert get("/gradio_api/upload", "POST", transfer_encoding="chunked")[0] == 411
 

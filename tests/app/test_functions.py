@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from diffusion_sklearn.app import _functions as page
+from diffusion_sklearn.app import _photos, _settings
 from diffusion_sklearn.cli import main
 
 CLASSES = "red bag\nblue bag\ngreen sandal"
-SETTINGS = page.Settings("fashion-scenes", "fashion-clip", CLASSES, n_trials=10)
+SETTINGS = _settings.Settings("fashion-scenes", "fashion-clip", CLASSES, n_trials=10)
 
 
 def png(color=(225, 45, 45), side=32):
@@ -34,7 +35,7 @@ def zip_of(path, files):
 
 @pytest.fixture(scope="module")
 def photo():
-    return page.example_photos("fashion-scenes")[0][0]
+    return _photos.example_photos("fashion-scenes")[0][0]
 
 
 def test_the_race_ends_with_the_prediction(photo):
@@ -60,11 +61,11 @@ def test_a_class_that_was_dropped_is_grey(photo):
 
 
 def test_names_are_escaped(photo):
-    settings = page.Settings("fashion-scenes", None, "<b>red bag\nblue bag")
+    settings = _settings.Settings("fashion-scenes", None, "<b>red bag\nblue bag")
     with pytest.raises(ValueError, match="<b>red"):  # a word that the model never saw
         next(page.classify(settings, [photo]))
     assert "&lt;b&gt;" in page._bars("t", ["<b>", "c"], np.array([0.4, 0.6]))
-    assert "<b>" not in page.Photo("<b>.png", photo.square).html
+    assert "<b>" not in _photos.Photo("<b>.png", photo.square).html
 
 
 @pytest.mark.parametrize(
@@ -108,8 +109,8 @@ def test_classes_with_commas_go_into_a_file():
 
 def test_captions(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    pair, captions = page.example_pairs()[0]
-    settings = page.Settings("fashion-scenes", "fashion-clip", n_trials=25)
+    pair, captions = _photos.example_pairs()[0]
+    settings = _settings.Settings("fashion-scenes", "fashion-clip", n_trials=25)
     html = page.match_captions(settings, pair, captions)
     assert "Diffusion model: right on both" in html
     assert "CLIP: right on" in html
@@ -133,10 +134,10 @@ def test_captions(tmp_path, monkeypatch, capsys):
 def test_folder_with_labels(tmp_path):
     files = {
         f"top/{photo.name}": base64.b64decode(photo.source.partition(",")[2])
-        for photo in page.example_folder("fashion-scenes")[:6]
+        for photo in _photos.example_folder("fashion-scenes")[:6]
     }
     files |= {"top/bag/broken.png": b"none", "top/notes.txt": b"none"}
-    photos = page.read_folder(zip_of(tmp_path / "a.zip", files), "fashion-scenes")
+    photos = _photos.read_folder(zip_of(tmp_path / "a.zip", files), "fashion-scenes")
     assert len(photos) == 7
     settings = replace(SETTINGS, classes="")
     *_, html = page.classify_folder(settings, photos)
@@ -159,39 +160,39 @@ def test_folder_with_labels(tmp_path):
 )
 def test_zip_that_leads_out(tmp_path, name):
     with pytest.raises(ValueError, match="outside of its folder"):
-        page.read_folder(zip_of(tmp_path / "a.zip", {name: png()}), "fashion-scenes")
+        _photos.read_folder(zip_of(tmp_path / "a.zip", {name: png()}), "fashion-scenes")
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
 def test_zip_bombs(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "MAX_BYTES", 2**16)
+    monkeypatch.setattr(_photos, "MAX_BYTES", 2**16)
     one = zip_of(tmp_path / "one.zip", {"a.png": bytes(2**20)})
     with pytest.raises(ValueError, match="unpacks to too much"):
-        page.read_folder(one, "fashion-scenes")
-    monkeypatch.setattr(page, "MAX_UNPACKED", 2**17)
+        _photos.read_folder(one, "fashion-scenes")
+    monkeypatch.setattr(_photos, "MAX_UNPACKED", 2**17)
     many = {f"{k}.png": bytes(2**15) for k in range(9)}
     with pytest.raises(ValueError, match="unpacks to too much"):
-        page.read_folder(zip_of(tmp_path / "many.zip", many), "fashion-scenes")
-    files = {f"{k}.png": b"" for k in range(page.MAX_FILES + 1)}
+        _photos.read_folder(zip_of(tmp_path / "many.zip", many), "fashion-scenes")
+    files = {f"{k}.png": b"" for k in range(_photos.MAX_FILES + 1)}
     with pytest.raises(ValueError, match="201 files"):
-        page.read_folder(zip_of(tmp_path / "files.zip", files), "fashion-scenes")
+        _photos.read_folder(zip_of(tmp_path / "files.zip", files), "fashion-scenes")
     (tmp_path / "none.zip").write_bytes(b"PK none")
     with pytest.raises(ValueError, match="can't be read"):
-        page.read_folder([str(tmp_path / "none.zip")], "fashion-scenes")
+        _photos.read_folder([str(tmp_path / "none.zip")], "fashion-scenes")
 
 
 def test_photos_that_cannot_be_read(tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"none")
     with pytest.raises(ValueError, match=r"^bad.png is no image"):
-        page.read_photos([str(bad)], "fashion-scenes")
+        _photos.read_photos([str(bad)], "fashion-scenes")
     with pytest.raises(ValueError, match="9 photos"):
-        page.read_photos([str(bad)] * 9, "fashion-scenes")
+        _photos.read_photos([str(bad)] * 9, "fashion-scenes")
 
 
 def test_a_class_conditional_model():
-    photo, classes = page.example_photos("fashion-dit")[0]
-    settings = page.Settings("fashion-dit", "fashion-clip", classes, n_trials=5)
+    photo, classes = _photos.example_photos("fashion-dit")[0]
+    settings = _settings.Settings("fashion-dit", "fashion-clip", classes, n_trials=5)
     *_, (html, ranking) = page.classify(settings, [photo])
     assert len(ranking[0]) == 10 and "of 50 evaluations" in html
     assert "ConditionalDiffusionClassifier(model='fashion-dit'" in settings.code("x")

@@ -98,7 +98,7 @@ def write(file, args, rows, **settings):
     options = [
         one
         for before, one in pairwise(["", *sys.argv[1:]])
-        if not local & {before, one}
+        if not local & {before, one.partition("=")[0]}
     ]
     command = shlex.join(["python", "-m", module, *options])
     table = {"machine": machine(), "command": command, "settings": settings}

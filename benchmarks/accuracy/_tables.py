@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks._common import make_scene_task
+from benchmarks.accuracy._replay import compute_in_chunks
 from diffusion_sklearn import ZeroShotDiffusionClassifier
 from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.classifiers._pairs import read_pairs
@@ -15,8 +16,6 @@ from diffusion_sklearn.datasets import (
     make_fashion_winoground,
 )
 from diffusion_sklearn.datasets._fashion_scenes import RELATIONS, SCENE_COLORS
-
-CHUNK = 50
 
 
 def make_scene_questions(name, n, split, seed=0):
@@ -85,22 +84,16 @@ def scene_race(name, n, split, log_prior=None, key="", folder=None, **params):
     """
     clf = ZeroShotDiffusionClassifier(model="fashion-scenes", **params)
     images, captions = make_scene_questions(name, n, split)
-    table = []
-    for start in range(0, n, CHUNK):
-        rows = slice(start, min(start + CHUNK, n))
-        path = folder and folder / f"{name}-{split}-race-{key}-{start}.npy"
-        part = np.load(path) if path and path.exists() else np.empty(0)
-        if len(part) < rows.stop - start:
-            prior = 0 if log_prior is None else log_prior[rows]
-            errors, log_proba = pair_errors(
-                clf, images[rows], captions[rows], log_prior=prior, pruning=0.99
-            )
-            evaluations = np.isfinite(errors).sum(axis=(1, 2))
-            part = np.stack([log_proba.argmax(axis=1) == 0, evaluations], axis=1)
-            if path:
-                np.save(path, part)
-        table.append(part[: rows.stop - start])
-    table = np.concatenate(table)
+
+    def race(rows):
+        prior = 0 if log_prior is None else log_prior[rows]
+        errors, log_proba = pair_errors(
+            clf, images[rows], captions[rows], log_prior=prior, pruning=0.99
+        )
+        evaluations = np.isfinite(errors).sum(axis=(1, 2))
+        return np.stack([log_proba.argmax(axis=1) == 0, evaluations], axis=1)
+
+    table = compute_in_chunks(race, n, folder, f"{name}-{split}-race-{key}")
     return table[:, 0].astype(bool), table[:, 1].astype(float)
 
 
@@ -111,20 +104,15 @@ def scene_table(name, n, split, folder=None, seed=0):
     """
     clf = ZeroShotDiffusionClassifier(model="fashion-scenes", target="epsilon")
     images, captions = make_scene_questions(name, n, split, seed)
-    table = []
-    for start in range(0, n, CHUNK):
-        rows = slice(start, min(start + CHUNK, n))
-        path = folder and folder / f"{name}-{split}-{seed}-{start}.npy"
-        part = np.load(path) if path and path.exists() else np.empty(0)
-        if len(part) < (rows.stop - start) * images.shape[1]:
-            is_pair = name == "winoground"
-            part, _ = pair_errors(clf, images[rows], captions[rows], is_pair)
-            part = part.astype(np.float32)
-            if path:
-                np.save(path, part)
-        table.append(part[: (rows.stop - start) * images.shape[1]])
-    table = np.concatenate(table).astype(float)
-    return table.reshape(n, 2, 3, -1) if name == "winoground" else table
+    is_pair = name == "winoground"
+
+    def compute(rows):
+        errors, _ = pair_errors(clf, images[rows], captions[rows], is_pair)
+        return errors.astype(np.float32)
+
+    stored, n_images = f"{name}-{split}-{seed}", images.shape[1]
+    table = compute_in_chunks(compute, n, folder, stored, n_images).astype(float)
+    return table.reshape(n, 2, 3, -1) if is_pair else table
 
 
 @dataclass

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
+from benchmarks.accuracy._replay import replay_rounds
 from diffusion_sklearn.engine._errors import iter_errors
 from diffusion_sklearn.engine._pruning import pruning_rounds, stage_ends
 from diffusion_sklearn.engine._trials import Trials, thin
@@ -92,20 +93,8 @@ def replay(setting, errors, trials, preferred=None):
         mean = errors[:, :, subset].mean(axis=2)
         return mean.argmin(axis=1), np.full(n, 10 * setting)
     order = trials.order(stage_ends(setting))
-    active, done = np.ones((n, 10), bool), 0
-    choice, cost = np.zeros(n, int), np.zeros(n, int)
-    for end, rules in pruning_rounds(setting, N_TRIALS):
-        undecided = active.any(axis=1)
-        cost += active.sum(axis=1) * (end - done)
-        done = end
-        so_far = np.where(active[:, :, None], errors[:, :, order[:end]], np.nan)
-        for rule in rules:
-            active = rule(so_far, active, trials.timesteps[order[:end]])
-        best = np.where(active, so_far.mean(axis=2), np.inf).argmin(axis=1)
-        choice[undecided] = best[undecided]
-        if rules:
-            active = active & (active.sum(axis=1, keepdims=True) > 1)
-    return choice, cost
+    rounds, weights = pruning_rounds(setting, N_TRIALS), np.ones(N_TRIALS)
+    return replay_rounds(errors, rounds, order, trials.timesteps, weights)
 
 
 def most_telling(errors, truth):

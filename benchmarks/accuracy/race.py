@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
+from benchmarks.accuracy._replay import compute_in_chunks, replay_rounds
 from benchmarks.accuracy._shifts import SHIFTS, shift
 from diffusion_sklearn import fit_trial_covariance
 from diffusion_sklearn.datasets import load_fashion_mnist
@@ -33,7 +34,6 @@ OTHERS = {
     "successive halving": ((4, 5), (8, 3), (16, 2), (32, 1)),
     CLARK_JAINI: None,
 }
-CHUNK = 50
 
 
 def make_table(task, n, name, seed, folder):
@@ -42,21 +42,13 @@ def make_table(task, n, name, seed, folder):
     if name:
         channels = np.moveaxis(images if images.ndim == 4 else images[..., None], -1, 0)
         images = np.stack([shift(channel, name) for channel in channels], axis=-1)
-    errors = []
-    for start in range(0, n, CHUNK):
-        path = folder and folder / f"{task}-{name or 'as they are'}-{seed}-{start}.npy"
-        if path and path.exists():
-            errors.append(np.load(path))
-            continue
-        part = clf.denoising_errors(images[start : start + CHUNK]).errors
-        if path:
-            np.save(path, part)
-        errors.append(part)
-    return (
-        clf,
-        np.concatenate(errors).astype(float),
-        np.searchsorted(clf.classes_, truth),
+    errors = compute_in_chunks(
+        lambda rows: clf.denoising_errors(images[rows]).errors,
+        n,
+        folder,
+        f"{task}-{name or 'as they are'}-{seed}",
     )
+    return clf, errors.astype(float), np.searchsorted(clf.classes_, truth)
 
 
 def rounds_and_order(clf, method):
@@ -84,24 +76,9 @@ def replay(clf, errors, method, pruning, trial_covariance="auto"):
     clf.set_params(pruning=pruning, trial_covariance=trial_covariance)
     plan = clf._fitted_plan()
     rounds, order = rounds_and_order(clf, method)
-    n, k, _ = errors.shape
-    active, done = np.ones((n, k), bool), 0
-    choice, cost = np.zeros(n, int), np.zeros(n, int)
-    for end, rules in rounds:
-        undecided, so_far = active.any(axis=1), order[:end]
-        cost += active.sum(axis=1) * (end - done)
-        done = end
-        weighted = errors[:, :, so_far] * plan.weights[so_far]
-        for rule in rules:
-            active = rule(weighted, active, plan.trials.timesteps[so_far])
-        mean = errors @ plan.weights if end == len(order) else weighted.mean(axis=2)
-        if plan.predictor is not None and end < len(order):
-            mean = weighted @ plan.coefficients[end, so_far]
-        best = np.where(active, mean, np.inf).argmin(axis=1)
-        choice[undecided] = best[undecided]
-        if rules:
-            active = active & (active.sum(axis=1, keepdims=True) > 1)
-    return choice, cost
+    coefficients = None if plan.predictor is None else plan.coefficients
+    timesteps = plan.trials.timesteps
+    return replay_rounds(errors, rounds, order, timesteps, plan.weights, coefficients)
 
 
 def score(clf, errors, truth, method, **how):

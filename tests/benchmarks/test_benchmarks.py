@@ -15,6 +15,7 @@ from sklearn.base import clone
 from benchmarks import _common, _families
 from benchmarks._common import make_task
 from benchmarks.accuracy import (
+    _replay,
     _tables,
     accuracy_vs_cost,
     compositional,
@@ -535,7 +536,7 @@ def test_pair_errors_are_those_of_score_pairs_and_of_a_race():
 
 
 def test_tables_are_kept_and_continued(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tables, "CHUNK", 2)
+    monkeypatch.setattr(_replay, "CHUNK", 2)
     monkeypatch.setattr(
         _tables,
         "pair_errors",

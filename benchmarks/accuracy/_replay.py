@@ -1,0 +1,79 @@
+"""Errors kept chunk by chunk, and races replayed on them."""
+
+import numpy as np
+
+CHUNK = 50  # images
+
+
+def compute_in_chunks(compute, n, folder=None, name="", rows_each=1):
+    """Rows of n images, of which finished chunks are kept in a folder.
+
+    Parameters
+    ----------
+    compute : callable
+        Takes a slice of the images, returns their rows.
+    n : int
+        Number of images.
+    folder : Path, default=None
+        Where chunks are kept; None: nowhere.
+    name : str
+        Of the files, before the index of the first image.
+    rows_each : int, default=1
+        Rows of an image.
+
+    Returns
+    -------
+    rows : ndarray of shape (n * rows_each, ...)
+    """
+    chunks = []
+    for start in range(0, n, CHUNK):
+        images = slice(start, min(start + CHUNK, n))
+        n_rows = (images.stop - start) * rows_each
+        path = folder and folder / f"{name}-{start}.npy"
+        chunk = np.load(path) if path and path.exists() else np.empty(0)
+        if len(chunk) < n_rows:  # of a run with fewer images
+            chunk = compute(images)
+            if path:
+                np.save(path, chunk)
+        chunks.append(chunk[:n_rows])
+    return np.concatenate(chunks)
+
+
+def replay_rounds(errors, rounds, order, timesteps, weights, coefficients=None):
+    """Choice and evaluations of each image in a race, from the table of all errors.
+
+    Parameters
+    ----------
+    errors : ndarray of shape (n_images, n_classes, n_trials)
+    rounds : list of (int, list of callable)
+        As of :func:`~diffusion_sklearn.engine._pruning.pruning_rounds`.
+    order : ndarray of shape (n_trials,), int64
+        Order in which the trials run.
+    timesteps, weights : ndarray of shape (n_trials,)
+        Of each trial.
+    coefficients : ndarray of shape (n_trials + 1, n_trials), default=None
+        What a class is judged by after each round; None: the mean so far.
+
+    Returns
+    -------
+    choice, cost : ndarray of shape (n_images,), int64
+    """
+    n, k, n_trials = errors.shape
+    active, done = np.ones((n, k), bool), 0
+    choice, cost = np.zeros(n, int), np.zeros(n, int)
+    for end, rules in rounds:
+        undecided, so_far = active.any(axis=1), order[:end]
+        cost += active.sum(axis=1) * (end - done)
+        done = end
+        weighted = errors[:, :, so_far] * weights[so_far]
+        for rule in rules:
+            active = rule(weighted, active, timesteps[so_far])
+        if coefficients is None or end == n_trials:
+            mean = weighted.mean(axis=2)
+        else:
+            mean = weighted @ coefficients[end, so_far]
+        best = np.where(active, mean, np.inf).argmin(axis=1)
+        choice[undecided] = best[undecided]
+        if rules:
+            active = active & (active.sum(axis=1, keepdims=True) > 1)
+    return choice, cost

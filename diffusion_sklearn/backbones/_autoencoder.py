@@ -39,19 +39,32 @@ def encode_pixels(vae, pixels):
     -------
     latents : Tensor of shape (n, c, h, w), float32 or float64
     """
-    config, pixels = vae.config, pixels.to(device_of(vae), vae.dtype)
-    is_of_videos = _is_of_videos(vae)
-    latents = vae.encode(pixels.unsqueeze(2) if is_of_videos else pixels)[0]
-    if not isinstance(latents, torch.Tensor):  # a distribution
-        latents = latents.mean
-    latents = latents.squeeze(2) if is_of_videos else latents  # of one frame
-    dtype = torch.promote_types(latents.dtype, torch.float32)
-    latents = latents.to(dtype)  # (n, c, h, w)
+    config, latents = vae.config, posterior_mean(vae, pixels)  # (n, c, h, w)
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean and std:
         mean, std = (latents.new_tensor(v).view(1, -1, 1, 1) for v in (mean, std))
         return (latents - mean) / std * config.get("scaling_factor", 1.0)
     return (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+
+
+def posterior_mean(vae, pixels):
+    """What an autoencoder makes of images, neither scaled nor shifted.
+
+    Parameters
+    ----------
+    vae, pixels
+        As for :func:`encode_pixels`.
+
+    Returns
+    -------
+    latents : Tensor of shape (n, c, h, w), float32 or float64
+    """
+    pixels, is_of_videos = pixels.to(device_of(vae), vae.dtype), _is_of_videos(vae)
+    latents = vae.encode(pixels.unsqueeze(2) if is_of_videos else pixels)[0]
+    if not isinstance(latents, torch.Tensor):  # a distribution
+        latents = latents.mean
+    latents = latents.squeeze(2) if is_of_videos else latents  # of one frame
+    return latents.to(torch.promote_types(latents.dtype, torch.float32))
 
 
 def _is_of_videos(vae):

@@ -16,8 +16,8 @@ from torch.nn.modules import module as global_hooks
 from diffusion_sklearn.backbones._checksums import checksums
 from diffusion_sklearn.backbones._tokens import tokenizer_of
 
-UNUSED = "safety_checker", "feature_extractor", "image_encoder"
-"""Parts of a pipeline that classify nothing."""
+UNUSED = {"safety_checker", "feature_extractor", "image_encoder", "watermarker"}
+"""Parts of a pipeline that classify nothing: they are not loaded."""
 UNREAD = {
     *vars(torch.nn.Module()),
     *("config", "peft_config", "generation_config", "gradient_checkpointing"),

@@ -10,6 +10,23 @@ HUB_MODEL = "black-forest-labs/FLUX.1-dev"
 NO_GUIDANCE = 1.0
 
 
+def guidance_input(network, noised):
+    """The guidance scale that a network takes, as no guidance; None: it takes none.
+
+    Parameters
+    ----------
+    network : FluxTransformer2DModel or Flux2Transformer2DModel
+    noised : Tensor of shape (b, c, h, w)
+
+    Returns
+    -------
+    guidance : Tensor of shape (b,) or None
+    """
+    if not network.config.guidance_embeds:
+        return None
+    return noised.new_full((len(noised),), NO_GUIDANCE)
+
+
 class FluxBackbone(Backbone):
     """A ``FluxPipeline``, schnell or dev.
 
@@ -63,13 +80,10 @@ class FluxBackbone(Backbone):
 
     def forward(self, noised, timesteps, conditions):
         h, w = noised.shape[-2:]
-        guidance = None
-        if self.network.config.guidance_embeds:
-            guidance = noised.new_full((len(noised),), NO_GUIDANCE)
         output = self.network(
             pack(noised),
             timestep=timesteps / self.n_timesteps,  # the network multiplies by 1000
-            guidance=guidance,
+            guidance=guidance_input(self.network, noised),
             pooled_projections=conditions.pooled,
             encoder_hidden_states=conditions.tokens,
             txt_ids=noised.new_zeros(conditions.tokens.shape[1], 3),

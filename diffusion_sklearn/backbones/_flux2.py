@@ -3,14 +3,18 @@
 import torch
 from torch.nn import functional as F
 
+from diffusion_sklearn.backbones._autoencoder import posterior_mean
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._devices import device_of
+from diffusion_sklearn.backbones._flux import guidance_input
 from diffusion_sklearn.backbones._packing import positions
 from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
-from diffusion_sklearn.backbones._tokens import check_prompts, tokenizer_of
+from diffusion_sklearn.backbones._tokens import (
+    chat_around,
+    check_prompts,
+    tokenizer_of,
+)
 
 HUB_MODEL = "black-forest-labs/FLUX.2-klein-base-4B"
-NO_GUIDANCE = 1.0
 
 
 class Flux2Backbone(Backbone):
@@ -65,14 +69,11 @@ class Flux2Backbone(Backbone):
 
     def forward(self, noised, timesteps, conditions):
         h, w = noised.shape[-2:]
-        guidance = None
-        if self.network.config.guidance_embeds:
-            guidance = noised.new_full((len(noised),), NO_GUIDANCE)
         words = torch.arange(conditions.shape[1]).to(timesteps)
         output = self.network(
             noised.flatten(2).transpose(1, 2),
             timestep=timesteps / self.n_timesteps,  # the network multiplies by 1000
-            guidance=guidance,
+            guidance=guidance_input(self.network, noised),
             encoder_hidden_states=conditions,
             txt_ids=F.pad(words.unsqueeze(1), (3, 0)),
             img_ids=F.pad(positions(h, w, timesteps), (0, 1)),
@@ -80,10 +81,11 @@ class Flux2Backbone(Backbone):
         return output.transpose(1, 2).unflatten(2, (h, w))
 
     def _encode(self, vae, pixels):
-        latents = vae.encode(pixels.to(device_of(vae), vae.dtype)).latent_dist.mean
-        dtype = torch.promote_types(latents.dtype, torch.float32)
-        latents, statistics = F.pixel_unshuffle(latents.to(dtype), 2), vae.bn
-        mean, var = statistics.running_mean.to(dtype), statistics.running_var.to(dtype)
+        latents, statistics = F.pixel_unshuffle(posterior_mean(vae, pixels), 2), vae.bn
+        mean, var = (
+            x.to(latents.dtype)
+            for x in (statistics.running_mean, statistics.running_var)
+        )
         std = (var + vae.config.batch_norm_eps).sqrt()
         return (latents - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
 
@@ -110,9 +112,4 @@ class Flux2KleinBackbone(Flux2Backbone):
     pipelines = ("Flux2KleinPipeline",)
 
     def _text_around(self):
-        return self.pipeline.tokenizer.apply_chat_template(
-            [{"role": "user", "content": ""}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-        )
+        return chat_around(self.pipeline.tokenizer, enable_thinking=False)

@@ -31,6 +31,7 @@ from diffusion_sklearn.backbones._completeness import (
 )
 from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
 from diffusion_sklearn.backbones._fingerprint import (
+    UNUSED,
     changed_parts,
     fingerprint,
     unseen,
@@ -55,9 +56,6 @@ from diffusion_sklearn.backbones._spec import (
 
 BUNDLED = {"fashion-dit": "class-conditional", "fashion-scenes": "text-to-image"}
 """Models that ship with the package, and what each is."""
-
-UNUSED = {"safety_checker", "feature_extractor", "image_encoder", "watermarker"}
-"""Parts that no estimate needs: they are not loaded."""
 
 _in_place = WeakValueDictionary()
 

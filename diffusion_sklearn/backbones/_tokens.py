@@ -36,6 +36,28 @@ def tokenizer_of(part):
     return part if hasattr(part, "get_vocab") else part.tokenizer
 
 
+def chat_around(tokenizer, enable_thinking):
+    """What the chat template of a text encoder puts around what a user says.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        With a chat template.
+    enable_thinking : bool
+        As in the pipeline.
+
+    Returns
+    -------
+    text : str
+    """
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": ""}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=enable_thinking,
+    )
+
+
 def check_prompts(prompts, tokenizer, length, instead, around=""):
     """Raise if a prompt has unknown words; warn if it is cut.
 

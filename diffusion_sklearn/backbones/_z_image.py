@@ -8,7 +8,7 @@ from diffusion_sklearn.backbones._text import (
     encoder_device,
     pad_tokens,
 )
-from diffusion_sklearn.backbones._tokens import check_prompts
+from diffusion_sklearn.backbones._tokens import chat_around, check_prompts
 
 HUB_MODEL = "Tongyi-MAI/Z-Image"
 
@@ -42,12 +42,7 @@ class ZImageBackbone(Backbone):
         """
         tokenizer, names = self.pipeline.tokenizer, list(names)
         length = self.max_sequence_length
-        around = tokenizer.apply_chat_template(
-            [{"role": "user", "content": ""}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=True,
-        )
+        around = chat_around(tokenizer, enable_thinking=True)
         check_prompts(names, tokenizer, length, HUB_MODEL, around)
 
         def embed(prompts):

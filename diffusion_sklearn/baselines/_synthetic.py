@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -365,11 +366,13 @@ class SyntheticDataClassifier(BaseImageClassifier, ModelEstimator):
             )
         template = backbone.prompt_template
         prompts = make_prompts(self.prompt_template, names, template, classes_given)
-        flat = [prompt for row in prompts for prompt in row]
+        flat, n_prompts = [prompt for row in prompts for prompt in row], len(prompts[0])
+        embeddings = []  # of the first prompt of each class
         for rows in gen_batches(len(flat), PROMPTS_PER_BATCH):
-            backbone.condition(flat[rows])  # for its errors and warnings
-        embeddings = flatten(backbone.condition([row[0] for row in prompts]))
-        check_distinct(embeddings.float().cpu().numpy(), labels, prompts)
+            batch = flatten(backbone.condition(flat[rows]))  # with errors and warnings
+            embeddings.append(batch[-rows.start % n_prompts :: n_prompts])
+        embeddings = torch.cat(embeddings).float().cpu().numpy()
+        check_distinct(embeddings, labels, prompts)
         return prompts
 
     def _resolve_batch_size(self, backbone, conditions):

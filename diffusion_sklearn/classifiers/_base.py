@@ -168,7 +168,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self.trials_, self.prefilter_ = trials, prefilter
         self._spec, self._conditions, self._fit = spec, plan.conditions, FitKey()
         self._n_prompts = n_prompts
-        self._knew_covariance = plan.covariance is not None
+        self._has_covariance = plan.covariance is not None
         self._set_conditions(class_conditions)
         return self
 

@@ -51,7 +51,7 @@ def _covariance(clf):
         return "none: a race tests means"
     if not isinstance(clf.trial_covariance, str) or clf.trial_covariance != "auto":
         return "given"
-    known = "known, the model's own" if clf._knew_covariance else "not known"
+    known = "known, the model's own" if clf._has_covariance else "not known"
     return f"auto: {known} at fit"
 
 

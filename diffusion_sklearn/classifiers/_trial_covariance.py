@@ -1,13 +1,11 @@
 """The trial covariance: learned from unlabelled images, or the model's own."""
 
-from dataclasses import replace
-
 import numpy as np
 from sklearn.utils import check_random_state
 
 from diffusion_sklearn.backbones._fingerprint import digest
 from diffusion_sklearn.engine._covariance import TrialCovariance, learn_covariance
-from diffusion_sklearn.engine._trials import make_trials
+from diffusion_sklearn.engine._trials import Trials, thin
 
 N_TRIALS, MAX_CLASSES = 100, 20
 
@@ -60,8 +58,8 @@ def fit_trial_covariance(clf, X):
             f"only {clf.classes_.tolist()}; fit it with two classes or more."
         )
     backbone = clf.backbone_
-    trials = make_trials("even", N_TRIALS, backbone.n_timesteps, check_random_state(0))
-    trials = replace(trials, seed=clf.trials_.seed)
+    timesteps = thin(np.arange(backbone.n_timesteps), N_TRIALS)
+    trials = Trials(timesteps, clf.trials_.seed)
     subset = np.arange(clf.n_classes_)
     if len(subset) > MAX_CLASSES:
         subset = check_random_state(1).choice(subset, MAX_CLASSES, replace=False)
@@ -79,7 +77,7 @@ def fit_trial_covariance(clf, X):
     return learn_covariance(
         errors,
         plan.weights,
-        trials.timesteps,
+        timesteps,
         loss=clf.loss,
         target=plan.target,
         model=_fingerprint(backbone),

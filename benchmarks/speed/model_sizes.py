@@ -111,6 +111,15 @@ MODELS = {
         *_of_published("sdxl", "unet", "UNet2DConditionModel"),
         ("CLIP ViT-L", "OpenCLIP ViT-G"), "2.6 B",
     ),
+    "Kolors": (
+        "KolorsPipeline", "UNet2DConditionModel",
+        dict(
+            config_of("sdxl", "unet", "real"), encoder_hid_dim=4096,
+            encoder_hid_dim_type="text_proj",
+            projection_class_embeddings_input_dim=4096 + 6 * 256,
+        ),
+        None, "2.58 B",
+    ),
     "Stable Diffusion 3 medium": (
         "StableDiffusion3Pipeline", "SD3Transformer2DModel",
         dict(_SD_3, pos_embed_max_size=192), _SD_3_ENCODERS, "2 B",
@@ -224,8 +233,11 @@ MODELS = {
 }  # fmt: skip
 """Pipeline class, class and config of the network, text encoders, published weights.
 
-None for the text encoders: their configs are not known here. The networks of Kolors and
-of U-Nets on pixels are left out for the same reason.
+None for the text encoders: their configs are not known here. The network of Kolors is
+that of SDXL for the wider tokens and pooled prompt of ChatGLM; the published number is
+the size of its file in float16, 5.16 GB. LCM has the network of Stable Diffusion 1.5
+and a layer for the guidance scale. U-Nets on pixels have no published model of their
+own.
 """
 
 

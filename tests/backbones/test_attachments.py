@@ -30,13 +30,13 @@ from diffusion_sklearn.backbones._text import text_encoders
 from diffusion_sklearn.datasets import make_fashion_scenes
 from diffusion_sklearn.testing import check_backbone
 from diffusion_sklearn.testing._pipelines import (
-    _varied,
     flux,
     sana,
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
 )
+from diffusion_sklearn.testing._text_encoders import varied
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def changed(unet, **config):
     config = {k: v for k, v in unet.config.items() if not k.startswith("_")} | config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return _varied(UNet2DConditionModel(**config))
+        return varied(UNet2DConditionModel(**config))
 
 
 # Dtype and device of each module ------------------------------------------------------

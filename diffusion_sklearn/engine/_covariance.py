@@ -22,7 +22,8 @@ class TrialCovariance:
 
     It serves any number of trials, any timesteps and any noise, and best the trials
     that it was learned from. Only ratios count: a race estimates the scale from each
-    image. :func:`fit_trial_covariance` learns one from unlabelled images.
+    image. The level of the errors tells which images are unlike those that it was
+    learned from. :func:`fit_trial_covariance` learns one from unlabelled images.
 
     Attributes
     ----------
@@ -40,6 +41,9 @@ class TrialCovariance:
         Number of images that it was learned from.
     model : str
         Fingerprint of the model; "" fits every model.
+    level, level_spread : ndarray of shape (n_knots,), float64, or None
+        Logarithm of the mean error over the classes: its mean and standard deviation
+        over images. None: all images pass for usual ones.
 
     See Also
     --------
@@ -66,6 +70,8 @@ class TrialCovariance:
     target: str
     n_images: int
     model: str = field(default="", repr=False)
+    level: np.ndarray | None = field(default=None, repr=False)
+    level_spread: np.ndarray | None = field(default=None, repr=False)
 
     def matrix(self, timesteps):
         """Covariance of trials.
@@ -88,6 +94,24 @@ class TrialCovariance:
         np.fill_diagonal(matrix, variance)
         return matrix
 
+    def levels(self, timesteps):
+        """Level of the errors of trials, and its spread over images.
+
+        Parameters
+        ----------
+        timesteps : ndarray of shape (n_trials,), int64
+            Timestep of each trial.
+
+        Returns
+        -------
+        levels : ndarray of shape (2, n_trials), float64, or None
+            None if they are not known.
+        """
+        if self.level is None:
+            return None
+        values = (self.level, self.level_spread)
+        return np.stack([np.interp(timesteps, self.timesteps, v) for v in values])
+
     def save(self, path):
         """Write to a file in NumPy's ``.npz`` format.
 
@@ -96,7 +120,8 @@ class TrialCovariance:
         path : str or Path
             The file.
         """
-        np.savez(path, **{f.name: getattr(self, f.name) for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        np.savez(path, **{k: v for k, v in values.items() if v is not None})
 
     @classmethod
     def load(cls, path):
@@ -120,14 +145,15 @@ class TrialCovariance:
         """
         try:
             with np.load(path) as arrays:
-                values = {f.name: arrays[f.name] for f in fields(cls)}
-        except (KeyError, ValueError) as error:
+                names = {f.name for f in fields(cls)} & set(arrays)
+                values = {name: arrays[name] for name in names}
+            scalars = {k: v.item() for k, v in values.items() if v.ndim == 0}
+            return cls(**{**values, **scalars})
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"trial_covariance={str(path)!r} is no file of a TrialCovariance; make "
                 "one by fit_trial_covariance(clf, X).save(path)."
             ) from error
-        scalars = {k: v.item() for k, v in values.items() if v.ndim == 0}
-        return cls(**{**values, **scalars})
 
     def in_space(self, loss, target, schedule):
         """The covariance of the errors of another target.
@@ -155,6 +181,7 @@ class TrialCovariance:
             kernel=self.kernel * np.outer(scale, scale),
             nugget=self.nugget * scale**2,
             target=target,
+            level=None if self.level is None else self.level + np.log(scale),
         )
 
 
@@ -190,15 +217,19 @@ def learn_covariance(errors, weights, timesteps, **facts):
     covariance : TrialCovariance
     """
     n, n_classes, _ = errors.shape
+    knots, knot = np.unique(timesteps, return_inverse=True)
+    members = np.eye(len(knots))[knot]  # (m, n_knots)
+    members /= members.sum(axis=0)
+    if n > 1:  # else the spread is not known
+        level = np.log(errors.mean(axis=1)) @ members  # (n, n_knots)
+        facts |= {"level": level.mean(axis=0), "level_spread": level.std(axis=0)}
     best = (errors @ weights).argmin(axis=1)  # (n,)
     is_other = np.arange(n_classes) != best[:, None]
     differences = errors - errors[np.arange(n), best][:, None]  # (n, k, m)
     differences = differences[is_other]  # (n * (k - 1), m)
     scale = ((differences * weights) ** 2).mean(axis=1, keepdims=True)
     differences /= np.sqrt(np.maximum(scale, np.finfo(float).tiny))
-    knots, knot = np.unique(timesteps, return_inverse=True)
-    members = np.eye(len(knots))[knot]  # (m, n_knots)
-    differences = differences @ members / members.sum(axis=0)
+    differences = differences @ members
     kernel = differences.T @ differences / len(differences)
     nugget = NUGGET * np.diag(kernel) + np.finfo(float).tiny
     return TrialCovariance(knots.astype(float), kernel, nugget, n_images=n, **facts)
@@ -224,13 +255,18 @@ class MeanPredictor:
     order : ndarray of shape (n_trials,), int64, default=None
         Order in which trials run. None: the greedy one, in which each next trial is
         the one that lowers v most.
+    levels : ndarray of shape (2, n_trials), default=None
+        Mean and standard deviation over images of the logarithm of the mean error over
+        the classes; None if they are not known.
 
     Attributes
     ----------
     order : ndarray of shape (n_trials,), int64
+    levels : ndarray of shape (2, n_trials) or None
     """
 
-    def __init__(self, covariance, order=None):
+    def __init__(self, covariance, order=None, levels=None):
+        self.levels = levels
         scale = np.sqrt(np.maximum(np.diag(covariance), 0))
         self._scale = np.where(scale > 0, scale, 1)
         self._correlation = covariance / np.outer(self._scale, self._scale)

@@ -118,11 +118,15 @@ class Plan:
         if self.covariance is None or split_pruning(self.pruning)[0] is None:
             return None
         stages = stage_ends(self.pruning)
-        weights = self.weights
-        covariance = self.covariance.matrix(self.trials.timesteps)
+        weights, timesteps = self.weights, self.trials.timesteps
+        levels = self.covariance.levels(timesteps)
+        if levels is not None:
+            with np.errstate(divide="ignore"):  # trials of weight 0
+                levels[0] += np.log(weights)
         return MeanPredictor(
-            covariance * np.outer(weights, weights),
+            self.covariance.matrix(timesteps) * np.outer(weights, weights),
             self.trials.order(stages) if stages else None,
+            levels,
         )
 
     @cached_property

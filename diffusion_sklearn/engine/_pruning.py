@@ -11,6 +11,9 @@ FIRST_LOOK, GROWTH = 4, 1.2
 """The first look of a race is after so many trials, each next after a fifth more. A
 race by prediction looks from the first trial on."""
 
+UNUSUAL_FIRST_LOOK = 5
+"""First look of a race by prediction at an image of unusually large errors."""
+
 
 def check_pruning(pruning, n_trials):
     """Raise unless `pruning` is None, a confidence or stages that fit `n_trials`.
@@ -176,6 +179,9 @@ def pruning_rounds(pruning, n_trials, predictor=None):
         rules = []
         if end in looks and predictor is not None:
             rule = partial(predicted_race, prediction=predictor.after(end))
+            if end < UNUSUAL_FIRST_LOOK and predictor.levels is not None:
+                levels = predictor.levels[:, predictor.order[:end]]
+                rule = partial(rule, levels=levels)
             rules.append(partial(rule, alpha=1 - confidence))
         elif end in looks:
             alpha = (1 - confidence) * alpha_fractions[looks.index(end)]
@@ -289,7 +295,9 @@ def race(errors, active, timesteps, alpha, n_trials, offsets=0.0):
     return active & ~(others & (mean > np.take_along_axis(mean, best, axis=1) + bound))
 
 
-def predicted_race(errors, active, timesteps, prediction, alpha, offsets=0.0):
+def predicted_race(
+    errors, active, timesteps, prediction, alpha, levels=None, offsets=0.0
+):
     r"""Drop the classes that the full budget is predicted not to put first.
 
     The mean of each class over all N trials is predicted from the n that ran, with a
@@ -305,6 +313,12 @@ def predicted_race(errors, active, timesteps, prediction, alpha, offsets=0.0):
       of freedom. So a race is longer for an image whose errors are unlike those that
       the covariance was learned from. A class whose own differences from the leader
       have a variance of more than twice that is tested with half its own variance.
+    - The first trials do not yet tell that an image is unlike those that the covariance
+      was learned from: noise, for instance, shows at small timesteps, which tell little
+      of other images and come late. So nothing is dropped before the fifth trial where
+      the errors are large: where the logarithm of their mean over the classes, averaged
+      over the trials so far, is more than one standard deviation above its mean over
+      the images learned from.
     - For normal errors with that covariance, a class k that is dropped comes before b
       at the full budget with a probability below :math:`\alpha / (K_0 - 1)`, given the
       errors so far, for :math:`K_0` classes at the start. Such a probability holds at
@@ -327,6 +341,9 @@ def predicted_race(errors, active, timesteps, prediction, alpha, offsets=0.0):
     alpha : float
         How often at most the race may drop the class that the full budget would
         choose.
+    levels : ndarray of shape (2, n_done), default=None
+        What the logarithm of the mean error over the classes is for the images learned
+        from, its mean and standard deviation; None: every image passes for a usual one.
     offsets : ndarray of shape (n_images, n_classes), default=0
         Added to the mean errors, such as what follows from unequal priors.
 
@@ -347,7 +364,20 @@ def predicted_race(errors, active, timesteps, prediction, alpha, offsets=0.0):
     own = ((gap @ whiten) ** 2).sum(axis=2) / errors.shape[2]  # of a difference
     spread = np.sqrt(variance * np.maximum(2 * pooled, own / 2))  # (n, k)
     bound = student_t.isf(alpha / np.maximum(n_first - 1, 1), freedom) * spread
-    return active & ~(mean > np.take_along_axis(mean, best, axis=1) + bound)
+    dropped = mean > np.take_along_axis(mean, best, axis=1) + bound
+    if levels is not None:
+        dropped &= ~_is_unusual(errors, active, levels)[:, None]
+    return active & ~dropped
+
+
+def _is_unusual(errors, active, levels):
+    """Whether the errors of an image are larger than usual, (n_images,)."""
+    used = np.isfinite(levels[0])  # not trials of weight 0
+    level, spread = levels[:, used]
+    total = np.where(active[:, :, None], errors[:, :, used], 0).sum(axis=1)
+    n_active = np.maximum(active.sum(axis=1), 1)[:, None]
+    excess = np.log(np.maximum(total / n_active, np.finfo(float).tiny)) - level
+    return excess.sum(axis=1) > spread.sum()
 
 
 def _differences(errors, active, best):

@@ -1,5 +1,7 @@
 """The race by prediction, against plain loops, closed forms and simulated errors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -165,7 +167,7 @@ def test_a_covariance_is_learned_whatever_the_scale_of_an_image():
     true = some_covariance().matrix(EVEN)
     errors = draw(true, 200, 8)
     errors *= np.exp(np.random.RandomState(2).randn(200, 1, 1))
-    errors += np.random.RandomState(3).rand(200, 1, 100)  # cancels between classes
+    errors += 1000 + np.random.RandomState(3).rand(200, 1, 100)  # cancels
     facts = {"loss": "l2", "target": "velocity"}
     learned = learn_covariance(errors, np.ones(100), EVEN, **facts)
     assert learned.n_images == 200
@@ -193,6 +195,51 @@ def test_a_covariance_by_hand():
     np.testing.assert_array_equal(learned.timesteps, [10, 20, 30])
     np.testing.assert_allclose(learned.kernel, expected)
     np.testing.assert_allclose(learned.nugget, 0.1 * np.diag(expected))
+    assert learned.levels(EVEN) is None  # no spread over a single image
+
+
+def test_levels_by_hand():
+    """Two images, two classes, two trials of one timestep and one of another."""
+    errors = np.array([[[1.0, 2, 5], [3, 2, 3]], [[8, 4, 1], [8, 4, 3]]])
+    learned = learn_covariance(
+        errors, np.ones(3), np.array([10, 10, 30]), loss="l2", target="velocity"
+    )
+    first = (np.log(2) + np.log(2)) / 2, (np.log(8) + np.log(4)) / 2
+    second = np.log(4), np.log(2)
+    mean, spread = learned.levels(np.array([10, 20, 30]))
+    expected = [np.mean(first), (np.mean(first) + np.mean(second)) / 2, np.mean(second)]
+    np.testing.assert_allclose(mean, expected)
+    np.testing.assert_allclose(spread[[0, 2]], [np.std(first), np.std(second)])
+    schedule = VariancePreserving(torch.linspace(0.999, 0.01, T))
+    converted = learned.in_space("l2", "epsilon", schedule)
+    scale = schedule.alpha_t.double().numpy()[[10, 30]] ** 2
+    np.testing.assert_allclose(converted.level, learned.level + np.log(scale))
+
+
+@pytest.mark.parametrize("weights", [np.ones(100), np.r_[np.ones(60), np.zeros(40)]])
+def test_a_race_waits_where_errors_are_large(weights):
+    """The same differences on two levels: 1.1 and 0.9 spreads above the usual."""
+    C = some_covariance().matrix(EVEN) * np.outer(weights, weights)
+    levels = np.array([np.log(50 + EVEN / 10), 0.001 + EVEN / 1e6])
+    with np.errstate(divide="ignore"):
+        shown = levels + np.stack([np.log(weights), np.zeros(100)])
+    gaps = draw(some_covariance().matrix(EVEN), 1, 3) + np.array([[[0], [4], [9]]])
+    gaps *= 1e-3
+    gaps -= gaps.mean(axis=1, keepdims=True)
+    height = np.exp(levels[0] + np.multiply.outer([0.9, 1.1], levels[1]))
+    errors = (height[:, None] + gaps) * weights
+    looks = {}
+    for known in (None, shown):
+        predictor = MeanPredictor(C, levels=known)
+        for end, rules in pruning_rounds(0.9, 100, predictor)[:8]:
+            so_far, active = errors[:, :, predictor.order[:end]], np.ones((2, 3), bool)
+            for rule in rules:
+                active = rule(so_far, active, None)
+            looks[known is None, end] = active.sum(axis=1).tolist()
+    assert looks[True, 4] < [3, 3]  # a class goes early
+    for unknown, end in looks:
+        usual, large = looks[True, end]
+        assert unknown or looks[False, end] == [usual, 3 if end < 5 else large]
 
 
 def test_another_target_is_another_scale():
@@ -215,6 +262,11 @@ def test_a_file_holds_it_whole(tmp_path):
     covariance.save(path)
     loaded = TrialCovariance.load(path)
     np.testing.assert_array_equal(loaded.matrix(EVEN), covariance.matrix(EVEN))
+    assert loaded.level is None
+    levels = {"level": covariance.timesteps / 500, "level_spread": np.ones(25)}
+    replace(covariance, **levels).save(path)
+    again = TrialCovariance.load(path)
+    np.testing.assert_array_equal(again.levels(EVEN)[1], np.ones(100))
     facts = loaded.loss, loaded.target, loaded.n_images, loaded.model
     assert facts == ("l2", "velocity", 7, "")
     np.savez(path, something=1)

@@ -154,8 +154,9 @@ def compare(settings, photo, a, b):
         f'<div class="pair">{_figure(left, f"Evidence for {a} or {b} over the photo")}'
         f"{_figure(right, f'Denoising error of {a} and {b} at each timestep')}</div>"
         f"<p>Red: with {a} the noise is predicted better ({red}). Blue: with {b}. "
-        "The curves: the lower line is the class that fits better. At a small timestep "
-        "the photo has little noise, at a large one hardly anything is left of it.</p>"
+        "The curves: the lower line is the class that fits better; faint lines are of "
+        "one noise each, thick ones their mean. At a small timestep the photo has "
+        "little noise, at a large one hardly anything is left of it.</p>"
     )
 
 

@@ -17,10 +17,13 @@ from diffusion_sklearn.backbones._loading import BUNDLED, load_backbone
 MAX_WAITING = 64  # events in the queue
 SECONDS_KEPT = 300  # of an upload
 INTRO = """<h1>Diffusion models as classifiers</h1>
-<p>A model that can draw a class can also tell how well the class explains a photo: the
-better it predicts the noise in the photo, the more probable the class. The classes
-race; one that falls behind is dropped. Model: <code>{model}</code>. Uploads stay on
-the computer that runs this page and are deleted after five minutes.</p>"""
+<p>A model that can draw a class can also tell how well the class explains a photo. Each
+trial adds noise to the photo, and the model predicts that noise from each class: the
+better the predictions, the more probable the class. A prediction for one class is an
+evaluation of the model. The classes race: one that falls behind is dropped, which saves
+the rest of its trials. CLIP, beside it, compares the photo with the names of the
+classes in one step. Model: <code>{model}</code>. Uploads stay on the computer that runs
+this page and are deleted after five minutes.</p>"""
 
 QUIET = {"show_progress": "minimal"}
 

@@ -6,8 +6,8 @@ Photos (fashion-dit) and scenes (fashion-scenes), of test photos on which nothin
 chosen. Rows: the defaults, those before them (the error of what the model predicts, a
 race by a test of means), the error of the noise and of the velocity; class offsets from
 the images themselves, without their labels, a product with fashion-clip whose weight is
-fitted to 100 labelled training images (colours, relations: 50), and fashion-clip alone.
-All errors are computed once (``--tables`` keeps them; those of
+fitted to 100 labelled training images of the question (colours, relations: 50), and
+fashion-clip alone. All errors are computed once (``--tables`` keeps them; those of
 ``benchmarks.accuracy.race`` are used) and a race is replayed on them; colours and
 relations are raced. About 3 hours on 2 cores, ``--quick`` 3 minutes. Needs the IDX
 files of Fashion-MNIST.
@@ -213,11 +213,16 @@ def winoground_rows(n, folder):
         errors = scene_table("winoground", n, split, folder)
         return errors, clip.score_pairs(images, captions)
 
+    def weight_of_choices(errors, theirs):
+        # Two choices an example, one for each row, of which the diagonal is right.
+        own = np.concatenate([errors[:, 0], errors[:, 1, ::-1]])
+        proba = softmax(np.concatenate([theirs[:, 0], theirs[:, 1, ::-1]]), axis=1)
+        return weight_of(clf, own, np.zeros(len(own), int), proba)
+
     errors, theirs = tables(min(N_FIT, n), "train")
-    # Each image as a choice between two captions, the true one first.
-    own = np.concatenate([errors[:, 0, :2], errors[:, 1, 1::-1]])
-    proba = softmax(np.concatenate([theirs[:, 0], theirs[:, 1, ::-1]]), axis=1)
-    weight = weight_of(clf, own, np.zeros(len(own), int), proba)
+    text_weight = weight_of_choices(errors[:, :, :2], theirs)
+    relative = (errors[:, :, :2] - errors[:, :, 2:]).swapaxes(1, 2)  # caption, image
+    image_weight = weight_of_choices(relative, theirs.swapaxes(1, 2))
     errors, theirs = tables(n, "test")
     correct = {}
     for system, params in TARGETS.items():
@@ -226,12 +231,14 @@ def winoground_rows(n, folder):
         ours, likelier = scores[..., :2], scores[..., :2] - scores[..., 2:]
         correct[system] = match(ours, likelier)
         if system == "default":
-            more = weight * theirs
-            product = match(ours + more, likelier + more)
+            product = match(
+                ours + text_weight * theirs, likelier + image_weight * theirs
+            )
     correct["product with CLIP"] = product
     correct["fashion-clip"] = match(theirs, theirs)
     for score in SCORES:
         one = {system: scores[score] for system, scores in correct.items()}
+        weight = text_weight if score == "text" else image_weight
         gain = gain_of(
             one["product with CLIP"], one["default"], one["fashion-clip"], weight
         )

@@ -17,8 +17,8 @@ def fit_trial_covariance(clf, X):
     random where there are more. The covariance of these errors over trials then serves
     any other number of trials, any timesteps, noise and classes, with this model and
     this loss; best the default trials of the same `random_state`, as their noise is the
-    same. Ten images are enough for most purposes; add distorted copies of them (noise,
-    rotation) where such images are to come (``benchmarks/accuracy/race.py``).
+    same. Ten images are enough for most purposes (``benchmarks/accuracy/race.py``). The
+    race is longer for images of larger errors than these, such as noisy ones.
 
     Parameters
     ----------

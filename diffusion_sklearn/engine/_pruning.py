@@ -11,7 +11,7 @@ FIRST_LOOK, GROWTH = 4, 1.2
 """The first look of a race is after so many trials, each next after a fifth more. A
 race by prediction looks from the first trial on."""
 
-UNUSUAL_FIRST_LOOK = 5
+UNUSUAL_FIRST_LOOK = 6
 """First look of a race by prediction at an image of unusually large errors."""
 
 
@@ -315,7 +315,7 @@ def predicted_race(
       have a variance of more than twice that is tested with half its own variance.
     - The first trials do not yet tell that an image is unlike those that the covariance
       was learned from: noise, for instance, shows at small timesteps, which tell little
-      of other images and come late. So nothing is dropped before the fifth trial where
+      of other images and come late. So nothing is dropped before the sixth trial where
       the errors are large: where the logarithm of their mean over the classes, averaged
       over the trials so far, is more than one standard deviation above its mean over
       the images learned from.

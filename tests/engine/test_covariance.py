@@ -239,7 +239,7 @@ def test_a_race_waits_where_errors_are_large(weights):
     assert looks[True, 4] < [3, 3]  # a class goes early
     for unknown, end in looks:
         usual, large = looks[True, end]
-        assert unknown or looks[False, end] == [usual, 3 if end < 5 else large]
+        assert unknown or looks[False, end] == [usual, 3 if end < 6 else large]
 
 
 def test_another_target_is_another_scale():

@@ -124,6 +124,10 @@ def read_single_file(file, config, how, pipeline_class, dtype):
         if "meta tensor" in str(error):  # how diffusers meets a missing weight
             raise OSError(f"weights are missing in {file}") from error
         raise
+    for module in modules_of(pipeline).values():
+        module.eval()  # diffusers leaves T5 with its dropout
+        if hasattr(module, "tie_weights"):  # and its embeddings without weights
+            module.tie_weights()
     missing = [
         f"{name}.{key}"
         for name, module in modules_of(pipeline).items()

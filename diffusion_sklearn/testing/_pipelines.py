@@ -168,12 +168,12 @@ def latent_consistency(image_to_image=False):
 def stable_diffusion_xl():
     """Stable Diffusion XL."""
     unet = _unet(
-        cross_attention_dim=16, addition_embed_type="text_time",
+        cross_attention_dim=20, addition_embed_type="text_time",
         addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 6,
     )  # fmt: skip
     return diffusers.StableDiffusionXLPipeline(
         _vae(scaling_factor=0.13025, force_upcast=True),
-        **_text_parts(clip(), clip(n_pooled=6)),
+        **_text_parts(clip(), clip(n_pooled=6, width=12)),
         unet=varied(unet),
         scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
     )
@@ -202,14 +202,14 @@ def stable_diffusion_3(with_t5=True):
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=4, patch_size=2, in_channels=4, out_channels=4, num_layers=1,
         attention_head_dim=4, num_attention_heads=2, joint_attention_dim=16,
-        caption_projection_dim=8, pooled_projection_dim=12, pos_embed_max_size=8,
+        caption_projection_dim=8, pooled_projection_dim=10, pos_embed_max_size=8,
     )  # fmt: skip
     third = t5() if with_t5 else (None, None)
     return diffusers.StableDiffusion3Pipeline(
         transformer=varied(transformer),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(scaling_factor=1.5305, shift_factor=0.0609),
-        **_text_parts(clip(n_pooled=6), clip(n_pooled=6), third),
+        **_text_parts(clip(n_pooled=4, width=4), clip(n_pooled=6, width=12), third),
     )
 
 

@@ -31,13 +31,13 @@ def clip_tokenizer():
     return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=40)
 
 
-def clip(n_pooled=None, length=40):
+def clip(n_pooled=None, length=40, width=8):
     """A tokenizer and a text encoder of CLIP, projected if `n_pooled`."""
     tokenizer = clip_tokenizer()
     config = transformers.CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=16,
         num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=length,
-        projection_dim=n_pooled or 8, bos_token_id=tokenizer.bos_token_id,
+        projection_dim=n_pooled or width, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     projected = "WithProjection" if n_pooled else ""

@@ -10,7 +10,11 @@ from safetensors.torch import load_file, save_file
 from diffusion_sklearn import ZeroShotDiffusionClassifier, clear_cache, load_backbone
 from diffusion_sklearn.backbones._single_file import find_config
 from diffusion_sklearn.testing import check_backbone
-from diffusion_sklearn.testing._pipelines import stable_diffusion
+from diffusion_sklearn.testing._pipelines import (
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+)
 from tests.conftest import tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
@@ -23,11 +27,41 @@ RESNET = {
     "conv_shortcut": "skip_connection",
 }
 OUTER = {
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+}
+OPEN_CLIP = {
+    r"^embeddings\.position_embedding\.weight": "positional_embedding",
+    r"^embeddings\.": "",
+    r"^final_layer_norm": "ln_final",
+    r"^encoder\.layers": "transformer.resblocks",
+    r"layer_norm(\d)": r"ln_\1",
+    r"self_attn": "attn",
+    r"fc1": "c_fc",
+    r"fc2": "c_proj",
+}
+SD3 = {
+    r"^pos_embed\.pos_embed": "pos_embed",
+    r"^pos_embed\.proj": "x_embedder.proj",
+    r"^time_text_embed\.timestep_embedder\.linear_1": "t_embedder.mlp.0",
+    r"^time_text_embed\.timestep_embedder\.linear_2": "t_embedder.mlp.2",
+    r"^time_text_embed\.text_embedder\.linear_1": "y_embedder.mlp.0",
+    r"^time_text_embed\.text_embedder\.linear_2": "y_embedder.mlp.2",
+    r"^transformer_blocks": "joint_blocks",
+    r"\.norm1\.linear": ".x_block.adaLN_modulation.1",
+    r"\.norm1_context\.linear": ".context_block.adaLN_modulation.1",
+    r"\.attn\.to_out\.0": ".x_block.attn.proj",
+    r"\.attn\.to_([qkv])": r".x_block.attn.\1",
+    r"\.attn\.add_([qkv])_proj": r".context_block.attn.\1",
+    r"\.ff\.net\.0\.proj": ".x_block.mlp.fc1",
+    r"\.ff\.net\.2": ".x_block.mlp.fc2",
+    r"^proj_out": "final_layer.linear",
+    r"^norm_out\.linear": "final_layer.adaLN_modulation.1",
 }
 VAE = {
     r"down_blocks\.(\d)\.resnets": r"down.\1.block",
@@ -68,22 +102,70 @@ def of_unet(key):
     return f"{blocks}.{number}.{int(kind == 'attentions')}.{rest}"
 
 
-def of_vae(key):
-    for pattern, name in VAE.items():
-        key = re.sub(pattern, name, key)
-    return key
+def renamed(weights, names):
+    for pattern, name in names.items():
+        weights = {re.sub(pattern, name, key): w for key, w in weights.items()}
+    return weights
 
 
-def in_one_file(pipeline, file):
-    weights = {}
-    for prefix, module, rename in (
-        ("model.diffusion_model.", pipeline.unet, of_unet),
-        ("first_stage_model.", pipeline.vae, of_vae),
-        ("cond_stage_model.transformer.text_model.", pipeline.text_encoder, str),
+def of_clip(encoder, prefix):
+    """Weights of a text encoder in the layout of CLIP."""
+    names = {r"^(text_model\.)?": f"{prefix}.transformer.text_model."}
+    return renamed(encoder.state_dict(), names)
+
+
+def of_open_clip(encoder, prefix):
+    """Weights of a text encoder in the layout of OpenCLIP."""
+    weights = renamed(encoder.state_dict(), {r"^text_model\.": ""} | OPEN_CLIP)
+    projection = weights.pop("text_projection.weight", None)
+    if projection is not None:
+        weights["text_projection"] = projection.T
+    for layer in range(encoder.config.num_hidden_layers):
+        attention = f"transformer.resblocks.{layer}.attn"
+        for kind in "weight", "bias":
+            parts = [weights.pop(f"{attention}.{x}_proj.{kind}") for x in "qkv"]
+            weights[f"{attention}.in_proj_{kind}"] = torch.cat(parts)
+    return {f"{prefix}.model.{key}": w for key, w in weights.items()}
+
+
+def of_sd3(transformer):
+    """Weights of the tiny transformer of Stable Diffusion 3, which has one block."""
+    weights = renamed(transformer.state_dict(), SD3)
+    for kind in "weight", "bias":
+        for block in "x_block", "context_block":
+            name = f"joint_blocks.0.{block}.attn"
+            parts = [weights.pop(f"{name}.{x}.{kind}") for x in "qkv"]
+            weights[f"{name}.qkv.{kind}"] = torch.cat(parts)
+        for name in "joint_blocks.0.context_block", "final_layer":
+            scale, shift = weights[f"{name}.adaLN_modulation.1.{kind}"].chunk(2)
+            weights[f"{name}.adaLN_modulation.1.{kind}"] = torch.cat([shift, scale])
+    return weights
+
+
+def of_text_encoder(encoder, prefix):
+    """Weights of a text encoder in the layout of Stable Diffusion 3."""
+    names = {r"^(?=\w)": f"{prefix}.transformer."}
+    weights = renamed(encoder.state_dict(), names)
+    weights.pop(f"{prefix}.transformer.encoder.embed_tokens.weight", None)  # shared
+    if prefix.endswith("clip_l"):
+        del weights[f"{prefix}.transformer.text_projection.weight"]  # an identity
+    return weights
+
+
+def in_one_file(pipeline, file, layouts=((of_clip, "cond_stage_model"),)):
+    """Write a file with the text encoders in these layouts."""
+    if hasattr(pipeline, "unet"):
+        network = {of_unet(key): w for key, w in pipeline.unet.state_dict().items()}
+    else:
+        network = of_sd3(pipeline.transformer)
+    weights = {f"model.diffusion_model.{key}": w for key, w in network.items()}
+    vae = renamed(pipeline.vae.state_dict(), VAE)
+    weights |= {f"first_stage_model.{key}": w for key, w in vae.items()}
+    for part, (layout, prefix) in zip(
+        ("text_encoder", "text_encoder_2", "text_encoder_3"), layouts, strict=False
     ):
-        for key, tensor in module.state_dict().items():
-            weights[prefix + rename(key)] = tensor.clone()
-    save_file(weights, file)
+        weights |= layout(getattr(pipeline, part), prefix)
+    save_file({key: w.clone().contiguous() for key, w in weights.items()}, file)
     return str(file)
 
 
@@ -103,11 +185,44 @@ def test_the_same_numbers_as_the_folder(file, sd_folder):
     np.testing.assert_allclose(errors(backbone), errors(sd_folder), rtol=1e-5)
 
 
-def test_check_backbone(tmp_path):
-    pipeline = stable_diffusion()
+@pytest.mark.parametrize(
+    "make, layouts",
+    [
+        (stable_diffusion, [(of_clip, "cond_stage_model")]),
+        (stable_diffusion, [(of_open_clip, "cond_stage_model")]),
+        (
+            stable_diffusion_xl,
+            [
+                (of_clip, "conditioner.embedders.0"),
+                (of_open_clip, "conditioner.embedders.1"),
+            ],
+        ),
+        (
+            stable_diffusion_3,
+            [
+                (of_text_encoder, "text_encoders.clip_l"),
+                (of_text_encoder, "text_encoders.clip_g"),
+                (of_text_encoder, "text_encoders.t5xxl"),
+            ],
+        ),
+    ],
+    ids=["1.x", "2.x", "XL", "3"],
+)
+def test_check_backbone(make, layouts, tmp_path):
+    pipeline = make()
+    if make is stable_diffusion_3:
+        torch.nn.init.eye_(pipeline.text_encoder.text_projection.weight)
     pipeline.save_pretrained(tmp_path / "folder")
-    file = in_one_file(pipeline, tmp_path / "model.safetensors")
-    check_backbone(load_backbone(file, config=tmp_path / "folder"))
+    file = in_one_file(pipeline, tmp_path / "model.safetensors", layouts)
+    backbone = load_backbone(file, config=tmp_path / "folder")
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module):
+            expected = part.state_dict()
+            loaded = getattr(backbone.pipeline, name).state_dict()
+            assert loaded.keys() == expected.keys()
+            for key, tensor in loaded.items():
+                np.testing.assert_array_equal(tensor, expected[key], err_msg=key)
+    check_backbone(backbone)
 
 
 def test_a_file_without_a_part_of_its_weights(file, sd_folder):

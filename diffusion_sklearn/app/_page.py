@@ -4,6 +4,7 @@ import functools
 import os
 from dataclasses import replace
 from html import escape
+from pathlib import Path
 
 import gradio as gr
 from PIL import Image
@@ -11,9 +12,10 @@ from PIL import Image
 from diffusion_sklearn.app import _functions as page
 from diffusion_sklearn.app import _photos, _settings
 from diffusion_sklearn.app._server import Guard
-from diffusion_sklearn.app._style import CSS, HEAD
+from diffusion_sklearn.app._templates import templates
 from diffusion_sklearn.backbones._loading import BUNDLED, load_backbone
 
+FOLDER = Path(__file__).parent
 MAX_WAITING = 64  # events in the queue
 SECONDS_KEPT = 300  # of an upload
 INTRO = """<h1>Diffusion models as classifiers</h1>
@@ -163,7 +165,7 @@ def _classify_tab(base, collect, settings, one_at_a_time):
     @shown
     def read(paths):
         loaded = _photos.read_photos(paths or [], base.model)
-        yield None, loaded, _preview(loaded), gr.update(visible=False)
+        yield None, loaded, templates.preview(loaded), gr.update(visible=False)
 
     @shown
     def start(photos, *values):
@@ -175,6 +177,9 @@ def _classify_tab(base, collect, settings, one_at_a_time):
         first, classes = ranking[0], sorted(ranking[0])
         files = [photo.file for photo in photos]
         names = [f"{k}: {name}" for k, name in enumerate(names, 1)]
+        command = setting.command(files, setting.names)
+        call = "predict_proba(photos)"
+        code = setting.code(call, photos=files, classes=setting.names)
         yield (
             html,
             photos,
@@ -182,12 +187,7 @@ def _classify_tab(base, collect, settings, one_at_a_time):
             gr.update(choices=names, value=names[0], visible=len(names) > 1),
             gr.update(choices=classes, value=first[0]),
             gr.update(choices=classes, value=first[1]),
-            _settings.copy_boxes(
-                setting.command(files, setting.names),
-                setting.code(
-                    "predict_proba(photos)", photos=files, classes=setting.names
-                ),
-            ),
+            templates.copy_boxes(command, code),
         )
 
     @shown
@@ -213,7 +213,7 @@ def _classify_tab(base, collect, settings, one_at_a_time):
             lambda photo=photo, text=text: (
                 [photo],
                 text,
-                _preview([photo]),
+                templates.preview([photo]),
                 gr.update(visible=False),
             ),
             None,
@@ -255,7 +255,7 @@ def _captions_tab(base, collect, settings, one_at_a_time):
         code = replace(setting, template="").code(
             "score_pairs(photos, captions)", photos=files, captions=texts
         )
-        yield html, _settings.copy_boxes(command, code)
+        yield html, templates.copy_boxes(command, code)
 
     run.click(start, [*states, *captions, *settings], [out, copies], **one_at_a_time)
     for button, (pair, texts) in zip(buttons, examples, strict=True):
@@ -263,7 +263,7 @@ def _captions_tab(base, collect, settings, one_at_a_time):
             lambda pair=pair, texts=texts: (
                 *pair,
                 *texts,
-                *(_preview([photo]) for photo in pair),
+                *(templates.preview([photo]) for photo in pair),
                 "",
             ),
             None,
@@ -276,7 +276,7 @@ def _reader_of_one(model):
     @shown
     def read(path):
         (photo,) = _photos.read_photos([path], model)
-        yield None, photo, _preview([photo])
+        yield None, photo, templates.preview([photo])
 
     return read
 
@@ -318,11 +318,9 @@ def _folder_tab(base, collect, settings, one_at_a_time):
         names = page.folder_classes(setting, photos)
         call = 'predict(sorted(Path(folder).rglob("*.*")))'
         code = setting.code(call, folder="FOLDER", classes=names)
+        code = f"from pathlib import Path\n{code}"
         command = setting.command(["FOLDER"], names)
-        yield (
-            gr.skip(),
-            _settings.copy_boxes(command, f"from pathlib import Path\n{code}"),
-        )
+        yield gr.skip(), templates.copy_boxes(command, code)
 
     for upload in folder, archive:
         upload.upload(
@@ -342,10 +340,6 @@ def _folder_tab(base, collect, settings, one_at_a_time):
 
 def _count(photos):
     return f"<p>{len(photos)} images. Now press “Classify the folder”.</p>"
-
-
-def _preview(photos):
-    return f'<div class="preview">{"".join(photo.html for photo in photos)}</div>'
 
 
 def launch(model=None, clip=None, host="127.0.0.1", port=7860):
@@ -392,6 +386,6 @@ def launch(model=None, clip=None, host="127.0.0.1", port=7860):
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
         ),
-        css=CSS,
-        head=HEAD,
+        css_paths=FOLDER / "page.css",
+        head_paths=FOLDER / "head.html",
     )

@@ -2,11 +2,11 @@
 
 import zipfile
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from diffusion_sklearn.app._templates import templates
 from diffusion_sklearn.backbones._loading import load_backbone
 from diffusion_sklearn.classifiers._prompts import read_prompts as read_prompts_file
 from diffusion_sklearn.datasets import (
@@ -21,7 +21,7 @@ from diffusion_sklearn.images._read import HINTS, ImageError
 
 MAX_PHOTOS, MAX_FILES = 8, 200
 MAX_BYTES, MAX_UNPACKED = 20 * 2**20, 100 * 2**20  # of a file, of a zip's content
-SEPARATOR = ",,"  # of folders, in names that the browser sends
+SEPARATOR = ",,"  # of folders, in names that the script in head.html sends
 
 _SCENES = (
     (Scene(("bag",), ("red",)), "blue bag, green bag, red bag, red sandal, red shirt"),
@@ -80,12 +80,7 @@ class Photo:
     @property
     def html(self):
         """The image, with its name as a link that saves what the model sees."""
-        source, name = self.source, escape(self.name)
-        return (
-            f'<figure><img class="photo" alt="{name}" src="{source}"><figcaption>'
-            f'<a download="{escape(self.file)}" href="{source}">{name}</a>'
-            "</figcaption></figure>"
-        )
+        return templates.figure(self)
 
 
 def read_photos(paths, model):

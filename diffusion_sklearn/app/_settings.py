@@ -2,7 +2,6 @@
 
 import shlex
 from dataclasses import dataclass
-from html import escape
 
 from diffusion_sklearn.backbones._loading import load_backbone
 from diffusion_sklearn.classifiers import (
@@ -151,22 +150,3 @@ class Settings:
             lines.append(f"{variable} = {name}({arguments}){fit}")
             lines.append(f"print({variable}.{call})")
         return "\n".join(lines)
-
-
-def copy_boxes(command, code):
-    """HTML of a command and of Python lines, each with a button that copies it.
-
-    Parameters
-    ----------
-    command, code : str
-
-    Returns
-    -------
-    html : str
-    """
-    copy = "navigator.clipboard.writeText(this.parentNode.nextSibling.innerText)"
-    return "".join(
-        f'<p>{name} <button class="copy" onclick="{copy}" aria-label="Copy {name}">'
-        f'copy</button></p><pre tabindex="0" aria-label="{name}">{escape(text)}</pre>'
-        for name, text in (("Command", command), ("Python", code))
-    )

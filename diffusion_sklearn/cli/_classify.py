@@ -47,6 +47,8 @@ def run_classify(args):
     n_images : int
         Number of files.
     """
+    if args.classes and args.classes_file is not None:
+        args.fail("--classes-file is not allowed with --classes; pass one of them.")
     if args.json and args.output is not None:
         args.fail("--json goes to standard output; pass an --output in .jsonl instead.")
     check_output(args)

@@ -9,11 +9,7 @@ from rich.filesize import decimal
 
 from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.cli._classify import find_images, make_classifier, read_classes
-from diffusion_sklearn.cli._output import (
-    format_seconds,
-    print_json,
-    print_table,
-)
+from diffusion_sklearn.cli._output import format_seconds, print_json, print_table
 from diffusion_sklearn.engine._errors import encode, evaluate
 from diffusion_sklearn.engine._pruning import evaluation_bounds
 

@@ -14,15 +14,13 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
 )
 from diffusion_sklearn.cli._output import print_json
-from diffusion_sklearn.cli._report import (
-    N_MISTAKES,
-    draw_evidence,
-    write_report,
-)
+from diffusion_sklearn.cli._report import N_MISTAKES, draw_evidence, write_report
+from diffusion_sklearn.cli._scores import proportion, text_score
 from diffusion_sklearn.cli._table import check_writable
 from diffusion_sklearn.datasets import load_fashion_photos, load_fashion_winoground
-from diffusion_sklearn.metrics import clopper_pearson, winoground_scores
+from diffusion_sklearn.metrics import winoground_scores
 
+INTERVAL = "{value:6.1%}   95 % interval {low:.1%} to {high:.1%}"
 COLORS = {"right": (25, 130, 60), "wrong": (200, 35, 35), "": (120, 120, 120)}
 
 
@@ -114,17 +112,17 @@ def classify_photos(n_images, n_trials):
         row = f"{k:5d}  {names[k]:<10}  {predicted[k]:<10}"
         print(f"{row}  {proba[k].max():11.3f}{mark}")
     print()
-    low, high = clopper_pearson(int(correct.sum()), len(images))
+    accuracy = proportion(int(correct.sum()), len(images))
     cost, full = errors.n_evaluations.mean(), len(clf.classes_) * n_trials
     result = {
         "n_images": len(images),
-        "accuracy": {"value": float(correct.mean()), "low": low, "high": high},
+        "accuracy": accuracy,
         "images_per_second": speed,
         "evaluations": {"mean": float(cost), "without_pruning": full},
     }
     count = f"{cost:.0f} network evaluations an image, of {full} without pruning"
     facts = [
-        ("accuracy", f"{correct.mean():.1%}   95 % interval {low:.1%} to {high:.1%}"),
+        ("accuracy", INTERVAL.format(**accuracy)),
         ("speed", f"{speed:.2f} images a second"),
         ("cost", count),
     ]
@@ -190,10 +188,8 @@ def match_scenes(n_images, n_trials):
     facts, both = [], {}
     for name, matrix in scores.items():
         pairs = winoground_scores(matrix, tags)
-        low, high = pairs.intervals["text"]
-        both[name] = {"value": pairs.text, "low": low, "high": high}
-        interval = f"95 % interval {low:.1%} to {high:.1%}"
-        facts.append((name, f"{pairs.text:6.1%}   {interval}"))
+        both[name] = text_score(pairs)
+        facts.append((name, INTERVAL.format(**both[name])))
     facts += [
         ("chance", f"{0.25:6.1%}"),
         ("speed", f"{speed:.2f} images a second"),

@@ -8,11 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import norm
-from sklearn.metrics import (
-    ConfusionMatrixDisplay,
-    confusion_matrix,
-    recall_score,
-)
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix, recall_score
 
 from diffusion_sklearn.cli._arguments import BUDGET
 from diffusion_sklearn.cli._classify import classify_files
@@ -217,6 +213,23 @@ def proportion(count, n):
     """
     low, high = clopper_pearson(count, n)
     return {"value": count / n, "low": low, "high": high}
+
+
+def text_score(scores):
+    """Text score of Winoground with its exact 95 % interval.
+
+    Parameters
+    ----------
+    scores : Bunch
+        From :func:`~diffusion_sklearn.metrics.winoground_scores`.
+
+    Returns
+    -------
+    score : dict
+        ``value``, ``low`` and ``high``.
+    """
+    low, high = scores.intervals["text"]
+    return {"value": scores.text, "low": low, "high": high}
 
 
 def draw_confusion(matrix, classes, path):

@@ -80,8 +80,9 @@ def _cards(photos, look, n_done, full, clip, seconds=None):
         else:
             if done.max() < look.errors.shape[2]:  # the last look has decided
                 active = np.arange(len(done)) == best
-            places = [(look.classes[j], proba[k, j]) for j in (best, second)]
-            text = templates.decided(*places[0], *places[1], cost, seconds)
+            winner = look.classes[best], proba[k, best]
+            runner_up = look.classes[second], proba[k, second]
+            text = templates.decided(*winner, *runner_up, cost, seconds)
         ours = _bars("Diffusion model", look.classes, proba[k], done, active)
         if isinstance(clip, str):
             theirs = templates.paragraph(clip)

@@ -25,6 +25,7 @@ race; one that falls behind is dropped. Model: <code>{model}</code>. Uploads sta
 the computer that runs this page and are deleted after five minutes.</p>"""
 
 QUIET = {"show_progress": "minimal"}
+ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1}
 
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 """Errors that are shown as they are."""
@@ -59,7 +60,6 @@ def make_page(model, clip):
     """
     base = _settings.Settings(model, clip)
     is_text = load_backbone(model).kind == "text"
-    one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}
     with gr.Blocks(
         title="diffusion-sklearn",
         analytics_enabled=False,
@@ -92,24 +92,26 @@ def make_page(model, clip):
             )
         settings = [template, prompts, n_trials]
 
-        def collect(classes, template, prompts, n_trials):
-            return replace(
-                base,
-                classes=classes or "",
-                template=template or "",
-                prompts=prompts,
-                n_trials=n_trials,
-            )
-
         with gr.Tab("Classify"):
-            _classify_tab(base, collect, settings, one_at_a_time)
+            _classify_tab(base, settings)
         if is_text:
             with gr.Tab("Which caption?"):
-                _captions_tab(base, collect, settings, one_at_a_time)
+                _captions_tab(base, settings)
         with gr.Tab("Folder"):
-            _folder_tab(base, collect, settings, one_at_a_time)
+            _folder_tab(base, settings)
         options.render()
     return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
+
+
+def _collect(base, classes, template, prompts, n_trials):
+    """Settings with the values of the page, which are None where it is empty."""
+    return replace(
+        base,
+        classes=classes or "",
+        template=template or "",
+        prompts=prompts,
+        n_trials=n_trials,
+    )
 
 
 @shown
@@ -136,7 +138,7 @@ def _copy_boxes():
         return gr.HTML("<p>Nothing has run.</p>", elem_classes="out")
 
 
-def _classify_tab(base, collect, settings, one_at_a_time):
+def _classify_tab(base, settings):
     examples = _photos.example_photos(base.model)
     photos, run_photos = gr.State([], time_to_live=3600), gr.State([])
     with gr.Row():
@@ -169,7 +171,7 @@ def _classify_tab(base, collect, settings, one_at_a_time):
 
     @shown
     def start(photos, *values):
-        setting = collect(*values)
+        setting = _collect(base, *values)
         for html, ranking in page.classify(setting, photos):
             if ranking is None:
                 yield html, *[gr.skip()] * 6
@@ -192,7 +194,7 @@ def _classify_tab(base, collect, settings, one_at_a_time):
 
     @shown
     def explain(photos, which, a, b, *values):
-        yield page.compare(collect("", *values), photos[which or 0], a, b)
+        yield page.compare(_collect(base, "", *values), photos[which or 0], a, b)
 
     results = [out, run_photos, why, which, a, b, copies]
     outputs = [upload, photos, out, why]
@@ -202,11 +204,11 @@ def _classify_tab(base, collect, settings, one_at_a_time):
         [photos, classes, *settings],
         results,
         api_name="classify",
-        **one_at_a_time,
+        **ONE_AT_A_TIME,
     )
     pair = [run_photos, which, a, b, *settings]
-    event.success(explain, pair, evidence, **one_at_a_time)
-    again.click(explain, pair, evidence, **one_at_a_time)
+    event.success(explain, pair, evidence, **ONE_AT_A_TIME)
+    again.click(explain, pair, evidence, **ONE_AT_A_TIME)
     stop.click(None, cancels=[event])
     for button, (photo, text) in zip(buttons, examples, strict=True):
         button.click(
@@ -222,8 +224,14 @@ def _classify_tab(base, collect, settings, one_at_a_time):
         )
 
 
-def _captions_tab(base, collect, settings, one_at_a_time):
+def _captions_tab(base, settings):
     examples, states, captions, previews = _photos.example_pairs(), [], [], []
+
+    @shown
+    def read(path):
+        (photo,) = _photos.read_photos([path], base.model)
+        yield None, photo, templates.preview([photo])
+
     with gr.Row():
         for k in (1, 2):
             with gr.Column():
@@ -233,7 +241,6 @@ def _captions_tab(base, collect, settings, one_at_a_time):
                     gr.Textbox(label=f"Caption of image {k}", max_length=500)
                 )
                 states.append(gr.State(time_to_live=3600))
-                read = _reader_of_one(base.model)
                 outputs = [upload, states[-1], previews[-1]]
                 upload.upload(
                     read, upload, outputs, api_name=f"read_image_{k}", **QUIET
@@ -247,7 +254,7 @@ def _captions_tab(base, collect, settings, one_at_a_time):
 
     @shown
     def start(photo, other, caption, other_caption, *values):
-        setting, texts = collect("", *values), [caption, other_caption]
+        setting, texts = _collect(base, "", *values), [caption, other_caption]
         html = page.match_captions(setting, [photo, other], texts)
         setting = replace(setting, template="{}", prompts=None)
         files = [photo.file, other.file]
@@ -257,7 +264,7 @@ def _captions_tab(base, collect, settings, one_at_a_time):
         )
         yield html, templates.copy_boxes(command, code)
 
-    run.click(start, [*states, *captions, *settings], [out, copies], **one_at_a_time)
+    run.click(start, [*states, *captions, *settings], [out, copies], **ONE_AT_A_TIME)
     for button, (pair, texts) in zip(buttons, examples, strict=True):
         button.click(
             lambda pair=pair, texts=texts: (
@@ -272,16 +279,7 @@ def _captions_tab(base, collect, settings, one_at_a_time):
         )
 
 
-def _reader_of_one(model):
-    @shown
-    def read(path):
-        (photo,) = _photos.read_photos([path], model)
-        yield None, photo, templates.preview([photo])
-
-    return read
-
-
-def _folder_tab(base, collect, settings, one_at_a_time):
+def _folder_tab(base, settings):
     photos = gr.State([], time_to_live=3600)
     with gr.Row():
         with gr.Column():
@@ -312,7 +310,7 @@ def _folder_tab(base, collect, settings, one_at_a_time):
 
     @shown
     def start(photos, *values):
-        setting = collect(*values)
+        setting = _collect(base, *values)
         for html in page.classify_folder(setting, photos):
             yield html, gr.skip()
         names = page.folder_classes(setting, photos)
@@ -327,7 +325,7 @@ def _folder_tab(base, collect, settings, one_at_a_time):
             read, upload, [upload, photos, out], api_name="read_folder", **QUIET
         )
     event = run.click(
-        start, [photos, classes, *settings], [out, copies], **one_at_a_time
+        start, [photos, classes, *settings], [out, copies], **ONE_AT_A_TIME
     )
     stop.click(None, cancels=[event])
 

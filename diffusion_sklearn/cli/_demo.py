@@ -32,10 +32,12 @@ def run_demo(args):
     args : SimpleNamespace
         The parsed arguments.
     """
-    run, n_trials, max_images, shape = DEMOS[args.model]
-    n_trials = getattr(args, "n_trials", n_trials)
-    if not 1 <= args.n_images <= max_images:
-        args.fail(f"--n-images={args.n_images} must lie between 1 and {max_images}")
+    demo = DEMOS[args.model]
+    n_trials = getattr(args, "n_trials", demo["n_trials"])
+    if not 1 <= args.n_images <= demo["max_images"]:
+        args.fail(
+            f"--n-images={args.n_images} must lie between 1 and {demo['max_images']}"
+        )
     if n_trials < 1:
         args.fail(f"--n-trials={n_trials} must be 1 or more")
     if args.output.suffix not in Image.registered_extensions():
@@ -44,8 +46,8 @@ def run_demo(args):
     for path in (args.output, report):
         check_writable(path, "--output", args.fail)
     with redirect_stdout(None if args.json else sys.stdout):
-        cards, n_wrong, result, facts = run(args.n_images, n_trials)
-    draw_cards(cards, **shape).save(args.output)
+        cards, n_wrong, result, facts = demo["run"](args.n_images, n_trials)
+    draw_cards(cards, **demo["picture"]).save(args.output)
     mistakes = [card for card in cards if len(card["images"]) > 1]
     text = (
         f"{len(mistakes)} of {n_wrong}. Red: where the prediction explains the image "
@@ -55,7 +57,7 @@ def run_demo(args):
         {"heading": "Mistakes and their evidence", "text": text, "cards": mistakes},
         {
             "heading": "All images",
-            "text": SHOWN[args.model],
+            "text": demo["lines"],
             "cards": [card | {"images": card["images"][:1]} for card in cards],
         },
     ]
@@ -258,17 +260,21 @@ def draw_cards(cards, n_shown, columns, side):
     return picture
 
 
-DIT_PICTURE = {"n_shown": 1000, "columns": 10, "side": 110}
-SCENES_PICTURE = {"n_shown": 24, "columns": 6, "side": 192}
 DEMOS = {
-    "fashion-dit": (classify_photos, 100, 1000, DIT_PICTURE),
-    "fashion-scenes": (match_scenes, 25, 800, SCENES_PICTURE),
+    "fashion-dit": {
+        "run": classify_photos,
+        "n_trials": 100,
+        "max_images": 1000,
+        "picture": {"n_shown": 1000, "columns": 10, "side": 110},
+        "lines": "With the three likeliest classes.",
+    },
+    "fashion-scenes": {
+        "run": match_scenes,
+        "n_trials": 25,
+        "max_images": 800,
+        "picture": {"n_shown": 24, "columns": 6, "side": 192},
+        "lines": "With the probability that each model gives to the true caption.",
+    },
 }
-"""Demo of each bundled model, its number of trials, its largest number of images, and
-the shape of its picture."""
-
-SHOWN = {
-    "fashion-dit": "With the three likeliest classes.",
-    "fashion-scenes": "With the probability that each model gives to the true caption.",
-}
-"""What the report says of the lines below its images."""
+"""Demo of each bundled model: defaults and limits, the shape of its picture, and what
+the report says of the lines below its images."""

@@ -118,17 +118,7 @@ def read_classes(args):
     ValueError
         If there are none, or one is blank or a path.
     """
-    if not args.classes and args.classes_file is None:
-        if args.prompts is None:
-            raise ValueError(
-                "Name the classes: pass --classes, --classes-file or --prompts."
-            )
-        labels = read_prompts(args.prompts)
-        return [label for label in labels if isinstance(label, str)]
-    if not args.classes:
-        option = f"--classes-file={args.classes_file}"
-        classes = read_text(args.classes_file).rstrip().splitlines()
-    else:
+    if args.classes:
         option = f"--classes={list(args.classes)!r}"
         classes = args.classes
         for name in classes:
@@ -139,6 +129,16 @@ def read_classes(args):
                 )
         if len(classes) == 1:
             classes = classes[0].split(",")
+    elif args.classes_file is not None:
+        option = f"--classes-file={args.classes_file}"
+        classes = read_text(args.classes_file).rstrip().splitlines()
+    elif args.prompts is not None:
+        labels = read_prompts(args.prompts)
+        return [label for label in labels if isinstance(label, str)]
+    else:
+        raise ValueError(
+            "Name the classes: pass --classes, --classes-file or --prompts."
+        )
     classes = [name.strip() for name in classes]
     blank = [k for k, name in enumerate(classes, 1) if not name]
     if blank:

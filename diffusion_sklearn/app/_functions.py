@@ -1,4 +1,4 @@
-"""What the page does: photos and settings in, HTML out. Knows no Gradio."""
+"""Functions of the page: photos and settings in, HTML out; without Gradio."""
 
 import csv
 import io

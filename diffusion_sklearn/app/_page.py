@@ -357,7 +357,7 @@ def launch(model=None, clip=None, host="127.0.0.1", port=7860):
     Raises
     ------
     OSError
-        If the port is taken, or a model can't be had.
+        If the port is taken, or a model can't be loaded.
     """
     model = model or "fashion-scenes"
     clip = clip or ("fashion-clip" if model in BUNDLED else None)

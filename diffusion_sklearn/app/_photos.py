@@ -140,9 +140,8 @@ def read_folder(paths, model):
     if len(paths) == 1 and Path(paths[0]).suffix.lower() == ".zip":
         contents = _unzip(paths[0])
     else:
-        contents = (
-            (Path(p).name.replace(SEPARATOR, "/"), _content(p)) for p in _few(paths)
-        )
+        _check_number(paths)
+        contents = ((Path(p).name.replace(SEPARATOR, "/"), _content(p)) for p in paths)
     suffixes = Image.registered_extensions()
     photos = [
         _read(name, content, size)
@@ -175,13 +174,12 @@ def read_prompts(path):
     return {name: texts for name, texts in prompts.items() if isinstance(name, str)}
 
 
-def _few(files):
+def _check_number(files):
     if len(files) > MAX_FILES:
         raise ValueError(
             f"{len(files)} files: the page takes {MAX_FILES}; use "
             "diffusion-sklearn classify FOLDER for more."
         )
-    return files
 
 
 def _content(path):
@@ -195,7 +193,8 @@ def _unzip(path):
     """Yield names and contents of the files in a zip, within the limits."""
     try:
         with zipfile.ZipFile(path) as archive:
-            files = _few([item for item in archive.infolist() if not item.is_dir()])
+            files = [item for item in archive.infolist() if not item.is_dir()]
+            _check_number(files)
             total = 0
             for item in files:
                 parts = PurePosixPath(item.filename.replace("\\", "/"))

@@ -1,4 +1,4 @@
-"""What the page is set to, and the command and the Python lines that do the same."""
+"""Settings of the page, and the command and the Python lines that do the same."""
 
 import shlex
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ MAX_CLASSES, MAX_TRIALS = 50, 250
 
 @dataclass(frozen=True)
 class Settings:
-    """What the page is set to.
+    """Settings of the page.
 
     Parameters
     ----------

@@ -157,7 +157,7 @@ def _timed(compute):
 
 
 def _peak():
-    """Most memory that this process had, in bytes; None where it is not known."""
+    """Peak memory of this process, in bytes; None on Windows."""
     try:
         import resource
     except ImportError:  # Windows

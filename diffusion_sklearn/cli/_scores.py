@@ -20,7 +20,7 @@ ROW_COLUMNS = COLUMNS | {"target": "string", "rank": "int64"}
 """Columns of the rows, with the true label and its place among the classes, from 0."""
 
 SETTINGS = ("classes", "names", "fingerprint", "prompts", "timesteps", "seed", "budget")
-"""What must be the same where an evaluation goes on."""
+"""Settings that a resumed evaluation must have in common with its first run."""
 
 
 def format_score(score):
@@ -64,7 +64,7 @@ def evaluate_images(clf, data, members, args):
     Raises
     ------
     ValueError
-        If an evaluation that goes on had other settings.
+        If the evaluation to resume had other settings.
     """
     report, path = describe(clf, data, members), args.output / "evaluation.json"
     args.output.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
-"""What the page does: photos and settings in, HTML out. Knows no Gradio."""
+"""Functions of the page: photos and settings in, HTML out; without Gradio."""
 
 import csv
 import io
 import time
-from html import escape
 
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import softmax
 from sklearn.metrics import ConfusionMatrixDisplay
 
+from diffusion_sklearn.app._templates import templates
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 from diffusion_sklearn.images._data_uri import data_uri
 from diffusion_sklearn.inspection import DenoisingErrorDisplay, EvidenceDisplay
@@ -74,48 +74,33 @@ def _cards(photos, look, n_done, full, clip, seconds=None):
         done, cost = n_done[k], look.n_evaluations[k]
         best, second = proba[k].argsort(kind="stable")[::-1][:2]
         active = done == done.max()
-        cost_text = f"{cost:,} of {full:,} evaluations ({cost / full:.0%})"
+        cost = f"{cost:,} of {full:,} evaluations ({cost / full:.0%})"
         if seconds is None:
-            text = f"{active.sum()} of {len(active)} classes left, {cost_text}."
+            text = templates.racing(active.sum(), len(active), cost)
         else:
             if done.max() < look.errors.shape[2]:  # the last look has decided
                 active = np.arange(len(done)) == best
-            text = (
-                f"<strong>{escape(str(look.classes[best]))}</strong> wins with "
-                f"{proba[k, best]:.1%}, ahead of {escape(str(look.classes[second]))} "
-                f"with {proba[k, second]:.1%}. Cost: {cost_text}, {seconds:.1f} s."
-            )
+            winner = look.classes[best], proba[k, best]
+            runner_up = look.classes[second], proba[k, second]
+            text = templates.decided(*winner, *runner_up, cost, seconds)
         ours = _bars("Diffusion model", look.classes, proba[k], done, active)
-        theirs = f"<p>{escape(clip)}</p>" if isinstance(clip, str) else None
-        theirs = theirs or _bars("CLIP", look.classes, clip[k])
-        cards.append(
-            f'<article class="card">{photo.html}<div><p>{text}</p>'
-            f'<div class="pair">{ours}{theirs}</div></div></article>'
-        )
+        if isinstance(clip, str):
+            theirs = templates.paragraph(clip)
+        else:
+            theirs = _bars("CLIP", look.classes, clip[k])
+        cards.append(templates.card(photo, text, ours, theirs))
     return "".join(cards)
 
 
 def _bars(title, classes, proba, n_done=None, active=None):
     """A table of classes with a bar for each probability."""
-    shown = np.sort(proba.argsort(kind="stable")[::-1][:N_BARS])
     rows = []
-    for k in shown:
-        kinds = ["" if active is None or active[k] else "dropped"]
+    for k in np.sort(proba.argsort(kind="stable")[::-1][:N_BARS]):
+        kinds = ["dropped"] if active is not None and not active[k] else []
         kinds += ["best"] if k == proba.argmax() else []
-        trials = "" if n_done is None else f"<td>{n_done[k]}</td>"
-        rows.append(
-            f'<tr class="{" ".join(kinds)}"><th scope="row">{escape(str(classes[k]))}'
-            f'<div class="bar" style="width:{100 * proba[k]:.1f}%"></div></th>'
-            f"<td>{proba[k]:.1%}</td>{trials}</tr>"
-        )
-    more = len(classes) - len(shown)
-    more = f"<p>and {more} classes of less probability</p>" if more else ""
-    trials = "" if n_done is None else '<th scope="col">trials</th>'
-    return (
-        f'<div><table class="bars"><caption>{title}</caption><thead><tr>'
-        '<th scope="col">class</th><th scope="col">probability</th>'
-        f"{trials}</tr></thead><tbody>{''.join(rows)}</tbody></table>{more}</div>"
-    )
+        n_trials = None if n_done is None else n_done[k]
+        rows.append((" ".join(kinds), classes[k], proba[k], n_trials))
+    return templates.bars(title, rows, n_done is not None, len(classes) - N_BARS)
 
 
 def compare(settings, photo, a, b):
@@ -145,19 +130,11 @@ def compare(settings, photo, a, b):
     ax = left.subplots()
     display = EvidenceDisplay.from_estimator(clf, photo.square, a, b, ax=ax)
     display.colorbar_.set_label("error with B minus error with A")
-    red = f"{(np.asarray(display.evidence) > 0).mean():.0%} of the photo"
     DenoisingErrorDisplay.from_estimator(
         clf, photo.square, n_noises=4, timesteps=25, ax=right.subplots()
     )
-    a, b = escape(a), escape(b)
-    return (
-        f'<div class="pair">{_figure(left, f"Evidence for {a} or {b} over the photo")}'
-        f"{_figure(right, f'Denoising error of {a} and {b} at each timestep')}</div>"
-        f"<p>Red: with {a} the noise is predicted better ({red}). Blue: with {b}. "
-        "The curves: the lower line is the class that fits better; faint lines are of "
-        "one noise each, thick ones their mean. At a small timestep the photo has "
-        "little noise, at a large one hardly anything is left of it.</p>"
-    )
+    fraction = (np.asarray(display.evidence) > 0).mean()
+    return templates.comparison(a, b, _figure_uri(left), _figure_uri(right), fraction)
 
 
 def match_captions(settings, photos, captions):
@@ -186,33 +163,9 @@ def match_captions(settings, photos, captions):
     models = {"Diffusion model": settings.make()}
     if settings.clip:
         models["CLIP"] = CLIPZeroShotClassifier(model=settings.clip)
-    tables = []
-    for name, model in models.items():
-        scores = model.score_pairs(images, captions)  # (2, 2)
-        proba = softmax(scores, axis=1)
-        n_right = int((proba.diagonal() > 0.5).sum())
-        verdict = ("wrong on both", "right on one of two", "right on both")[n_right]
-        rows = "".join(
-            f'<tr><th scope="row">image {i + 1}</th>'
-            + "".join(
-                f'<td class="{"best" if proba[i, j] > 0.5 else ""}">{proba[i, j]:.1%}'
-                f"<br><small>score {scores[i, j]:.1f}</small></td>"
-                for j in (0, 1)
-            )
-            + f"<td>{'right' if proba[i, i] > 0.5 else 'wrong'}</td></tr>"
-            for i in (0, 1)
-        )
-        tables.append(
-            f'<div><table class="grid"><caption>{name}: {verdict}</caption>'
-            '<thead><tr><td></td><th scope="col">caption 1</th><th scope="col">caption '
-            f'2</th><th scope="col">choice</th></tr></thead><tbody>{rows}</tbody>'
-            "</table></div>"
-        )
-    return (
-        f'<div class="pair">{"".join(tables)}</div><p>A row tells how probable each '
-        "caption is for the image; chance gets both right a quarter of the time. Cost: "
-        f"{4 * settings.n_trials:,} network evaluations.</p>"
-    )
+    scores = {name: m.score_pairs(images, captions) for name, m in models.items()}
+    results = [(name, pairs, softmax(pairs, axis=1)) for name, pairs in scores.items()]
+    return templates.captions(results, 4 * settings.n_trials)
 
 
 def classify_folder(settings, photos):
@@ -253,8 +206,9 @@ def classify_folder(settings, photos):
                 row["evaluations"] = int(result.n_evaluations[k])
                 k += 1
             rows.append(row)
-        yield f"<p>{len(rows)} of {len(photos)} images.</p>{_table(rows)}"
-    yield _summary(rows, clf) + _table(rows)
+        progress = templates.paragraph(f"{len(rows)} of {len(photos)} images.")
+        yield progress + templates.predictions(COLUMNS, rows)
+    yield _summary(rows, clf) + templates.predictions(COLUMNS, rows)
 
 
 def folder_classes(settings, photos):
@@ -272,36 +226,19 @@ def folder_classes(settings, photos):
     return settings.names or sorted({p.folder for p in photos if p.folder})
 
 
-def _table(rows):
-    head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
-    body = "".join(
-        f'<tr class="{"wrong" if row["error"] else ""}">'
-        + "".join(f"<td>{escape(str(value))}</td>" for value in row.values())
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Predictions">'
-        f'<table class="grid"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-        "</table></div>"
-    )
-
-
 def _summary(rows, clf):
     """Cost, the CSV to save and, where folders are classes, accuracy and confusions."""
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    link = data_uri(file.getvalue().encode("utf-8", "backslashreplace"), "text/csv")
+    csv_uri = data_uri(file.getvalue().encode("utf-8", "backslashreplace"), "text/csv")
     done = [row for row in rows if not row["error"]]
     cost = np.mean([row["evaluations"] for row in done]) if done else 0
-    text = f"{len(done)} images, {len(rows) - len(done)} that can't be read. "
-    text += f"Cost: {cost:.0f} evaluations an image. "
-    text += f'<a download="labels.csv" href="{link}">Download CSV</a>'
+    facts = len(done), len(rows) - len(done), cost, csv_uri
     labels, classes = {row["folder"] for row in done}, set(clf.classes_.tolist())
     if not done or not labels <= classes:
-        return f"<p>{text}</p>"
+        return templates.summary(*facts, None)
     target, predicted = zip(*((r["folder"], r["label"]) for r in done), strict=True)
     accuracy = np.mean(np.array(target) == predicted)
     side = 2.5 + 0.4 * len(classes)
@@ -315,11 +252,14 @@ def _summary(rows, clf):
         colorbar=False,
         ax=figure.subplots(),
     )
-    image = _figure(figure, "Confusion matrix: folders against predicted classes")
-    return f"<p>Accuracy {accuracy:.1%}. {text}</p>{image}"
+    alt = "Confusion matrix: folders against predicted classes"
+    return templates.summary(*facts, accuracy) + templates.plot(
+        _figure_uri(figure), alt
+    )
 
 
-def _figure(figure, alt):
+def _figure_uri(figure):
+    """A figure as an address, for HTML."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
-    return f'<img class="figure" alt="{alt}" src="{data_uri(buffer.getvalue())}">'
+    return data_uri(buffer.getvalue())

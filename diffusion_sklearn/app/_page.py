@@ -4,6 +4,7 @@ import functools
 import os
 from dataclasses import replace
 from html import escape
+from pathlib import Path
 
 import gradio as gr
 from PIL import Image
@@ -11,9 +12,10 @@ from PIL import Image
 from diffusion_sklearn.app import _functions as page
 from diffusion_sklearn.app import _photos, _settings
 from diffusion_sklearn.app._server import Guard
-from diffusion_sklearn.app._style import CSS, HEAD
+from diffusion_sklearn.app._templates import templates
 from diffusion_sklearn.backbones._loading import BUNDLED, load_backbone
 
+FOLDER = Path(__file__).parent
 MAX_WAITING = 64  # events in the queue
 SECONDS_KEPT = 300  # of an upload
 INTRO = """<h1>Diffusion models as classifiers</h1>
@@ -26,6 +28,7 @@ classes in one step. Model: <code>{model}</code>. Uploads stay on the computer t
 this page and are deleted after five minutes.</p>"""
 
 QUIET = {"show_progress": "minimal"}
+ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1}
 
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 """Errors that are shown as they are."""
@@ -60,7 +63,6 @@ def make_page(model, clip):
     """
     base = _settings.Settings(model, clip)
     is_text = load_backbone(model).kind == "text"
-    one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}
     with gr.Blocks(
         title="diffusion-sklearn",
         analytics_enabled=False,
@@ -93,24 +95,26 @@ def make_page(model, clip):
             )
         settings = [template, prompts, n_trials]
 
-        def collect(classes, template, prompts, n_trials):
-            return replace(
-                base,
-                classes=classes or "",
-                template=template or "",
-                prompts=prompts,
-                n_trials=n_trials,
-            )
-
         with gr.Tab("Classify"):
-            _classify_tab(base, collect, settings, one_at_a_time)
+            _classify_tab(base, settings)
         if is_text:
             with gr.Tab("Which caption?"):
-                _captions_tab(base, collect, settings, one_at_a_time)
+                _captions_tab(base, settings)
         with gr.Tab("Folder"):
-            _folder_tab(base, collect, settings, one_at_a_time)
+            _folder_tab(base, settings)
         options.render()
     return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
+
+
+def _collect(base, classes, template, prompts, n_trials):
+    """Settings with the values of the page, which are None where it is empty."""
+    return replace(
+        base,
+        classes=classes or "",
+        template=template or "",
+        prompts=prompts,
+        n_trials=n_trials,
+    )
 
 
 @shown
@@ -137,7 +141,7 @@ def _copy_boxes():
         return gr.HTML("<p>Nothing has run.</p>", elem_classes="out")
 
 
-def _classify_tab(base, collect, settings, one_at_a_time):
+def _classify_tab(base, settings):
     examples = _photos.example_photos(base.model)
     photos, run_photos = gr.State([], time_to_live=3600), gr.State([])
     with gr.Row():
@@ -166,11 +170,11 @@ def _classify_tab(base, collect, settings, one_at_a_time):
     @shown
     def read(paths):
         loaded = _photos.read_photos(paths or [], base.model)
-        yield None, loaded, _preview(loaded), gr.update(visible=False)
+        yield None, loaded, templates.preview(loaded), gr.update(visible=False)
 
     @shown
     def start(photos, *values):
-        setting = collect(*values)
+        setting = _collect(base, *values)
         for html, ranking in page.classify(setting, photos):
             if ranking is None:
                 yield html, *[gr.skip()] * 6
@@ -178,6 +182,9 @@ def _classify_tab(base, collect, settings, one_at_a_time):
         first, classes = ranking[0], sorted(ranking[0])
         files = [photo.file for photo in photos]
         names = [f"{k}: {name}" for k, name in enumerate(names, 1)]
+        command = setting.command(files, setting.names)
+        call = "predict_proba(photos)"
+        code = setting.code(call, photos=files, classes=setting.names)
         yield (
             html,
             photos,
@@ -185,17 +192,12 @@ def _classify_tab(base, collect, settings, one_at_a_time):
             gr.update(choices=names, value=names[0], visible=len(names) > 1),
             gr.update(choices=classes, value=first[0]),
             gr.update(choices=classes, value=first[1]),
-            _settings.copy_boxes(
-                setting.command(files, setting.names),
-                setting.code(
-                    "predict_proba(photos)", photos=files, classes=setting.names
-                ),
-            ),
+            templates.copy_boxes(command, code),
         )
 
     @shown
     def explain(photos, which, a, b, *values):
-        yield page.compare(collect("", *values), photos[which or 0], a, b)
+        yield page.compare(_collect(base, "", *values), photos[which or 0], a, b)
 
     results = [out, run_photos, why, which, a, b, copies]
     outputs = [upload, photos, out, why]
@@ -205,18 +207,18 @@ def _classify_tab(base, collect, settings, one_at_a_time):
         [photos, classes, *settings],
         results,
         api_name="classify",
-        **one_at_a_time,
+        **ONE_AT_A_TIME,
     )
     pair = [run_photos, which, a, b, *settings]
-    event.success(explain, pair, evidence, **one_at_a_time)
-    again.click(explain, pair, evidence, **one_at_a_time)
+    event.success(explain, pair, evidence, **ONE_AT_A_TIME)
+    again.click(explain, pair, evidence, **ONE_AT_A_TIME)
     stop.click(None, cancels=[event])
     for button, (photo, text) in zip(buttons, examples, strict=True):
         button.click(
             lambda photo=photo, text=text: (
                 [photo],
                 text,
-                _preview([photo]),
+                templates.preview([photo]),
                 gr.update(visible=False),
             ),
             None,
@@ -225,8 +227,14 @@ def _classify_tab(base, collect, settings, one_at_a_time):
         )
 
 
-def _captions_tab(base, collect, settings, one_at_a_time):
+def _captions_tab(base, settings):
     examples, states, captions, previews = _photos.example_pairs(), [], [], []
+
+    @shown
+    def read(path):
+        (photo,) = _photos.read_photos([path], base.model)
+        yield None, photo, templates.preview([photo])
+
     with gr.Row():
         for k in (1, 2):
             with gr.Column():
@@ -236,7 +244,6 @@ def _captions_tab(base, collect, settings, one_at_a_time):
                     gr.Textbox(label=f"Caption of image {k}", max_length=500)
                 )
                 states.append(gr.State(time_to_live=3600))
-                read = _reader_of_one(base.model)
                 outputs = [upload, states[-1], previews[-1]]
                 upload.upload(
                     read, upload, outputs, api_name=f"read_image_{k}", **QUIET
@@ -250,7 +257,7 @@ def _captions_tab(base, collect, settings, one_at_a_time):
 
     @shown
     def start(photo, other, caption, other_caption, *values):
-        setting, texts = collect("", *values), [caption, other_caption]
+        setting, texts = _collect(base, "", *values), [caption, other_caption]
         html = page.match_captions(setting, [photo, other], texts)
         setting = replace(setting, template="{}", prompts=None)
         files = [photo.file, other.file]
@@ -258,15 +265,15 @@ def _captions_tab(base, collect, settings, one_at_a_time):
         code = replace(setting, template="").code(
             "score_pairs(photos, captions)", photos=files, captions=texts
         )
-        yield html, _settings.copy_boxes(command, code)
+        yield html, templates.copy_boxes(command, code)
 
-    run.click(start, [*states, *captions, *settings], [out, copies], **one_at_a_time)
+    run.click(start, [*states, *captions, *settings], [out, copies], **ONE_AT_A_TIME)
     for button, (pair, texts) in zip(buttons, examples, strict=True):
         button.click(
             lambda pair=pair, texts=texts: (
                 *pair,
                 *texts,
-                *(_preview([photo]) for photo in pair),
+                *(templates.preview([photo]) for photo in pair),
                 "",
             ),
             None,
@@ -275,16 +282,7 @@ def _captions_tab(base, collect, settings, one_at_a_time):
         )
 
 
-def _reader_of_one(model):
-    @shown
-    def read(path):
-        (photo,) = _photos.read_photos([path], model)
-        yield None, photo, _preview([photo])
-
-    return read
-
-
-def _folder_tab(base, collect, settings, one_at_a_time):
+def _folder_tab(base, settings):
     photos = gr.State([], time_to_live=3600)
     with gr.Row():
         with gr.Column():
@@ -315,24 +313,22 @@ def _folder_tab(base, collect, settings, one_at_a_time):
 
     @shown
     def start(photos, *values):
-        setting = collect(*values)
+        setting = _collect(base, *values)
         for html in page.classify_folder(setting, photos):
             yield html, gr.skip()
         names = page.folder_classes(setting, photos)
         call = 'predict(sorted(Path(folder).rglob("*.*")))'
         code = setting.code(call, folder="FOLDER", classes=names)
+        code = f"from pathlib import Path\n{code}"
         command = setting.command(["FOLDER"], names)
-        yield (
-            gr.skip(),
-            _settings.copy_boxes(command, f"from pathlib import Path\n{code}"),
-        )
+        yield gr.skip(), templates.copy_boxes(command, code)
 
     for upload in folder, archive:
         upload.upload(
             read, upload, [upload, photos, out], api_name="read_folder", **QUIET
         )
     event = run.click(
-        start, [photos, classes, *settings], [out, copies], **one_at_a_time
+        start, [photos, classes, *settings], [out, copies], **ONE_AT_A_TIME
     )
     stop.click(None, cancels=[event])
 
@@ -345,10 +341,6 @@ def _folder_tab(base, collect, settings, one_at_a_time):
 
 def _count(photos):
     return f"<p>{len(photos)} images. Now press “Classify the folder”.</p>"
-
-
-def _preview(photos):
-    return f'<div class="preview">{"".join(photo.html for photo in photos)}</div>'
 
 
 def launch(model=None, clip=None, host="127.0.0.1", port=7860):
@@ -368,7 +360,7 @@ def launch(model=None, clip=None, host="127.0.0.1", port=7860):
     Raises
     ------
     OSError
-        If the port is taken, or a model can't be had.
+        If the port is taken, or a model can't be loaded.
     """
     model = model or "fashion-scenes"
     clip = clip or ("fashion-clip" if model in BUNDLED else None)
@@ -395,6 +387,6 @@ def launch(model=None, clip=None, host="127.0.0.1", port=7860):
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
         ),
-        css=CSS,
-        head=HEAD,
+        css_paths=FOLDER / "page.css",
+        head_paths=FOLDER / "head.html",
     )

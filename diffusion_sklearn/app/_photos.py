@@ -2,11 +2,11 @@
 
 import zipfile
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from diffusion_sklearn.app._templates import templates
 from diffusion_sklearn.backbones._loading import load_backbone
 from diffusion_sklearn.classifiers._prompts import read_prompts as read_prompts_file
 from diffusion_sklearn.datasets import (
@@ -21,7 +21,7 @@ from diffusion_sklearn.images._read import HINTS, ImageError
 
 MAX_PHOTOS, MAX_FILES = 8, 200
 MAX_BYTES, MAX_UNPACKED = 20 * 2**20, 100 * 2**20  # of a file, of a zip's content
-SEPARATOR = ",,"  # of folders, in names that the browser sends
+SEPARATOR = ",,"  # of folders, in names that the script in head.html sends
 
 _SCENES = (
     (Scene(("bag",), ("red",)), "blue bag, green bag, red bag, red sandal, red shirt"),
@@ -80,12 +80,7 @@ class Photo:
     @property
     def html(self):
         """The image, with its name as a link that saves what the model sees."""
-        source, name = self.source, escape(self.name)
-        return (
-            f'<figure><img class="photo" alt="{name}" src="{source}"><figcaption>'
-            f'<a download="{escape(self.file)}" href="{source}">{name}</a>'
-            "</figcaption></figure>"
-        )
+        return templates.figure(self)
 
 
 def read_photos(paths, model):
@@ -145,9 +140,8 @@ def read_folder(paths, model):
     if len(paths) == 1 and Path(paths[0]).suffix.lower() == ".zip":
         contents = _unzip(paths[0])
     else:
-        contents = (
-            (Path(p).name.replace(SEPARATOR, "/"), _content(p)) for p in _few(paths)
-        )
+        _check_number(paths)
+        contents = ((Path(p).name.replace(SEPARATOR, "/"), _content(p)) for p in paths)
     suffixes = Image.registered_extensions()
     photos = [
         _read(name, content, size)
@@ -180,13 +174,12 @@ def read_prompts(path):
     return {name: texts for name, texts in prompts.items() if isinstance(name, str)}
 
 
-def _few(files):
+def _check_number(files):
     if len(files) > MAX_FILES:
         raise ValueError(
             f"{len(files)} files: the page takes {MAX_FILES}; use "
             "diffusion-sklearn classify FOLDER for more."
         )
-    return files
 
 
 def _content(path):
@@ -200,7 +193,8 @@ def _unzip(path):
     """Yield names and contents of the files in a zip, within the limits."""
     try:
         with zipfile.ZipFile(path) as archive:
-            files = _few([item for item in archive.infolist() if not item.is_dir()])
+            files = [item for item in archive.infolist() if not item.is_dir()]
+            _check_number(files)
             total = 0
             for item in files:
                 parts = PurePosixPath(item.filename.replace("\\", "/"))

@@ -1,4 +1,4 @@
-"""What the server answers, and what the browser may load."""
+"""Requests that the server answers, and sources that the browser may load."""
 
 import re
 

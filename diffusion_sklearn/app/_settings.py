@@ -1,8 +1,7 @@
-"""What the page is set to, and the command and the Python lines that do the same."""
+"""Settings of the page, and the command and the Python lines that do the same."""
 
 import shlex
 from dataclasses import dataclass
-from html import escape
 
 from diffusion_sklearn.backbones._loading import load_backbone
 from diffusion_sklearn.classifiers import (
@@ -15,7 +14,7 @@ MAX_CLASSES, MAX_TRIALS = 50, 250
 
 @dataclass(frozen=True)
 class Settings:
-    """What the page is set to.
+    """Settings of the page.
 
     Parameters
     ----------
@@ -151,22 +150,3 @@ class Settings:
             lines.append(f"{variable} = {name}({arguments}){fit}")
             lines.append(f"print({variable}.{call})")
         return "\n".join(lines)
-
-
-def copy_boxes(command, code):
-    """HTML of a command and of Python lines, each with a button that copies it.
-
-    Parameters
-    ----------
-    command, code : str
-
-    Returns
-    -------
-    html : str
-    """
-    copy = "navigator.clipboard.writeText(this.parentNode.nextSibling.innerText)"
-    return "".join(
-        f'<p>{name} <button class="copy" onclick="{copy}" aria-label="Copy {name}">'
-        f'copy</button></p><pre tabindex="0" aria-label="{name}">{escape(text)}</pre>'
-        for name, text in (("Command", command), ("Python", code))
-    )

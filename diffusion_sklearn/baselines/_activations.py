@@ -39,7 +39,7 @@ def find_layer(network, layer):
         If there is no such layer.
     """
     blocks = block_names(network)
-    owned = f"blocks {', '.join(blocks)}" if blocks else "no blocks of a known name"
+    available = f"blocks {', '.join(blocks)}" if blocks else "no blocks of a known name"
     if isinstance(layer, str) and layer != "auto":
         names = [name for name, _ in network.named_modules() if name]
         if layer not in names:
@@ -47,7 +47,7 @@ def find_layer(network, layer):
             raise ValueError(
                 f"layer={layer!r} is no module of {type(network).__name__}"
                 + (f" (did you mean {similar[0]!r}?)" if similar else "")
-                + f", which has {owned}; pass the name of a module of "
+                + f", which has {available}; pass the name of a module of "
                 "backbone_.network.named_modules()."
             )
         return layer
@@ -55,7 +55,7 @@ def find_layer(network, layer):
     index = (len(blocks) - 1) // 2 if layer == "auto" else layer
     if not -len(blocks) <= index < len(blocks):
         raise ValueError(
-            f"layer={layer!r}, but {type(network).__name__} has {owned}; pass an "
+            f"layer={layer!r}, but {type(network).__name__} has {available}; pass an "
             "index of these, or the name of a module."
         )
     return blocks[index]

@@ -41,10 +41,7 @@ class ModelEstimator(BaseImageEstimator):
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
         "image_shape": ["array-like", None],
-        "batch_size": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
+        "batch_size": [AT_LEAST_1, StrOptions({"auto"})],
         "verbose": ["verbose"],
     }
 

@@ -6,11 +6,7 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from diffusion_sklearn.baselines._checkpoints import CheckpointClassifier
-from diffusion_sklearn.baselines._contrastive import (
-    BUNDLED,
-    HUB_MODEL,
-    get_contrastive,
-)
+from diffusion_sklearn.baselines._contrastive import BUNDLED, HUB_MODEL, get_contrastive
 from diffusion_sklearn.classifiers._labels import check_distinct
 from diffusion_sklearn.classifiers._pairs import read_pairs
 from diffusion_sklearn.classifiers._prompts import make_prompts

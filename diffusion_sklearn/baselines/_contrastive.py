@@ -14,10 +14,7 @@ from diffusion_sklearn.backbones._tokens import (
     default_template,
     tokenize,
 )
-from diffusion_sklearn.baselines._checkpoints import (
-    load_checkpoint,
-    pixels_for,
-)
+from diffusion_sklearn.baselines._checkpoints import load_checkpoint, pixels_for
 from diffusion_sklearn.baselines._dual_encoder import HUB_MODEL, ContrastiveModel
 from diffusion_sklearn.baselines._open_clip import (
     find_repository,

@@ -134,7 +134,7 @@ class Sampler:
         conditions = [draw.condition for draw in draws]
         context = nullcontext()
         if self.condition_name == "class_labels" and self.guidance_scale > 1:
-            context = _own_null_class(self.backbone)
+            context = _null_class_of_model(self.backbone)
         parts = self.pipeline.components.values()
         modules = [part for part in parts if isinstance(part, torch.nn.Module)]
         in_place = encoders_in_place(self.backbone)
@@ -170,7 +170,7 @@ class Sampler:
         if hidden:
             raise ValueError(
                 f"The model has {hidden}: images in cache= that were drawn with it and "
-                "without it could not be told apart. Remove it, or pass cache=None."
+                "without it could not be distinguished. Remove it, or pass cache=None."
             )
         pipeline, scheduler = self.backbone.pipeline, self.pipeline.scheduler
         config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
@@ -189,7 +189,7 @@ class Sampler:
         return json.loads(json.dumps(settings, default=str))
 
 
-def _own_null_class(backbone):
+def _null_class_of_model(backbone):
     """A context in which a DiTPipeline is guided with the null class of its model.
 
     In diffusers the null class is always 1000, that of ImageNet.

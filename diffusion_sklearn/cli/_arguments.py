@@ -21,13 +21,6 @@ PROGRAM = "diffusion-sklearn"
 BUDGET = {"n_trials": 100, "pruning": 0.99, "loss": "l2"}
 """Defaults where neither an option nor the data set has a value."""
 
-EXCLUSIVE = {
-    "classify": ("--classes", "--classes-file"),
-    "evaluate": ("FOLDER", "--dataset"),
-    "cost": ("--classes", "--classes-file"),
-}
-"""Arguments of which at most one is possible."""
-
 STATUS = {
     0: "success",
     1: "an error, which is printed",
@@ -142,13 +135,6 @@ def parse(argv):
 def _collect(**options):
     """The options of a command as a namespace."""
     ctx = click.get_current_context()
-    first, second = EXCLUSIVE.get(ctx.info_name, ("", ""))
-    names = [flag.strip("-").replace("-", "_").lower() for flag in (first, second)]
-    n_given = sum(bool(options.get(name)) for name in names)
-    if n_given == 2:
-        ctx.fail(f"{second} is not allowed with {first}; pass one of them.")
-    if ctx.info_name == "evaluate" and not n_given:
-        ctx.fail(f"one of the arguments {first} {second} is required.")
     default = click.core.ParameterSource.DEFAULT
     for name in BUDGET.keys() & options.keys():
         if ctx.get_parameter_source(name) is default:

@@ -47,6 +47,8 @@ def run_classify(args):
     n_images : int
         Number of files.
     """
+    if args.classes and args.classes_file is not None:
+        args.fail("--classes-file is not allowed with --classes; pass one of them.")
     if args.json and args.output is not None:
         args.fail("--json goes to standard output; pass an --output in .jsonl instead.")
     check_output(args)
@@ -116,17 +118,7 @@ def read_classes(args):
     ValueError
         If there are none, or one is blank or a path.
     """
-    if not args.classes and args.classes_file is None:
-        if args.prompts is None:
-            raise ValueError(
-                "Name the classes: pass --classes, --classes-file or --prompts."
-            )
-        labels = read_prompts(args.prompts)
-        return [label for label in labels if isinstance(label, str)]
-    if not args.classes:
-        option = f"--classes-file={args.classes_file}"
-        classes = read_text(args.classes_file).rstrip().splitlines()
-    else:
+    if args.classes:
         option = f"--classes={list(args.classes)!r}"
         classes = args.classes
         for name in classes:
@@ -137,6 +129,16 @@ def read_classes(args):
                 )
         if len(classes) == 1:
             classes = classes[0].split(",")
+    elif args.classes_file is not None:
+        option = f"--classes-file={args.classes_file}"
+        classes = read_text(args.classes_file).rstrip().splitlines()
+    elif args.prompts is not None:
+        labels = read_prompts(args.prompts)
+        return [label for label in labels if isinstance(label, str)]
+    else:
+        raise ValueError(
+            "Name the classes: pass --classes, --classes-file or --prompts."
+        )
     classes = [name.strip() for name in classes]
     blank = [k for k, name in enumerate(classes, 1) if not name]
     if blank:

@@ -9,11 +9,7 @@ from rich.filesize import decimal
 
 from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.cli._classify import find_images, make_classifier, read_classes
-from diffusion_sklearn.cli._output import (
-    format_seconds,
-    print_json,
-    print_table,
-)
+from diffusion_sklearn.cli._output import format_seconds, print_json, print_table
 from diffusion_sklearn.engine._errors import encode, evaluate
 from diffusion_sklearn.engine._pruning import evaluation_bounds
 
@@ -161,7 +157,7 @@ def _timed(compute):
 
 
 def _peak():
-    """Most memory that this process had, in bytes; None where it is not known."""
+    """Peak memory of this process, in bytes; None on Windows."""
     try:
         import resource
     except ImportError:  # Windows

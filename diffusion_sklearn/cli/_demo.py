@@ -14,15 +14,13 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
 )
 from diffusion_sklearn.cli._output import print_json
-from diffusion_sklearn.cli._report import (
-    N_MISTAKES,
-    draw_evidence,
-    write_report,
-)
+from diffusion_sklearn.cli._report import N_MISTAKES, draw_evidence, write_report
+from diffusion_sklearn.cli._scores import proportion, text_score
 from diffusion_sklearn.cli._table import check_writable
 from diffusion_sklearn.datasets import load_fashion_photos, load_fashion_winoground
-from diffusion_sklearn.metrics import clopper_pearson, winoground_scores
+from diffusion_sklearn.metrics import winoground_scores
 
+INTERVAL = "{value:6.1%}   95 % interval {low:.1%} to {high:.1%}"
 COLORS = {"right": (25, 130, 60), "wrong": (200, 35, 35), "": (120, 120, 120)}
 
 
@@ -34,10 +32,12 @@ def run_demo(args):
     args : SimpleNamespace
         The parsed arguments.
     """
-    run, n_trials, max_images, shape = DEMOS[args.model]
-    n_trials = getattr(args, "n_trials", n_trials)
-    if not 1 <= args.n_images <= max_images:
-        args.fail(f"--n-images={args.n_images} must lie between 1 and {max_images}")
+    demo = DEMOS[args.model]
+    n_trials = getattr(args, "n_trials", demo["n_trials"])
+    if not 1 <= args.n_images <= demo["max_images"]:
+        args.fail(
+            f"--n-images={args.n_images} must lie between 1 and {demo['max_images']}"
+        )
     if n_trials < 1:
         args.fail(f"--n-trials={n_trials} must be 1 or more")
     if args.output.suffix not in Image.registered_extensions():
@@ -46,8 +46,8 @@ def run_demo(args):
     for path in (args.output, report):
         check_writable(path, "--output", args.fail)
     with redirect_stdout(None if args.json else sys.stdout):
-        cards, n_wrong, result, facts = run(args.n_images, n_trials)
-    draw_cards(cards, **shape).save(args.output)
+        cards, n_wrong, result, facts = demo["run"](args.n_images, n_trials)
+    draw_cards(cards, **demo["picture"]).save(args.output)
     mistakes = [card for card in cards if len(card["images"]) > 1]
     text = (
         f"{len(mistakes)} of {n_wrong}. Red: where the prediction explains the image "
@@ -57,7 +57,7 @@ def run_demo(args):
         {"heading": "Mistakes and their evidence", "text": text, "cards": mistakes},
         {
             "heading": "All images",
-            "text": SHOWN[args.model],
+            "text": demo["lines"],
             "cards": [card | {"images": card["images"][:1]} for card in cards],
         },
     ]
@@ -114,17 +114,17 @@ def classify_photos(n_images, n_trials):
         row = f"{k:5d}  {names[k]:<10}  {predicted[k]:<10}"
         print(f"{row}  {proba[k].max():11.3f}{mark}")
     print()
-    low, high = clopper_pearson(int(correct.sum()), len(images))
+    accuracy = proportion(int(correct.sum()), len(images))
     cost, full = errors.n_evaluations.mean(), len(clf.classes_) * n_trials
     result = {
         "n_images": len(images),
-        "accuracy": {"value": float(correct.mean()), "low": low, "high": high},
+        "accuracy": accuracy,
         "images_per_second": speed,
         "evaluations": {"mean": float(cost), "without_pruning": full},
     }
     count = f"{cost:.0f} network evaluations an image, of {full} without pruning"
     facts = [
-        ("accuracy", f"{correct.mean():.1%}   95 % interval {low:.1%} to {high:.1%}"),
+        ("accuracy", INTERVAL.format(**accuracy)),
         ("speed", f"{speed:.2f} images a second"),
         ("cost", count),
     ]
@@ -190,10 +190,8 @@ def match_scenes(n_images, n_trials):
     facts, both = [], {}
     for name, matrix in scores.items():
         pairs = winoground_scores(matrix, tags)
-        low, high = pairs.intervals["text"]
-        both[name] = {"value": pairs.text, "low": low, "high": high}
-        interval = f"95 % interval {low:.1%} to {high:.1%}"
-        facts.append((name, f"{pairs.text:6.1%}   {interval}"))
+        both[name] = text_score(pairs)
+        facts.append((name, INTERVAL.format(**both[name])))
     facts += [
         ("chance", f"{0.25:6.1%}"),
         ("speed", f"{speed:.2f} images a second"),
@@ -262,17 +260,21 @@ def draw_cards(cards, n_shown, columns, side):
     return picture
 
 
-DIT_PICTURE = {"n_shown": 1000, "columns": 10, "side": 110}
-SCENES_PICTURE = {"n_shown": 24, "columns": 6, "side": 192}
 DEMOS = {
-    "fashion-dit": (classify_photos, 100, 1000, DIT_PICTURE),
-    "fashion-scenes": (match_scenes, 25, 800, SCENES_PICTURE),
+    "fashion-dit": {
+        "run": classify_photos,
+        "n_trials": 100,
+        "max_images": 1000,
+        "picture": {"n_shown": 1000, "columns": 10, "side": 110},
+        "lines": "With the three likeliest classes.",
+    },
+    "fashion-scenes": {
+        "run": match_scenes,
+        "n_trials": 25,
+        "max_images": 800,
+        "picture": {"n_shown": 24, "columns": 6, "side": 192},
+        "lines": "With the probability that each model gives to the true caption.",
+    },
 }
-"""Demo of each bundled model, its number of trials, its largest number of images, and
-the shape of its picture."""
-
-SHOWN = {
-    "fashion-dit": "With the three likeliest classes.",
-    "fashion-scenes": "With the probability that each model gives to the true caption.",
-}
-"""What the report says of the lines below its images."""
+"""Demo of each bundled model: defaults and limits, the shape of its picture, and what
+the report says of the lines below its images."""

@@ -18,6 +18,7 @@ from diffusion_sklearn.cli._scores import (
     evaluate_images,
     format_score,
     score,
+    text_score,
     write_json,
 )
 from diffusion_sklearn.cli._table import check_new, check_writable, printable
@@ -43,6 +44,10 @@ def run_evaluate(args):
     n_images : int
         Number of files.
     """
+    if args.folder is not None and args.dataset is not None:
+        args.fail("--dataset is not allowed with FOLDER; pass one of them.")
+    if args.folder is None and args.dataset is None:
+        args.fail("one of the arguments FOLDER --dataset is required.")
     to_stdout = args.json == Path("-")
     if args.json is not None and not to_stdout:
         check_writable(args.json, "--json", args.fail)
@@ -177,10 +182,8 @@ def _score_captions(clf, baselines, data, args):
         pairs = model.score_pairs(data.images, data.captions)
         total = winoground_scores(pairs, data.tags)
         parts = {f"text score, {tag}": part for tag, part in total.tags.items()}
-        scores = {}
-        for name, part in {"text score": total, **parts}.items():
-            low, high = part.intervals["text"]
-            scores[name] = {"value": part.text, "low": low, "high": high}
+        parts = {"text score": total, **parts}
+        scores = {name: text_score(part) for name, part in parts.items()}
         results.append(
             {
                 "model": str(model.model),

@@ -107,12 +107,14 @@ def _how_to_resume(args):
     if args.command != "compare" and args.output is not None:
         written = f"The rows so far are in {args.output}; --resume goes on after them. "
     if args.memory is None:
-        kept = (
-            "With --memory DIR, what is computed would be kept, and the same command "
+        return (
+            f"{written}With --memory DIR, what is computed would be kept, and the same "
+            "command would go on where it was interrupted."
         )
-        return f"{written}{kept}would go on where it was interrupted."
-    kept = f"What was computed is kept in {args.memory}: the same command goes on"
-    return f"{written}{kept} from there."
+    return (
+        f"{written}What was computed is kept in {args.memory}: the same command goes "
+        "on from there."
+    )
 
 
 def _exit_invalid(error):

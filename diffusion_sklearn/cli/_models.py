@@ -62,7 +62,7 @@ def _size(folder):
 
 
 def _kind_and_family(folder):
-    """What a model can be used as, None: nothing; and the class of it."""
+    """Kind of a model, None if it is not supported, and the name of its class."""
     if (folder / "open_clip_config.json").is_file():
         return "CLIP", "open_clip"
     index, config = folder / "model_index.json", folder / "config.json"

@@ -16,7 +16,7 @@ class _Console(Console):
         super().__init__(width=width, highlight=False)
 
     def on_broken_pipe(self):
-        raise  # main says what follows
+        raise  # for main
 
 
 def print_table(columns, rows):

@@ -14,7 +14,7 @@ N_BINS = 10  # of the reliability curve
 N_MISTAKES = 12
 MAX_CLASSES = 30  # of a whole confusion matrix
 SIDE = 160  # pixels of a photo
-COLUMNS = ("label", "runner_up", "probability", "runner_up_probability")
+LIKELIEST = (("label", "probability"), ("runner_up", "runner_up_probability"))
 
 
 def write_report(path, title, facts, sections):
@@ -91,7 +91,7 @@ def evaluation_sections(rows, paths, classes, matrix):
             "images": [read_square(paths[row["path"]], SIDE, 0)],
             "lines": [
                 (row[name], row[p], "right" if row[name] == row["target"] else "wrong")
-                for name, p in zip(COLUMNS[:2], COLUMNS[2:], strict=True)
+                for name, p in LIKELIEST
             ],
         }
         for row in wrong[:N_MISTAKES]

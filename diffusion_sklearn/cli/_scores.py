@@ -8,11 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import norm
-from sklearn.metrics import (
-    ConfusionMatrixDisplay,
-    confusion_matrix,
-    recall_score,
-)
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix, recall_score
 
 from diffusion_sklearn.cli._arguments import BUDGET
 from diffusion_sklearn.cli._classify import classify_files
@@ -24,7 +20,7 @@ ROW_COLUMNS = COLUMNS | {"target": "string", "rank": "int64"}
 """Columns of the rows, with the true label and its place among the classes, from 0."""
 
 SETTINGS = ("classes", "names", "fingerprint", "prompts", "timesteps", "seed", "budget")
-"""What must be the same where an evaluation goes on."""
+"""Settings that a resumed evaluation must have in common with its first run."""
 
 
 def format_score(score):
@@ -68,7 +64,7 @@ def evaluate_images(clf, data, members, args):
     Raises
     ------
     ValueError
-        If an evaluation that goes on had other settings.
+        If the evaluation to resume had other settings.
     """
     report, path = describe(clf, data, members), args.output / "evaluation.json"
     args.output.mkdir(parents=True, exist_ok=True)
@@ -217,6 +213,23 @@ def proportion(count, n):
     """
     low, high = clopper_pearson(count, n)
     return {"value": count / n, "low": low, "high": high}
+
+
+def text_score(scores):
+    """Text score of Winoground with its exact 95 % interval.
+
+    Parameters
+    ----------
+    scores : Bunch
+        From :func:`~diffusion_sklearn.metrics.winoground_scores`.
+
+    Returns
+    -------
+    score : dict
+        ``value``, ``low`` and ``high``.
+    """
+    low, high = scores.intervals["text"]
+    return {"value": scores.text, "low": low, "high": high}
 
 
 def draw_confusion(matrix, classes, path):

@@ -24,7 +24,7 @@ ROW_GROUP = 64  # rows of Parquet written at a time
 
 
 def printable(text):
-    r"""Text of one line in UTF-8: a byte of a file name that is none as ``\udce9``.
+    r"""Text as one line of UTF-8; other bytes of a file name as ``\udce9``.
 
     Parameters
     ----------

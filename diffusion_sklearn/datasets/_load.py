@@ -160,7 +160,7 @@ def _match_classes(subfolders, spec, class_names):
                 f"class_names, or a file {NAMES_FILE} beside them with lines of "
                 "sub-folder, tab, name."
             )
-        check_names(names, "class_names")
+        _check_names(names)
         return {sub: sub for sub in subfolders}, names
     label_of = _label_by_name(spec)
     labels = {sub: label_of.get(_normalize(name)) for sub, name in names.items()}
@@ -193,27 +193,14 @@ def _label_by_name(spec):
     return label_of
 
 
-def check_names(names, parameter):
-    """Raise unless names of classes are different and not blank.
-
-    Parameters
-    ----------
-    names : dict of str to str
-        Name of each class.
-    parameter : str
-        What the user passed, for the error.
-
-    Raises
-    ------
-    ValueError
-        If a name is blank or repeated.
-    """
+def _check_names(names):
+    """Raise unless the names of the classes are different and not blank."""
     blank = [key for key, name in names.items() if not name.strip()]
     if blank:
-        raise ValueError(f"{parameter} has no name for {blank[:5]!r}; give each one.")
+        raise ValueError(f"class_names has no name for {blank[:5]!r}; give each one.")
     repeated = [name for name, n in Counter(names.values()).items() if n > 1]
     if repeated:
-        raise ValueError(f"{parameter} has {repeated!r} more than once; names differ.")
+        raise ValueError(f"class_names has {repeated!r} more than once; names differ.")
 
 
 def _normalize(text):
@@ -373,9 +360,10 @@ def _match_hub_classes(names, spec):
         return [spec.labels[k] for k in numbers]
     # "tench, Tinca tinca": what is recognized must show that the order is the same.
     parts = [{label_of.get(_normalize(n)) for n in name.split(",")} for name in names]
-    known = [part - {None} for part in parts]
-    if len(names) == len(spec.labels) and sum(map(bool, known)) > len(names) / 2:
-        pairs = zip(known, spec.labels, strict=True)
+    recognized = [part - {None} for part in parts]
+    n_recognized = sum(map(bool, recognized))
+    if len(names) == len(spec.labels) and n_recognized > len(names) / 2:
+        pairs = zip(recognized, spec.labels, strict=True)
         if all(not part or label in part for part, label in pairs):
             return list(spec.labels)
     if set(spec.labels) <= set(labels):

@@ -80,11 +80,10 @@ class DatasetSpec:
         """Network evaluations an image."""
         if self.n_trials is None or self.n_classes is None:
             return None
-        n_done, n_active, total = 0, self.n_classes, 0
-        for n_trials, n_left in (*(self.pruning or ()), (self.n_trials, 1)):
-            total += n_active * (n_trials - n_done)
-            n_done, n_active = n_trials, min(n_left, n_active)
-        return total
+        # Imported here: the command line reads the specs before it needs torch.
+        from diffusion_sklearn.engine._pruning import evaluation_bounds
+
+        return evaluation_bounds(self.pruning, self.n_trials, self.n_classes)[1]
 
 
 def _read_specs():

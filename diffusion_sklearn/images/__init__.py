@@ -1,4 +1,4 @@
-"""Whatever the user has -> pixels of the model's size."""
+"""Images in any form -> pixels of the model's size."""
 
 from diffusion_sklearn.images._read import ImageError
 

@@ -1,4 +1,4 @@
-"""Whatever the user has -> (n, 3, size, size) float32 pixels in [-1, 1]."""
+"""Images in any form -> (n, 3, size, size) float32 pixels in [-1, 1]."""
 
 import os
 import reprlib
@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from diffusion_sklearn.images._read import (
     ACCEPTED,
@@ -23,7 +23,7 @@ FILES = (str, bytes, bytearray, memoryview, os.PathLike)
 
 
 def holds_rows(X):
-    """Tell whether `X` is a table of flat rows rather than a collection of images.
+    """Whether `X` is a table of flat rows rather than a collection of images.
 
     Parameters
     ----------
@@ -269,8 +269,4 @@ def fit_square(image, size):
     -------
     square : PIL.Image.Image of size (size, size)
     """
-    width, height = image.size
-    short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
-    box = (left, top, left + short, top + short)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)

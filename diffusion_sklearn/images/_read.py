@@ -24,7 +24,7 @@ ACCEPTED = (
 )
 CHANNELS = (1, 3, 4)
 TOLERANCE = 1e-3  # how far resized floats may overshoot [0, 1]
-# What undoes each EXIF orientation. Pillow's exif_transpose also writes the EXIF anew
+# What undoes each EXIF orientation. Pillow's exif_transpose also rewrites the EXIF
 # and fails where that is damaged, though the pixels are fine.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -97,7 +97,13 @@ def read_image(image, index):
     """
     where = f"X[{index}]"
     if isinstance(image, (list, tuple)):
-        image = _array_of(image, where)
+        try:
+            image = np.asarray(image)
+        except ValueError as error:
+            raise ImageError(
+                f"{where}={reprlib.repr(image)} is a nested list of uneven lengths; "
+                "pass an array of shape (height, width[, channels])."
+            ) from error
     if isinstance(image, (np.ndarray, torch.Tensor)):
         return _read_array(_channels_last(image, where), where)
     if isinstance(image, Image.Image):
@@ -161,16 +167,6 @@ def file_content(file, where):
             f"{where}={file!r} was opened as text; open it with mode 'rb'."
         )
     return content
-
-
-def _array_of(values, where):
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise ImageError(
-            f"{where}={reprlib.repr(values)} is a nested list of uneven lengths; pass "
-            "an array of shape (height, width[, channels])."
-        ) from error
 
 
 def _file_of(image, where):

@@ -4,10 +4,7 @@ import numpy as np
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
-from diffusion_sklearn.engine._posterior import (
-    log_posterior,
-    with_priors,
-)
+from diffusion_sklearn.engine._posterior import log_posterior, with_priors
 from diffusion_sklearn.engine._trials import thin
 
 

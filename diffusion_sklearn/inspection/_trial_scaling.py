@@ -90,7 +90,7 @@ class TrialScalingDisplay:
 
         The trials of "random", "anytime" and a list are nested: the errors of the
         largest number of trials contain those of the others. Those of "even" are not:
-        each number of trials is scored anew.
+        each number of trials is scored separately.
 
         Parameters
         ----------
@@ -137,7 +137,7 @@ class TrialScalingDisplay:
         accuracy = []
         for timesteps in strategies.values():
             check_timesteps(timesteps)
-            # Evenly spaced timesteps are drawn anew for each number of trials.
+            # Evenly spaced timesteps are drawn separately for each number of trials.
             is_nested = not (isinstance(timesteps, str) and timesteps == "even")
             n_correct = []
             for nested in [budgets] if is_nested else budgets[:, None]:

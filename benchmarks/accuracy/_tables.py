@@ -93,7 +93,7 @@ def scene_race(name, n, split, log_prior=None, key="", folder=None, **params):
         evaluations = np.isfinite(errors).sum(axis=(1, 2))
         return np.stack([log_proba.argmax(axis=1) == 0, evaluations], axis=1)
 
-    table = compute_in_chunks(race, n, folder, f"{name}-{split}-race-{key}")
+    table = compute_in_chunks(race, n, folder, f"{name}-{split}-{n}-race-{key}")
     return table[:, 0].astype(bool), table[:, 1].astype(float)
 
 
@@ -110,7 +110,7 @@ def scene_table(name, n, split, folder=None, seed=0):
         errors, _ = pair_errors(clf, images[rows], captions[rows], is_pair)
         return errors.astype(np.float32)
 
-    stored, n_images = f"{name}-{split}-{seed}", images.shape[1]
+    stored, n_images = f"{name}-{split}-{seed}-{n}", images.shape[1]
     table = compute_in_chunks(compute, n, folder, stored, n_images).astype(float)
     return table.reshape(n, 2, 3, -1) if is_pair else table
 

@@ -46,7 +46,7 @@ def make_table(task, n, name, seed, folder):
         lambda rows: clf.denoising_errors(images[rows]).errors,
         n,
         folder,
-        f"{task}-{name or 'as they are'}-{seed}",
+        f"{task}-{name or 'as they are'}-{seed}-{n}",  # scenes depend on n
     )
     return clf, errors.astype(float), np.searchsorted(clf.classes_, truth)
 

@@ -123,7 +123,8 @@ def compare(task, n_loop, n_timed, n_images, folder):
             choice = result.log_proba.argmax(axis=1)
             return np.column_stack([choice, result.n_evaluations])
 
-        table = compute_in_chunks(choose, n_images, folder, f"loop-{task}-{name}")
+        stored = f"loop-{task}-{name}-{n_images}"  # scenes depend on their number
+        table = compute_in_chunks(choose, n_images, folder, stored)
         choice, cost = table.T
         right[name] = choice == truth
         same = float((choice[:n_loop] == expected).mean())

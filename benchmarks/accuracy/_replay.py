@@ -1,41 +1,42 @@
 """Errors kept chunk by chunk, and races replayed on them."""
 
+import joblib
 import numpy as np
 
 CHUNK = 50  # images
 
 
-def compute_in_chunks(compute, n, folder=None, name="", rows_each=1):
-    """Rows of n images, of which finished chunks are kept in a folder.
+def compute_in_chunks(compute, inputs, folder=None, name=""):
+    """Rows of images, of which finished chunks are kept in a folder.
 
     Parameters
     ----------
     compute : callable
-        Takes a slice of the images, returns their rows.
-    n : int
-        Number of images.
+        Takes a chunk of each input, returns its rows.
+    inputs : list of ndarray of shape (n_images, ...)
+        The images and what else the rows depend on. A chunk is read from the folder
+        only where all of these are the same.
     folder : Path, default=None
         Where chunks are kept; None: nowhere.
     name : str
-        Of the files, before the index of the first image.
-    rows_each : int, default=1
-        Rows of an image.
+        Of the files, for the settings of `compute`.
 
     Returns
     -------
-    rows : ndarray of shape (n * rows_each, ...)
+    rows : ndarray
     """
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
     chunks = []
-    for start in range(0, n, CHUNK):
-        images = slice(start, min(start + CHUNK, n))
-        n_rows = (images.stop - start) * rows_each
-        path = folder and folder / f"{name}-{start}.npy"
-        chunk = np.load(path) if path and path.exists() else np.empty(0)
-        if len(chunk) < n_rows:  # of a run with fewer images
-            chunk = compute(images)
-            if path:
-                np.save(path, chunk)
-        chunks.append(chunk[:n_rows])
+    for start in range(0, len(inputs[0]), CHUNK):
+        chunk = [values[start : start + CHUNK] for values in inputs]
+        path = folder and folder / f"{name}-{start}-{joblib.hash(chunk)}.npy"
+        if path and path.exists():
+            chunks.append(np.load(path))
+            continue
+        chunks.append(compute(*chunk))
+        if path:
+            np.save(path, chunks[-1])
     return np.concatenate(chunks)
 
 

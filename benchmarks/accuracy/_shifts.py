@@ -33,7 +33,11 @@ SHIFTS = {"rotation": turned, "noise": noisy, "blur": blurred, "contrast": pale}
 def shift(images, name):
     """Apply a shift; the same photos give the same result.
 
-    `images` is of shape (n, h, w), uint8, and so is what is returned.
+    `images` is of shape (n, h, w) or (n, h, w, channels), uint8, and so is what is
+    returned. All channels of an image are shifted alike.
     """
+    if images.ndim == 4:
+        channels = [shift(channel, name) for channel in np.moveaxis(images, -1, 0)]
+        return np.stack(channels, axis=-1)
     shifted = SHIFTS[name](images.astype(np.float64), np.random.default_rng(0))
     return np.clip(np.rint(shifted), 0, 255).astype(np.uint8)

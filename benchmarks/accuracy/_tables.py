@@ -85,15 +85,15 @@ def scene_race(name, n, split, log_prior=None, key="", folder=None, **params):
     clf = ZeroShotDiffusionClassifier(model="fashion-scenes", **params)
     images, captions = make_scene_questions(name, n, split)
 
-    def race(rows):
-        prior = 0 if log_prior is None else log_prior[rows]
+    def race(images, captions, log_prior=0):
         errors, log_proba = pair_errors(
-            clf, images[rows], captions[rows], log_prior=prior, pruning=0.99
+            clf, images, captions, log_prior=log_prior, pruning=0.99
         )
         evaluations = np.isfinite(errors).sum(axis=(1, 2))
         return np.stack([log_proba.argmax(axis=1) == 0, evaluations], axis=1)
 
-    table = compute_in_chunks(race, n, folder, f"{name}-{split}-{n}-race-{key}")
+    inputs = [images, captions] + ([] if log_prior is None else [log_prior])
+    table = compute_in_chunks(race, inputs, folder, f"{name}-{split}-race-{key}")
     return table[:, 0].astype(bool), table[:, 1].astype(float)
 
 
@@ -106,12 +106,12 @@ def scene_table(name, n, split, folder=None, seed=0):
     images, captions = make_scene_questions(name, n, split, seed)
     is_pair = name == "winoground"
 
-    def compute(rows):
-        errors, _ = pair_errors(clf, images[rows], captions[rows], is_pair)
+    def compute(images, captions):
+        errors, _ = pair_errors(clf, images, captions, is_pair)
         return errors.astype(np.float32)
 
-    stored, n_images = f"{name}-{split}-{seed}-{n}", images.shape[1]
-    table = compute_in_chunks(compute, n, folder, stored, n_images).astype(float)
+    stored = f"{name}-{split}-{seed}"
+    table = compute_in_chunks(compute, [images, captions], folder, stored).astype(float)
     return table.reshape(n, 2, 3, -1) if is_pair else table
 
 

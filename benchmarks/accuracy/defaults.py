@@ -266,8 +266,6 @@ def main():
     args = parser.parse_args()
     if args.quick:
         args.n_images = [20, 10, 10, 10, 10, 8]
-    if args.tables:
-        args.tables.mkdir(parents=True, exist_ok=True)
     print(describe_machine())
     rows = []
     for (task, rows_of), n in zip(TASKS.items(), args.n_images, strict=True):

@@ -39,14 +39,12 @@ OTHERS = {
 def make_table(task, n, name, seed, folder):
     """Classifier, errors of all classes and trials, and the index of the true class."""
     clf, images, truth = make_task(task, n, pruning=None, random_state=seed)
-    if name:
-        channels = np.moveaxis(images if images.ndim == 4 else images[..., None], -1, 0)
-        images = np.stack([shift(channel, name) for channel in channels], axis=-1)
+    images = shift(images, name) if name else images
     errors = compute_in_chunks(
-        lambda rows: clf.denoising_errors(images[rows]).errors,
-        n,
+        lambda chunk: clf.denoising_errors(chunk).errors,
+        [images],
         folder,
-        f"{task}-{name or 'as they are'}-{seed}-{n}",  # scenes depend on n
+        f"{task}-{name or 'as they are'}-{seed}",
     )
     return clf, errors.astype(float), np.searchsorted(clf.classes_, truth)
 
@@ -118,8 +116,6 @@ def main():
     args = parser.parse_args()
     if args.quick:
         args.n_images, args.n_shifted = [10, 10, 10], [5, 5, 5]
-    if args.tables:
-        args.tables.mkdir(parents=True, exist_ok=True)
     print(describe_machine())
     print(
         f"{'task':<23}{'images':<13}{'race':<28}{'n':>6}{'evals':>8}{'95 %':>7}"

@@ -118,13 +118,12 @@ def compare(task, n_loop, n_timed, n_images, folder):
         clf.predict(images[:n_timed])
         seconds = (time.perf_counter() - began) / n_timed
 
-        def choose(rows, clf=clf):
-            result = clf.denoising_errors(images[rows])
+        def choose(chunk, clf=clf):
+            result = clf.denoising_errors(chunk)
             choice = result.log_proba.argmax(axis=1)
             return np.column_stack([choice, result.n_evaluations])
 
-        stored = f"loop-{task}-{name}-{n_images}"  # scenes depend on their number
-        table = compute_in_chunks(choose, n_images, folder, stored)
+        table = compute_in_chunks(choose, [images], folder, f"loop-{task}-{name}")
         choice, cost = table.T
         right[name] = choice == truth
         same = float((choice[:n_loop] == expected).mean())
@@ -174,8 +173,6 @@ def main():
     args = parser.parse_args()
     if args.quick:
         args.n_loop, args.n_timed, args.n_images = 5, 25, 25
-    if args.tables:
-        args.tables.mkdir(parents=True, exist_ok=True)
     print(
         f"{args.n_loop} images of the loop, {args.n_timed} of ours, {args.n_images} "
         "for accuracy, 10 classes"

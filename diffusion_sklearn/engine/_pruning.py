@@ -178,11 +178,10 @@ def pruning_rounds(pruning, n_trials, predictor=None):
     for end in sorted({*looks, *n_kept_after, n_trials}):
         rules = []
         if end in looks and predictor is not None:
-            rule = partial(predicted_race, prediction=predictor.after(end))
+            how = {"prediction": predictor.after(end), "alpha": 1 - confidence}
             if end < UNUSUAL_FIRST_LOOK and predictor.levels is not None:
-                levels = predictor.levels[:, predictor.order[:end]]
-                rule = partial(rule, levels=levels)
-            rules.append(partial(rule, alpha=1 - confidence))
+                how["levels"] = predictor.levels[:, predictor.order[:end]]
+            rules.append(partial(predicted_race, **how))
         elif end in looks:
             alpha = (1 - confidence) * alpha_fractions[looks.index(end)]
             rules.append(partial(race, alpha=alpha, n_trials=n_trials))

@@ -29,14 +29,8 @@ N_IMAGES = 60
 
 def distort(images):
     """A quarter of the images with each shift."""
-    shifted = []
-    for name, part in zip(SHIFTS, np.array_split(images, len(SHIFTS)), strict=True):
-        if part.ndim == 3:
-            shifted.append(shift(part, name))
-        else:
-            channels = [shift(part[..., c], name) for c in range(part.shape[3])]
-            shifted.append(np.stack(channels, axis=-1))
-    return np.concatenate(shifted)
+    parts = np.array_split(images, len(SHIFTS))
+    return np.concatenate([shift(*one) for one in zip(parts, SHIFTS, strict=True)])
 
 
 def main():

@@ -542,9 +542,18 @@ def test_tables_are_kept_and_continued(tmp_path, monkeypatch):
         "pair_errors",
         Mock(side_effect=lambda clf, images, *_: (np.ones((len(images), 4, 5)), None)),
     )
+    images, captions = _tables.make_scene_questions("relations", 4, "test")
+
+    def first_questions(name, n, split, seed):
+        return images[:n], captions[:n]
+
+    monkeypatch.setattr(_tables, "make_scene_questions", first_questions)
     for n, calls in ((3, 2), (3, 2), (4, 3)):  # the second part was of one image
         assert len(_tables.scene_table("relations", n, "test", tmp_path)) == n
         assert _tables.pair_errors.call_count == calls
+    images = 255 - images  # other images of the same captions: nothing is read
+    assert len(_tables.scene_table("relations", 4, "test", tmp_path)) == 4
+    assert _tables.pair_errors.call_count == 5
 
 
 def test_the_gain_of_a_product_is_over_the_better_one():

@@ -5,32 +5,38 @@
 Photos (fashion-dit) and scenes (fashion-scenes), of test photos on which nothing was
 chosen. Rows: the defaults, those before them (the error of what the model predicts, a
 race by a test of means), the error of the noise and of the velocity; class offsets from
-the images themselves, without their labels, a product with fashion-clip whose weight is
-fitted to 100 labelled training images of the question (colours, relations: 50), and
-fashion-clip alone. All errors are computed once (``--tables`` keeps them; those of
-``benchmarks.accuracy.race`` are used) and a race is replayed on them; colours and
-relations are raced. About 3 hours on 2 cores, ``--quick`` 3 minutes. Needs the IDX
-files of Fashion-MNIST.
+the first 200 images themselves, without their labels, a product with fashion-clip whose
+weight is fitted to 100 labelled training images of the question (colours, relations:
+50), and fashion-clip alone. Each is raced as a user would; the scores, which compare
+all captions, take all trials. ``--tables`` keeps what is done. About 90 minutes on 2
+cores, ``--quick`` 3. Needs the IDX files of Fashion-MNIST.
 """
 
 import warnings
 from functools import partial
 from pathlib import Path
 
+import joblib
 import numpy as np
 from scipy.special import softmax
 
-from benchmarks._common import describe_machine, make_parser, make_task, write
+from benchmarks._common import (
+    describe_machine,
+    make_parser,
+    make_scene_task,
+    make_task,
+    write,
+)
+from benchmarks.accuracy._replay import compute_in_chunks
 from benchmarks.accuracy._tables import (
     Stored,
     make_scene_questions,
     scene_race,
     scene_table,
 )
-from benchmarks.accuracy.race import make_table, replay
-from benchmarks.accuracy.robustness import train_table
 from diffusion_sklearn import (
     CLIPZeroShotClassifier,
+    ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
     fit_class_offsets,
     fit_prefilter_weight,
@@ -45,8 +51,8 @@ TARGETS = {
     "error of the noise": {"target": "epsilon"},
     "error of the velocity": {"target": "velocity"},
 }
-N_FIT = 100
-SCORES = ("text", "image", "group")
+PRODUCT, CLIP = "product with CLIP", "fashion-clip"
+N_FIT, N_OFFSETS = 100, 200
 
 
 def in_space(clf, errors):
@@ -64,36 +70,34 @@ def log_likelihood(clf, errors):
     return -(errors * plan.weights).mean(axis=-1) * plan.n_elements
 
 
-def offsets_of(clf, errors):
-    """Class offsets from a table of errors."""
-    clf._all_errors = lambda X: errors
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one class has too many of the predictions
-        return fit_class_offsets(clf, None)
-
-
 def weight_of(clf, errors, truth, proba):
     """The weight of a product, from errors and the other's probabilities."""
     clf.prefilter_, clf._all_errors = Stored(clf.classes_, proba), lambda X: errors
     return fit_prefilter_weight(clf, np.arange(len(truth)), clf.classes_[truth])
 
 
-def row_of(task, system, correct, **more):
-    low, high = clopper_pearson(int(correct.sum()), len(correct))
-    row = {"task": task, "system": system, "n": len(correct)}
-    row |= {"accuracy": float(correct.mean()), "low": low, "high": high, **more}
-    cost = f"{row['evaluations']:>8.1f}" if "evaluations" in row else ""
-    print(
-        f"{task:<20}{system:<24}{len(correct):>6}{row['accuracy']:>8.1%}"
-        f" ({low:.1%} - {high:.1%}){cost}",
-        flush=True,
-    )
-    return row
+def rows_of(task, correct, cost, weight):
+    """A row a system: `correct`, and where it races, its evaluations, (n_images,)."""
+    for system, right in correct.items():
+        low, high = clopper_pearson(int(right.sum()), len(right))
+        row = {"task": task, "system": system, "n": len(right)}
+        row |= {"accuracy": float(right.mean()), "low": low, "high": high}
+        if system in cost:
+            row["evaluations"] = float(cost[system].mean())
+        if system == PRODUCT:
+            row |= gain_of(right, correct["default"], correct[CLIP], weight)
+        shown = f"{row['evaluations']:>8.1f}" if system in cost else ""
+        print(
+            f"{task:<20}{system:<24}{len(right):>6}{row['accuracy']:>8.1%}"
+            f" ({low:.1%} - {high:.1%}){shown}",
+            flush=True,
+        )
+        yield row
 
 
 def gain_of(product, default, clip, weight):
     """Gain of the product over the better of the two, with a paired interval."""
-    name = "default" if default.mean() >= clip.mean() else "fashion-clip"
+    name = "default" if default.mean() >= clip.mean() else CLIP
     systems = {"product": product, name: {"default": default}.get(name, clip)}
     systems = {
         key: Stored(np.array([False, True]), np.eye(2)[one.astype(int)])
@@ -106,93 +110,71 @@ def gain_of(product, default, clip, weight):
     return {**gain, "gain_high": high, "weight": float(weight), "better": name}
 
 
-def choices(task, clf, errors, truth, proba, fit):
-    """Rows of a task with classes: errors (n, k, m) of the noise, CLIP's proba (n, k).
+def class_rows(task, make, images, labels, few, folder):
+    """Rows of a task whose classes are those of all images.
 
-    `fit` holds the same three of training images.
+    `make` makes an estimator from parameters, `few` are labelled training images.
     """
-    rows, correct = [], {}
-    for system, params in TARGETS.items():
-        clf.set_params(**{"target": "auto", "trial_covariance": "auto", **params})
-        choice, cost = replay(
-            clf, in_space(clf, errors), None, 0.99, clf.trial_covariance
-        )
-        correct[system] = choice == truth
-        how = {"evaluations": float(cost.mean())}
-        rows.append(row_of(task, system, correct[system], **how))
-    clf.set_params(target="auto", trial_covariance="auto", pruning=None)
-    weight, scores = weight_of(clf, *fit), log_likelihood(clf, errors)
-    with_offsets = (scores + offsets_of(clf, errors)).argmax(axis=1) == truth
-    rows.append(row_of(task, "class offsets", with_offsets))
-    tiny = np.finfo(float).tiny
-    product = scores + weight * np.log(np.maximum(proba, tiny))
-    product, clip = product.argmax(axis=1) == truth, proba.argmax(axis=1) == truth
-    gain = gain_of(product, correct["default"], clip, weight)
-    rows.append(row_of(task, "product with CLIP", product, **gain))
-    return [*rows, row_of(task, "fashion-clip", clip)]
+    names = np.sort(load_fashion_photos().target_names)
+    clip = CLIPZeroShotClassifier(model=CLIP).fit(classes=names)
+    clf = make(prefilter=clip, memory=folder).fit(classes=names)
+    weight = fit_prefilter_weight(clf, *few)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one class has too many of the predictions
+        offsets = fit_class_offsets(clf, images[:N_OFFSETS])
+    product = {"prefilter": clip, "prefilter_weight": weight}
+    others = {"class offsets": {"class_offsets": offsets}, PRODUCT: product}
+    correct, cost = {}, {}
+    for system, params in {**TARGETS, **others}.items():
+        clf = make(**params).fit(classes=names)
+
+        def race(images, clf=clf):
+            result = clf.denoising_errors(images)
+            choice = result.log_proba.argmax(axis=1)
+            return np.column_stack([choice, result.n_evaluations])
+
+        # The weight and the offsets are of other images: they belong to the name.
+        key = f"{task}-race-{system}-{joblib.hash((weight, offsets))}"
+        choice, cost[system] = compute_in_chunks(race, [images], folder, key).T
+        correct[system] = clf.classes_[choice] == labels
+    correct[CLIP] = clip.predict(images) == labels
+    return rows_of(task, correct, cost, weight)
 
 
 def photo_rows(n, folder):
-    clf, errors, truth = make_table("fashion-dit", n, None, 0, folder)
-    images = make_task("fashion-dit", n)[1]
-    n_fit = min(N_FIT, n)
-    clip = CLIPZeroShotClassifier(model="fashion-clip").fit(classes=clf.classes_)
-    few = clip.predict_proba(load_fashion_mnist(split="train").images[:n_fit])
-    fit = *train_table(clf, n_fit, None, folder), few
-    proba = clip.predict_proba(images)
-    return choices("photos", clf, errors, truth, proba, fit)
-
-
-def question(name, n, split, folder):
-    """Errors, the true class and CLIP's probabilities; items in the order of labels."""
-    images, captions = make_scene_questions(name, n, split)
-    errors = scene_table(name, n, split, folder)
-    clip = CLIPZeroShotClassifier(model="fashion-clip")
-    proba = softmax(clip.score_pairs(images, captions)[:, 0], axis=1)
-    if name != "items":
-        return errors, np.zeros(n, int), proba
-    order = np.argsort(captions, axis=1)
-    errors = np.take_along_axis(errors, order[..., None], axis=1)
-    proba = np.take_along_axis(proba, order, axis=1)
-    return errors, order.argmin(axis=1), proba
+    make = partial(ConditionalDiffusionClassifier, model="fashion-dit")
+    images, labels = make_task("fashion-dit", n)[1:]
+    train, n_fit = load_fashion_mnist(split="train"), min(N_FIT, n)
+    few = train.images[:n_fit], train.target_names[train.target[:n_fit]]
+    return class_rows("photos", make, images, labels, few, folder)
 
 
 def item_rows(task, split, n, folder):
-    n_fit = min(N_FIT, n)
-    fit = question("items", n_fit, "train", folder)
-    if split == "test":  # the table of the race
-        clf, errors, truth = make_table("fashion-scenes, items", n, None, 0, folder)
-        images = make_scene_questions("items", n, split)[0][:, 0]
-        clip = CLIPZeroShotClassifier(model="fashion-clip").fit(classes=clf.classes_)
-        proba = clip.predict_proba(images)
-    else:
-        errors, truth, proba = question("items", n, split, folder)
-        clf = ZeroShotDiffusionClassifier(model="fashion-scenes")
-        clf.fit(classes=load_fashion_photos().target_names)
-    return choices(task, clf, errors, truth, proba, fit)
+    make = partial(ZeroShotDiffusionClassifier, model="fashion-scenes")
+    images, labels, _ = make_scene_task("items", n, split, 0)
+    few = make_scene_task("items", min(N_FIT, n), "train", 0)[:2]
+    return class_rows(task, make, images, labels, few, folder)
 
 
 def caption_rows(name, n, folder):
-    """Captions that differ from image to image: races as they are, without tables."""
+    """Captions that differ from image to image."""
     n_fit = min(N_FIT // 2, n)
-    errors, truth, proba = question(name, n_fit, "train", folder)
-    clf = ZeroShotDiffusionClassifier(model="fashion-scenes")
+    clip = CLIPZeroShotClassifier(model=CLIP)
+    errors = scene_table(name, n_fit, "train", folder)
+    theirs = clip.score_pairs(*make_scene_questions(name, n_fit, "train"))[:, 0]
+    clf = ZeroShotDiffusionClassifier(model="fashion-scenes", pruning=None)
     clf.fit(classes=load_fashion_photos().target_names[: errors.shape[1]])
-    weight = weight_of(clf.set_params(pruning=None), errors, truth, proba)
-    images, captions = make_scene_questions(name, n, "test")
-    theirs = CLIPZeroShotClassifier(model="fashion-clip").score_pairs(images, captions)
-    theirs = theirs[:, 0]
+    truth = np.zeros(n_fit, int)
+    weight = weight_of(clf, in_space(clf, errors), truth, softmax(theirs, axis=1))
+    theirs = clip.score_pairs(*make_scene_questions(name, n, "test"))[:, 0]
     systems = {system: (params, None) for system, params in TARGETS.items()}
-    systems["product with CLIP"] = {}, weight * theirs
-    correct, clip = {}, theirs.argmax(axis=1) == 0
+    systems[PRODUCT] = {}, weight * theirs
+    correct, cost = {}, {}
     for system, (params, prior) in systems.items():
         how = {"key": system, "folder": folder, **params}
-        correct[system], cost = scene_race(name, n, "test", prior, **how)
-        more = {"evaluations": float(cost.mean())}
-        if prior is not None:
-            more |= gain_of(correct[system], correct["default"], clip, weight)
-        yield row_of(name, system, correct[system], **more)
-    yield row_of(name, "fashion-clip", clip)
+        correct[system], cost[system] = scene_race(name, n, "test", prior, **how)
+    correct[CLIP] = theirs.argmax(axis=1) == 0
+    return rows_of(name, correct, cost, weight)
 
 
 def match(matrix, without_prior):
@@ -204,7 +186,7 @@ def match(matrix, without_prior):
 
 
 def winoground_rows(n, folder):
-    clip = CLIPZeroShotClassifier(model="fashion-clip")
+    clip = CLIPZeroShotClassifier(model=CLIP)
     clf = ZeroShotDiffusionClassifier(model="fashion-scenes")
     clf.fit(classes=["bag", "coat"])  # any two
 
@@ -234,17 +216,11 @@ def winoground_rows(n, folder):
             product = match(
                 ours + text_weight * theirs, likelier + image_weight * theirs
             )
-    correct["product with CLIP"] = product
-    correct["fashion-clip"] = match(theirs, theirs)
-    for score in SCORES:
+    correct |= {PRODUCT: product, CLIP: match(theirs, theirs)}
+    for score in "text", "image", "group":
         one = {system: scores[score] for system, scores in correct.items()}
         weight = text_weight if score == "text" else image_weight
-        gain = gain_of(
-            one["product with CLIP"], one["default"], one["fashion-clip"], weight
-        )
-        for system, which in one.items():
-            how = gain if system == "product with CLIP" else {}
-            yield row_of(f"{score} score", system, which, **how)
+        yield from rows_of(f"{score} score", one, {}, weight)
 
 
 TASKS = {

@@ -32,6 +32,19 @@ from diffusion_sklearn.testing._pipelines import stable_diffusion
 from diffusion_sklearn.testing._text_encoders import clip_tokenizer as tiny_tokenizer
 
 PIPELINES = tiny_pipelines()
+COMMON = (
+    "Stable Diffusion 1.x, 2.x",
+    "Stable Diffusion, velocity",
+    "Stable Diffusion XL",
+    "Stable Diffusion 3, 3.5",
+    "Flux",
+    "DiT",
+)
+BY_FAMILY = [
+    pytest.param(name, marks=() if name in COMMON else pytest.mark.slow)
+    for name in PIPELINES
+]
+"""Names of all families, of which only common ones are in the fast lane."""
 
 
 def with_odd_scale(pipeline):

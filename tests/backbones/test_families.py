@@ -38,7 +38,7 @@ from diffusion_sklearn.testing._pipelines import (
     stable_diffusion_xl,
     z_image,
 )
-from tests.conftest import PIPELINES
+from tests.conftest import BY_FAMILY, PIPELINES
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 LARGE = IMAGES.repeat(4, axis=1).repeat(4, axis=2)
@@ -517,7 +517,7 @@ def reference(name, pipeline, trials, conditions):
     return errors
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", BY_FAMILY)
 def test_against_double_loop(name, folders):
     images = images_of(name)
     clf = classifier(folders[name], batch_size=7, image_size=images.shape[1])
@@ -568,7 +568,7 @@ def test_named_tensors_reach_other_processes(name, folders):
     np.testing.assert_allclose(errors, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", BY_FAMILY)
 def test_float16_is_finite_and_near(name, folders):
     images = images_of(name)
     params = {"model": folders[name], "image_size": images.shape[1]}

@@ -26,7 +26,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.backbones._fingerprint import changed_parts, fingerprint, unseen
-from tests.conftest import PIPELINES, tiny_sd
+from tests.conftest import BY_FAMILY, PIPELINES, tiny_sd
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
@@ -262,7 +262,7 @@ def test_an_unfitted_pickle_does_not_forget_a_scheduler(sd_folder):
 # The same model ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", BY_FAMILY)
 def test_it_is_the_same_wherever_it_is_loaded_and_after_use(name, tmp_path):
     pipeline = PIPELINES[name]()
     before = fingerprint(pipeline)

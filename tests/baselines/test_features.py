@@ -29,7 +29,7 @@ from tests.backbones.test_families import (
     pixels,
     sigma,
 )
-from tests.conftest import save_pipeline, saved, tiny_dit, tiny_sd
+from tests.conftest import COMMON, save_pipeline, saved, tiny_dit, tiny_sd
 
 PHOTOS = np.random.RandomState(1).randint(0, 256, (7, 8, 8, 3), dtype=np.uint8)
 
@@ -43,6 +43,7 @@ CHECKED = {"dtype": "float64", "image_shape": (1, -1)}
 QUICK = {"width": 8, "n_blocks": 1, "learning_rate": 0.03, "batch_size": 64}
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [
         DiffusionFeatures(model=DIT, **CHECKED),
@@ -94,7 +95,7 @@ NULLS = {
     "Lumina 2": "a bee.",
 }
 CASES = [
-    (name, layer, named)
+    pytest.param(name, layer, named, marks=() if name in COMMON else pytest.mark.slow)
     for name in FAMILIES
     for layer, named in zip(
         LAYERS.get(name, ["auto"]),

@@ -113,6 +113,7 @@ def plain_logits(folder, images):
 
 
 # The checks make rows of any length, and compare results to 1e-7.
+@pytest.mark.slow
 @parametrize_with_checks(
     [
         PretrainedImageClassifier(

@@ -72,6 +72,7 @@ def calls(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [
         SyntheticDataClassifier(model=SD, prompt_template="{}", **CHECKED),

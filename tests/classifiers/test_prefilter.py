@@ -47,7 +47,12 @@ def test_only_the_candidates_are_scored(clf):
     np.testing.assert_allclose(fitted.predict_proba(ROWS), expected, rtol=1e-4)
     np.testing.assert_allclose(np.exp(result.log_proba), expected, rtol=1e-4)
     assert scored[np.arange(12), expected.argmax(axis=1)].all()
-    parallel = clone(clf).set_params(n_jobs=2).fit(ROWS, Y).predict_proba(ROWS)
+
+
+@pytest.mark.slow
+def test_the_candidates_are_the_same_in_workers(clf):
+    expected = clone(clf).fit(ROWS, Y).predict_proba(ROWS)
+    parallel = clf.set_params(n_jobs=2).fit(ROWS, Y).predict_proba(ROWS)
     np.testing.assert_allclose(parallel, expected, rtol=1e-4)
 
 

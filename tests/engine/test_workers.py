@@ -71,6 +71,7 @@ def in_worker():
     return os.getpid(), len(_loaded), torch.get_num_threads()
 
 
+@pytest.mark.slow
 def test_loky(clf, expected):
     proba = clf.set_params(n_jobs=2).predict_proba(IMAGES)
     np.testing.assert_allclose(proba, expected, rtol=1e-4)

@@ -9,6 +9,7 @@ from diffusion_sklearn import Backbone, load_backbone
 from diffusion_sklearn.backbones._conditions import map_tensors, repeat
 from diffusion_sklearn.testing import check_backbone, tiny_pipelines
 from diffusion_sklearn.testing._checks import CHECKS
+from tests.conftest import BY_FAMILY
 
 PIPELINES = tiny_pipelines()
 checks = {check.__name__: check for check in CHECKS}
@@ -30,7 +31,7 @@ def states(pipeline):
 # Every family passes ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", BY_FAMILY)
 def test_families_pass(name):
     pipeline = PIPELINES[name]()
     backbone = load_backbone(pipeline)
@@ -44,36 +45,6 @@ def test_families_pass(name):
     assert dict(pipeline.scheduler.config) == scheduler
     assert backbone.is_current() and not backbone.network._forward_pre_hooks
     assert torch.equal(torch.get_rng_state(), random_state)
-
-
-PIPELINE_SIZES = {"Qwen-Image": 8, "Z-Image": 8, "Chroma": 8, "FLUX.2": 8}
-"""Pixels of the images; the size is in no config, where the default is of 128."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Stable Diffusion XL",
-        "Kolors",
-        "Stable Diffusion 3 without T5",
-        "DiT",
-        "SANA-Sprint",
-        "CogView 4",
-        "HunyuanDiT",
-        "DeepFloyd IF",
-        "Qwen-Image",
-        "Z-Image",
-        "Chroma",
-        "FLUX.2",
-        "Lumina 2",
-        "AuraFlow",
-    ],
-)
-def test_saved_pipelines_pass(name, tmp_path):
-    PIPELINES[name]().save_pretrained(tmp_path, safe_serialization=True)
-    backbone = load_backbone(tmp_path)
-    backbone.image_size = PIPELINE_SIZES.get(name, backbone.image_size)
-    check_backbone(backbone)
 
 
 @pytest.mark.parametrize("scheduler", ["PNDM", "UniPCMultistep", "EulerDiscrete"])
@@ -332,7 +303,13 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("check, name, methods", WRONG)
+@pytest.mark.parametrize(
+    "check, name, methods",
+    [
+        pytest.param(*case, marks=() if case[1] in (SD, "DiT") else pytest.mark.slow)
+        for case in WRONG
+    ],
+)
 def test_a_wrong_backbone_is_caught(check, name, methods):
     with pytest.raises(AssertionError):
         checks[check](wrong(name, **methods))

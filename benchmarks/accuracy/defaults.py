@@ -6,11 +6,11 @@ Photos (fashion-dit) and scenes (fashion-scenes), of test photos on which nothin
 chosen. Rows: the defaults, those before them (the error of what the model predicts, a
 race by a test of means), the error of the noise and of the velocity; class offsets from
 200 photos and 100 scenes of the test photos without their labels (of new pairs: from
-the pairs of training), a product with fashion-clip whose weight is fitted to 100 labelled training images of the
-question (colours, relations: 50), and fashion-clip alone. Each is raced as a user
-would; the scores, which compare all captions, take all trials. ``--tables`` keeps what
-is done. About 90 minutes on 2 cores, ``--quick`` 3. Needs the IDX files of
-Fashion-MNIST.
+the pairs of training), a product with fashion-clip whose weight is fitted to 100
+labelled training images of the question (colours, relations: 50), and fashion-clip
+alone. Each is raced as a user would; the scores, which compare all captions, take all
+trials. ``--tables`` keeps what is done. About 90 minutes on 2 cores, ``--quick`` 3.
+Needs the IDX files of Fashion-MNIST.
 """
 
 import warnings

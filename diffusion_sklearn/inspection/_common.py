@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from diffusion_sklearn._versions import import_optional
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
 from diffusion_sklearn.engine._posterior import log_posterior, with_priors
 from diffusion_sklearn.engine._trials import thin
@@ -26,13 +27,7 @@ def figure_and_axes(ax):
     ImportError
         Without matplotlib.
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            "A display needs matplotlib to plot; install it with "
-            '`pip install "diffusion-sklearn[plot]"`.'
-        ) from error
+    plt = import_optional("matplotlib.pyplot", "plot")
     if ax is None:
         return plt.subplots()
     return ax.figure, ax

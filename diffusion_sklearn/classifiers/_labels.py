@@ -7,6 +7,7 @@ from itertools import pairwise
 from numbers import Integral
 
 import numpy as np
+from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 BOM = "\ufeff"
 
@@ -131,6 +132,38 @@ def check_labels(y):
             "for instance [str(label) for label in y]."
         )
     return np.array([str(x) if isinstance(x, str) else x for x in labels])
+
+
+def check_known(y, classes, X=None):
+    """Labels of images as an array, which a fitted classifier must know.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_images,)
+    classes : ndarray of shape (n_classes,)
+        The sorted labels of the classifier.
+    X : list, array-like or Tensor of n_images, default=None
+        Images, whose number is compared.
+
+    Returns
+    -------
+    y : ndarray of shape (n_images,)
+
+    Raises
+    ------
+    ValueError
+        If a label is none of `classes`, or the numbers differ.
+    """
+    y = column_or_1d(y)
+    check_consistent_length(X, y)
+    unknown_labels = sorted(set(y.tolist()) - set(classes.tolist()), key=str)
+    if unknown_labels:
+        raise ValueError(
+            f"y has {unknown_labels!r}, which are none of "
+            f"classes_={classes.tolist()!r}; leave those images out, or fit the "
+            "classifier on all classes."
+        )
+    return y
 
 
 def _is_missing(label):

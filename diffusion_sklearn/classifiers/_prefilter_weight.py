@@ -5,6 +5,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.model_selection import KFold
 
+from diffusion_sklearn.classifiers._labels import check_known
 from diffusion_sklearn.classifiers._prefilter import prefilter_log_proba
 from diffusion_sklearn.engine._posterior import with_priors
 
@@ -67,13 +68,7 @@ def fit_prefilter_weight(clf, X, y, *, cv=5):
             f"clf has prefilter={clf.prefilter!r}, which is no expert of its own; set "
             "a classifier, and fit again."
         )
-    y = np.asarray(y)
-    unknown_labels = sorted(set(y.tolist()) - set(clf.classes_.tolist()))
-    if unknown_labels:
-        raise ValueError(
-            f"y has {unknown_labels!r}, which are none of "
-            f"classes_={clf.classes_.tolist()}."
-        )
+    y = check_known(y, clf.classes_)
     if not 2 <= cv <= len(y):
         raise ValueError(f"cv={cv!r} must be from 2 to the {len(y)} labels.")
     truth = np.searchsorted(clf.classes_, y)

@@ -32,8 +32,9 @@ from diffusion_sklearn.baselines._drawing import (
     squares,
 )
 from diffusion_sklearn.baselines._image_folder import ImageFolder
+from diffusion_sklearn.classifiers._class_ids import resolve_class_ids
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
-from diffusion_sklearn.classifiers._labels import check_distinct, resolve_class_ids
+from diffusion_sklearn.classifiers._labels import check_distinct
 from diffusion_sklearn.classifiers._parameters import AT_LEAST_1
 from diffusion_sklearn.classifiers._prompts import make_prompts
 

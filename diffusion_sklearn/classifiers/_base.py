@@ -30,7 +30,7 @@ from diffusion_sklearn.classifiers._prefilter import (
     prefilter_log_proba,
 )
 from diffusion_sklearn.classifiers._trial_covariance import resolve_trial_covariance
-from diffusion_sklearn.engine._cache import ErrorCache, ErrorStore
+from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.engine._errors import (
     DenoisingErrors,
     error_difference,
@@ -47,6 +47,7 @@ from diffusion_sklearn.engine._posterior import (
 )
 from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.engine._pruning import check_pruning
+from diffusion_sklearn.engine._store import ErrorStore
 from diffusion_sklearn.engine._trials import check_timesteps, make_trials
 from diffusion_sklearn.engine._weights import (
     GUESSED_WEIGHTS,

@@ -6,9 +6,9 @@ from pathlib import Path
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from diffusion_sklearn.backbones._noise_schedule import PREDICTION_TYPES
-from diffusion_sklearn.engine._cache import ErrorStore
 from diffusion_sklearn.engine._covariance import TrialCovariance
 from diffusion_sklearn.engine._losses import LOSSES, VARIATIONAL
+from diffusion_sklearn.engine._store import ErrorStore
 from diffusion_sklearn.engine._trials import TIMESTEP_PLANS
 from diffusion_sklearn.engine._weights import WEIGHTINGS
 

@@ -226,7 +226,7 @@ def to_picture(image, index):
     """
     array = read_image(image, index)  # (h, w) or (h, w, 3)
     if array.dtype != np.uint8:
-        array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+        array = np.rint(array * 255).astype(np.uint8)
     return Image.fromarray(array).convert("RGB")
 
 

@@ -42,6 +42,7 @@ from diffusion_sklearn.engine._posterior import (
     check_class_offsets,
     check_priors,
     log_posterior,
+    with_priors,
 )
 from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.engine._pruning import check_pruning
@@ -516,6 +517,22 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             self._spec, trials, self._conditions, self._n_prompts, pruning=None
         )
         return self._errors_of(plan, images, use_memory=False)
+
+    def _log_joint(self, X):
+        """Log probability of images and classes by all trials, without class offsets.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        log_joint : ndarray of shape (n_images, n_classes), float64
+        """
+        plan, priors = self._fitted_plan(pruning=None), self._priors()
+        errors = (self._all_errors(X) * plan.weights).mean(axis=2)
+        return with_priors(-errors * plan.n_elements / self.temperature, priors)
 
     def _errors_of(self, plan, images, log_prior=None, use_memory=True):
         """Errors of all images at once, (n_images, n_classes, n_trials)."""

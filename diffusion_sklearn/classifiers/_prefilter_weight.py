@@ -7,7 +7,6 @@ from sklearn.model_selection import KFold
 
 from diffusion_sklearn.classifiers._labels import check_known
 from diffusion_sklearn.classifiers._prefilter import prefilter_log_proba
-from diffusion_sklearn.engine._posterior import with_priors
 
 WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
@@ -72,10 +71,7 @@ def fit_prefilter_weight(clf, X, y, *, cv=5):
     if not 2 <= cv <= len(y):
         raise ValueError(f"cv={cv!r} must be from 2 to the {len(y)} labels.")
     truth = np.searchsorted(clf.classes_, y)
-    priors = clf._priors()
-    plan = clf._fitted_plan(pruning=None)
-    errors = (clf._all_errors(X) * plan.weights).mean(axis=2)
-    scores = with_priors(-errors * plan.n_elements / clf.temperature, priors)
+    scores = clf._log_joint(X)  # (n, k)
     log_proba = prefilter_log_proba(clf.prefilter_, X, clf.classes_)
     log_proba = np.maximum(log_proba, np.log(np.finfo(float).tiny))
 

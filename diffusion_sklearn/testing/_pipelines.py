@@ -2,31 +2,8 @@
 
 from functools import partial
 
-from diffusion_sklearn.testing._transformers import (
-    aura_flow,
-    chroma,
-    cogview4,
-    dit,
-    flux,
-    flux2,
-    hidream,
-    hunyuan_dit,
-    lumina2,
-    pixart_alpha,
-    pixart_sigma,
-    qwen_image,
-    sana,
-    stable_diffusion_3,
-    z_image,
-)
-from diffusion_sklearn.testing._unets import (
-    deepfloyd_if,
-    kolors,
-    latent_consistency,
-    pixels,
-    stable_diffusion,
-    stable_diffusion_xl,
-)
+from diffusion_sklearn.testing import _transformers as transformers
+from diffusion_sklearn.testing import _unets as unets
 
 
 def tiny_pipelines():
@@ -58,40 +35,44 @@ def tiny_pipelines():
     >>> clf.fit(classes=["bag", "shoe"]).backbone_.image_size
     8
     """
-    sd, sd3 = stable_diffusion, stable_diffusion_3
+    sd, sd3 = unets.stable_diffusion, transformers.stable_diffusion_3
     return {
         "Stable Diffusion 1.x, 2.x": sd,
         "Stable Diffusion, velocity": partial(sd, "v_prediction"),
         "Stable Diffusion, image to image": partial(sd, image_to_image=True),
-        "LCM": latent_consistency,
-        "LCM, image to image": partial(latent_consistency, image_to_image=True),
-        "Stable Diffusion XL": stable_diffusion_xl,
-        "Kolors": kolors,
-        "Kolors, image to image": partial(kolors, image_to_image=True),
+        "LCM": unets.latent_consistency,
+        "LCM, image to image": partial(unets.latent_consistency, image_to_image=True),
+        "Stable Diffusion XL": unets.stable_diffusion_xl,
+        "Kolors": unets.kolors,
+        "Kolors, image to image": partial(unets.kolors, image_to_image=True),
         "Stable Diffusion 3, 3.5": sd3,
         "Stable Diffusion 3 without T5": partial(sd3, with_t5=False),
-        "Flux": flux,
-        "Flux schnell": partial(flux, guidance_embeds=False),
-        "PixArt-alpha": pixart_alpha,
-        "PixArt-Sigma": pixart_sigma,
-        "Sana": sana,
-        "SANA-Sprint": partial(sana, "Sprint"),
-        "SANA-Sprint, image to image": partial(sana, "SprintImg2Img"),
-        "CogView 4": cogview4,
-        "HunyuanDiT": hunyuan_dit,
-        "DeepFloyd IF": deepfloyd_if,
-        "DeepFloyd IF, image to image": partial(deepfloyd_if, image_to_image=True),
-        "Qwen-Image": qwen_image,
-        "Qwen-Image, image to image": partial(qwen_image, image_to_image=True),
-        "Z-Image": z_image,
-        "Z-Image, image to image": partial(z_image, image_to_image=True),
-        "Chroma": chroma,
-        "Chroma, image to image": partial(chroma, image_to_image=True),
-        "FLUX.2": flux2,
-        "FLUX.2 klein": partial(flux2, is_klein=True),
-        "HiDream": hidream,
-        "Lumina 2": lumina2,
-        "AuraFlow": aura_flow,
-        "DiT": dit,
-        "U-Net on pixels": pixels,
+        "Flux": transformers.flux,
+        "Flux schnell": partial(transformers.flux, guidance_embeds=False),
+        "PixArt-alpha": transformers.pixart_alpha,
+        "PixArt-Sigma": transformers.pixart_sigma,
+        "Sana": transformers.sana,
+        "SANA-Sprint": partial(transformers.sana, "Sprint"),
+        "SANA-Sprint, image to image": partial(transformers.sana, "SprintImg2Img"),
+        "CogView 4": transformers.cogview4,
+        "HunyuanDiT": transformers.hunyuan_dit,
+        "DeepFloyd IF": unets.deepfloyd_if,
+        "DeepFloyd IF, image to image": partial(
+            unets.deepfloyd_if, image_to_image=True
+        ),
+        "Qwen-Image": transformers.qwen_image,
+        "Qwen-Image, image to image": partial(
+            transformers.qwen_image, image_to_image=True
+        ),
+        "Z-Image": transformers.z_image,
+        "Z-Image, image to image": partial(transformers.z_image, image_to_image=True),
+        "Chroma": transformers.chroma,
+        "Chroma, image to image": partial(transformers.chroma, image_to_image=True),
+        "FLUX.2": transformers.flux2,
+        "FLUX.2 klein": partial(transformers.flux2, is_klein=True),
+        "HiDream": transformers.hidream,
+        "Lumina 2": transformers.lumina2,
+        "AuraFlow": transformers.aura_flow,
+        "DiT": transformers.dit,
+        "U-Net on pixels": unets.pixels,
     }

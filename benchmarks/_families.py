@@ -11,15 +11,17 @@ from functools import partial
 
 import torch
 
-from diffusion_sklearn.testing._pipelines import (
+from diffusion_sklearn.testing._transformers import (
     dit,
     flux,
     pixart_alpha,
     pixart_sigma,
-    pixels,
     sana,
-    stable_diffusion,
     stable_diffusion_3,
+)
+from diffusion_sklearn.testing._unets import (
+    pixels,
+    stable_diffusion,
     stable_diffusion_xl,
 )
 

@@ -1,7 +1,8 @@
-"""Versions and devices, for bug reports and for evaluation records."""
+"""Versions, devices and optional packages."""
 
 import platform
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = (
@@ -24,6 +25,36 @@ def versions():
         except PackageNotFoundError:
             result[name] = "not installed"
     return result
+
+
+def import_optional(name, extra, alternative=""):
+    """Import a package that only an extra of this one installs.
+
+    Parameters
+    ----------
+    name : str
+        The module.
+    extra : str
+        The extra in ``pyproject.toml``.
+    alternative : str, default=""
+        The end of the error message, what to do without it.
+
+    Returns
+    -------
+    module : module
+
+    Raises
+    ------
+    ImportError
+        If it can't be imported; the message says how to install it.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"{name} can't be imported ({error}): "
+            f'pip install "diffusion-sklearn[{extra}]"{alternative}'
+        ) from error
 
 
 def devices():

@@ -28,8 +28,8 @@ from transformers import (
 from diffusion_sklearn import clear_cache
 from diffusion_sklearn.datasets import load_fashion_photos
 from diffusion_sklearn.testing import tiny_pipelines
-from diffusion_sklearn.testing._pipelines import stable_diffusion
 from diffusion_sklearn.testing._text_encoders import clip_tokenizer as tiny_tokenizer
+from diffusion_sklearn.testing._unets import stable_diffusion
 
 PIPELINES = tiny_pipelines()
 COMMON = (

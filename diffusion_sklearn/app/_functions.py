@@ -7,12 +7,13 @@ import time
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import softmax
-from sklearn.metrics import ConfusionMatrixDisplay
+from sklearn.metrics import confusion_matrix
 
 from diffusion_sklearn.app._templates import templates
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 from diffusion_sklearn.images._data_uri import data_uri
 from diffusion_sklearn.inspection import DenoisingErrorDisplay, EvidenceDisplay
+from diffusion_sklearn.inspection._confusion import confusion_figure
 
 N_BARS = 12  # classes shown of a photo
 GROUP_SIZE = 8  # images between two updates of the table
@@ -241,21 +242,10 @@ def _summary(rows, clf):
         return templates.summary(*facts, None)
     target, predicted = zip(*((r["folder"], r["label"]) for r in done), strict=True)
     accuracy = np.mean(np.array(target) == predicted)
-    side = 2.5 + 0.4 * len(classes)
-    figure = Figure(figsize=(side + 0.5, side))
-    ConfusionMatrixDisplay.from_predictions(
-        target,
-        predicted,
-        labels=clf.classes_,
-        xticks_rotation="vertical",
-        cmap="Blues",
-        colorbar=False,
-        ax=figure.subplots(),
-    )
+    matrix = confusion_matrix(target, predicted, labels=clf.classes_)
+    source = _figure_uri(confusion_figure(matrix, clf.classes_))
     alt = "Confusion matrix: folders against predicted classes"
-    return templates.summary(*facts, accuracy) + templates.plot(
-        _figure_uri(figure), alt
-    )
+    return templates.summary(*facts, accuracy) + templates.plot(source, alt)
 
 
 def _figure_uri(figure):

@@ -1,9 +1,7 @@
 """The HTML of the page, by the macros of ``page.html.jinja``, which escape values."""
 
-from importlib.resources import files
+from jinja2 import Environment, PackageLoader
 
-import jinja2
-
-environment = jinja2.Environment(autoescape=True)
-source = files("diffusion_sklearn.app") / "page.html.jinja"
-templates = environment.from_string(source.read_text("utf-8")).module
+loader = PackageLoader("diffusion_sklearn.app", "")
+environment = Environment(loader=loader, autoescape=True)
+templates = environment.get_template("page.html.jinja").module

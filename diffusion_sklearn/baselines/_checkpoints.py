@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,12 @@ from diffusion_sklearn.backbones._sources import (
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
 from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
 from diffusion_sklearn.classifiers._labels import align
+from diffusion_sklearn.classifiers._parameters import AT_LEAST_1
 from diffusion_sklearn.engine._posterior import check_priors, with_priors
 from diffusion_sklearn.images._read import read_image
 
 IMAGES_PER_BATCH = 64
 
-AT_LEAST_1 = Interval(Integral, 1, None, closed="left")
 LABEL_CONSTRAINTS = {
     "classes": ["array-like", None],
     "class_names": ["array-like", None],
@@ -226,7 +226,7 @@ def to_picture(image, index):
     """
     array = read_image(image, index)  # (h, w) or (h, w, 3)
     if array.dtype != np.uint8:
-        array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+        array = np.rint(array * 255).astype(np.uint8)
     return Image.fromarray(array).convert("RGB")
 
 

@@ -20,6 +20,7 @@ from diffusion_sklearn.backbones._loading import (
 )
 from diffusion_sklearn.baselines._activations import as_maps, find_layer, layer_output
 from diffusion_sklearn.baselines._checkpoints import ModelEstimator, run_in_batches
+from diffusion_sklearn.classifiers._parameters import AT_LEAST_1
 from diffusion_sklearn.engine._kernels import fast_kernels
 from diffusion_sklearn.images._pixels import holds_rows, to_pixels
 
@@ -123,7 +124,7 @@ class DiffusionFeatures(
         "layer": [str, Integral],
         "output": [StrOptions({"pooled", "flat"})],
         "null_condition": [str, Integral, None],
-        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "image_size": [AT_LEAST_1, None],
         "random_state": ["random_state"],
     }
 

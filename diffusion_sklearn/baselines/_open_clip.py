@@ -9,6 +9,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
+from diffusion_sklearn._versions import import_optional
 from diffusion_sklearn.backbones._completeness import check_tokenizer
 from diffusion_sklearn.backbones._tokens import DEFAULT_TEMPLATE, check_prompts
 from diffusion_sklearn.baselines._checkpoints import to_picture
@@ -97,7 +98,7 @@ def find_repository(name):
     """
     if not name.startswith(PREFIX):
         return None
-    open_clip = _import_open_clip()
+    open_clip = import_optional("open_clip", "open-clip")
     repositories = {}
     for architecture, tag in open_clip.list_pretrained():
         place = open_clip.get_pretrained_cfg(architecture, tag).get("hf_hub", "")
@@ -176,7 +177,7 @@ def read_open_clip(source, hub_options):
     ImportError
         If open_clip is not installed.
     """
-    open_clip = _import_open_clip()
+    open_clip = import_optional("open_clip", "open-clip")
     folder = Path(source)
     if not folder.is_dir():
         folder = Path(snapshot_download(source, allow_patterns=FILES, **hub_options))
@@ -194,14 +195,3 @@ def read_open_clip(source, hub_options):
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise OSError(str(error)) from error
     return OpenCLIPModel(model, tokenizer, transform)
-
-
-def _import_open_clip():
-    try:
-        import open_clip
-    except ImportError as error:
-        raise ImportError(
-            "A model of open_clip needs the library open_clip: "
-            '`pip install "diffusion-sklearn[open-clip]"`.'
-        ) from error
-    return open_clip

@@ -15,7 +15,8 @@ from diffusion_sklearn.baselines._checkpoints import (
     load_checkpoint,
     pixels_for,
 )
-from diffusion_sklearn.classifiers._labels import align, resolve_class_ids
+from diffusion_sklearn.classifiers._class_ids import resolve_class_ids
+from diffusion_sklearn.classifiers._labels import align
 
 HUB_MODEL = "microsoft/resnet-50"
 BUNDLED = {

@@ -23,6 +23,7 @@ from diffusion_sklearn.baselines._resnet import (
     make_resnet,
     train_epoch,
 )
+from diffusion_sklearn.classifiers._parameters import AT_LEAST_1
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -113,13 +114,13 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
 
     _parameter_constraints = {  # noqa: RUF012 (scikit-learn's convention)
         "feature_shape": ["array-like", None],
-        "width": [Interval(Integral, 1, None, closed="left")],
+        "width": [AT_LEAST_1],
         "n_blocks": [Interval(Integral, 0, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [AT_LEAST_1],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "patience": [AT_LEAST_1, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }

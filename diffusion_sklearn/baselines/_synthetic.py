@@ -21,7 +21,6 @@ from diffusion_sklearn.backbones._conditions import flatten
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._stable_diffusion import HUB_MODEL
 from diffusion_sklearn.baselines._checkpoints import (
-    AT_LEAST_1,
     LABEL_CONSTRAINTS,
     ModelEstimator,
     run_in_batches,
@@ -33,8 +32,10 @@ from diffusion_sklearn.baselines._drawing import (
     squares,
 )
 from diffusion_sklearn.baselines._image_folder import ImageFolder
+from diffusion_sklearn.classifiers._class_ids import resolve_class_ids
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
-from diffusion_sklearn.classifiers._labels import check_distinct, resolve_class_ids
+from diffusion_sklearn.classifiers._labels import check_distinct
+from diffusion_sklearn.classifiers._parameters import AT_LEAST_1
 from diffusion_sklearn.classifiers._prompts import make_prompts
 
 DEFAULT_SIZE = 32  # of the images for the default estimator

@@ -22,22 +22,21 @@ from diffusion_sklearn.backbones._spec import describe
 from diffusion_sklearn.classifiers._fitted_table import fitted_table
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
 from diffusion_sklearn.classifiers._labels import align, check_distinct
+from diffusion_sklearn.classifiers._log_prior import resolve_log_prior
 from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn.classifiers._prefilter import (
-    candidates,
     combine_with_prefilter,
     fit_prefilter,
-    prefilter_log_proba,
 )
 from diffusion_sklearn.classifiers._trial_covariance import resolve_trial_covariance
-from diffusion_sklearn.engine._cache import ErrorCache, ErrorStore
+from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.engine._errors import (
     DenoisingErrors,
     error_difference,
     iter_errors,
     iter_looks,
 )
-from diffusion_sklearn.engine._gradients import check_gradients, predict_errors
+from diffusion_sklearn.engine._gradients import check_gradients
 from diffusion_sklearn.engine._plan import Plan
 from diffusion_sklearn.engine._posterior import (
     check_class_offsets,
@@ -47,6 +46,7 @@ from diffusion_sklearn.engine._posterior import (
 )
 from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.engine._pruning import check_pruning
+from diffusion_sklearn.engine._store import ErrorStore
 from diffusion_sklearn.engine._trials import check_timesteps, make_trials
 from diffusion_sklearn.engine._weights import (
     GUESSED_WEIGHTS,
@@ -54,11 +54,7 @@ from diffusion_sklearn.engine._weights import (
     resolve_target,
     trial_weights,
 )
-from diffusion_sklearn.engine._workers import (
-    has_workers,
-    iter_errors_of_workers,
-    predict_errors_of_workers,
-)
+from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_workers
 from diffusion_sklearn.images._pixels import to_pixels
 
 logger = logging.getLogger(__name__)
@@ -192,7 +188,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             Columns in the order of `classes_`.
         """
         images, plan = self._check_images(X), self._fitted_plan()
-        log_prior, outside, _ = self._log_prior(X, images, plan)
+        log_prior, outside, _ = resolve_log_prior(self, X, images, plan)
         log_proba = np.empty(log_prior.shape)
         with self._open_errors(plan, images, log_prior) as (groups, bar):
             for group, errors, n_evaluations in groups:
@@ -245,7 +241,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             ``timesteps``, ``n_evaluations``, ``log_proba`` and ``classes``.
         """
         images, plan = self._check_images(X), self._fitted_plan()
-        log_prior, outside, n_before = self._log_prior(X, images, plan)
+        log_prior, outside, n_before = resolve_log_prior(self, X, images, plan)
         log_proba = np.empty(log_prior.shape)
         all_errors = np.empty((*log_prior.shape, len(plan.trials)), np.float32)
         n_evaluations = np.empty(len(images), np.int64)
@@ -391,21 +387,15 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         get_unchanged(self._spec)
         return self._spec, self.trials_
 
-    def _make_plan(self, spec, trials, conditions, n_prompts, **settings):
-        """The plan of a prediction, from the parameters as they are now."""
-        backbone = get_backbone(spec)
-        settings = {
-            "pruning": self.pruning,
-            "guidance_scale": self.guidance_scale,
-            "trial_covariance": self.trial_covariance,
-            **settings,
-        }
+    def _make_plan(self, spec, trials, conditions, n_prompts, **changes):
+        """The plan of a prediction, from the parameters as they are now or changed."""
+        backbone, params = get_backbone(spec), {**vars(self), **changes}
         image_size = self.image_size or backbone.image_size
-        has_guidance = settings["guidance_scale"] != 1
+        has_guidance = params["guidance_scale"] != 1
         null = backbone.encode_null(self.null_condition) if has_guidance else None
         target = resolve_target(self.target, backbone)
         covariance = resolve_trial_covariance(
-            settings.pop("trial_covariance"),
+            params["trial_covariance"],
             backbone,
             self.loss,
             target,
@@ -417,16 +407,17 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             conditions,
             n_prompts,
             weights=trial_weights(self.timestep_weights, trials, backbone, self.target),
+            pruning=params["pruning"],
             loss=self.loss,
             target=target,
+            guidance_scale=params["guidance_scale"],
             null=null,
             image_size=image_size,
             batch_size=self.batch_size,
             covariance=covariance,
-            **settings,
         )
 
-    def _fitted_plan(self, **settings):
+    def _fitted_plan(self, **changes):
         """The plan of this fit, made once for the same parameters."""
         backbone, trials = get_unchanged(self._spec), self.trials_
         weights = trial_weights(self.timestep_weights, trials, backbone, self.target)
@@ -435,7 +426,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             str(backbone.device),
             backbone.dtype,
             weights.tobytes(),
-            repr(settings.get("pruning", self.pruning)),
+            repr(changes.get("pruning", self.pruning)),
             self.trial_covariance,
             self.loss,
             self.target,
@@ -447,9 +438,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         conditions, n_prompts = self._conditions, self._n_prompts
 
         def make():
-            return self._make_plan(
-                self._spec, trials, conditions, n_prompts, **settings
-            )
+            return self._make_plan(self._spec, trials, conditions, n_prompts, **changes)
 
         return get_or_make(self._fit, key, make)
 
@@ -478,7 +467,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         `errors` is the same array at every look.
         """
         images, plan = self._check_images(X), self._fitted_plan()
-        log_prior, outside, n_before = self._log_prior(X, images, plan)
+        log_prior, outside, n_before = resolve_log_prior(self, X, images, plan)
         offsets = -log_prior * self.temperature / plan.n_elements
         pixels = to_pixels(images, plan.image_size)
         with ErrorCache.open(ErrorStore.of(self.memory), plan) as cache:
@@ -496,50 +485,6 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """Priors of the sorted labels; None: uniform."""
         priors = align("priors", self.priors, self.classes_)
         return check_priors(priors, self.classes_)
-
-    def _log_prior(self, X, images, plan):
-        """Log prior of each image's classes, -inf where none is evaluated.
-
-        With it the prefilter's probability of the classes outside its candidates, and
-        the evaluations of each image that it took.
-        """
-        priors = self._priors()
-        offsets = align("class_offsets", self.class_offsets, self.classes_)
-        log_prior = check_class_offsets(offsets, self.classes_)
-        log_prior = with_priors(log_prior, priors)
-        shape = len(images), self.n_classes_
-        active, outside, n_evaluations = np.ones(shape, bool), np.zeros(shape), 0
-        if self.prefilter_ is not None:
-            eligible = np.isfinite(log_prior)
-            log_proba, n_evaluations = self._prefilter_log_proba(
-                X, images, plan, eligible
-            )
-            active, proba = candidates(log_proba, self.n_candidates, eligible)
-            outside = np.where(active, 0, proba)
-            if self.prefilter_weight:
-                proba = np.maximum(proba, np.finfo(float).tiny)
-                log_prior = log_prior + self.prefilter_weight * np.log(proba)
-        log_prior = np.where(active, log_prior, -np.inf)
-        if np.isneginf(log_prior).all(axis=1).any():
-            raise ValueError(
-                f"priors={priors.tolist()} rule out every class that is left for an "
-                "image; raise n_candidates or give each class a prior above 0."
-            )
-        return log_prior, outside, n_evaluations
-
-    def _prefilter_log_proba(self, X, images, plan, eligible):
-        """The prefilter's log-probabilities, and the evaluations that they took."""
-        if not isinstance(self.prefilter_, str):
-            return prefilter_log_proba(self.prefilter_, X, self.classes_), 0
-        if eligible.sum() <= self.n_candidates:
-            return np.zeros((len(images), self.n_classes_)), 0
-        null = plan.backbone.encode_null(self.null_condition)
-        search = plan, images, null, self.n_candidates, eligible
-        if has_workers(self.n_jobs, len(images)):
-            errors, n_evaluations = predict_errors_of_workers(*search, self.n_jobs)
-        else:
-            errors, n_evaluations = predict_errors(*search)
-        return -errors * plan.n_elements / self.temperature, n_evaluations
 
     def _log_posterior(self, plan, errors, log_prior):
         return log_posterior(
@@ -573,6 +518,22 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         )
         return self._errors_of(plan, images, use_memory=False)
 
+    def _log_joint(self, X):
+        """Log probability of images and classes by all trials, without class offsets.
+
+        Parameters
+        ----------
+        X : list, array-like or Tensor of n_images
+            Images, as for :meth:`predict`.
+
+        Returns
+        -------
+        log_joint : ndarray of shape (n_images, n_classes), float64
+        """
+        plan, priors = self._fitted_plan(pruning=None), self._priors()
+        errors = (self._all_errors(X) * plan.weights).mean(axis=2)
+        return with_priors(-errors * plan.n_elements / self.temperature, priors)
+
     def _errors_of(self, plan, images, log_prior=None, use_memory=True):
         """Errors of all images at once, (n_images, n_classes, n_trials)."""
         all_errors = []
@@ -582,14 +543,14 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                 all_errors.append(errors)
         return np.concatenate(all_errors)
 
-    def _mean_errors(self, spec, trials, images, conditions, active=None, **settings):
+    def _mean_errors(self, spec, trials, images, conditions, active=None, **changes):
         """Weighted mean error of each condition, summed over the latent, (n, k).
 
         NaN where `active`, (n, k), is False.
         """
         n_prompts = np.ones(len(conditions), int)
         plan = self._make_plan(
-            spec, trials, conditions, n_prompts, pruning=None, **settings
+            spec, trials, conditions, n_prompts, pruning=None, **changes
         )
         log_prior = None if active is None else np.where(active, 0, -np.inf)
         means = []

@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from diffusion_sklearn.classifiers._labels import align
-from diffusion_sklearn.engine._posterior import check_priors, with_priors
+from diffusion_sklearn.engine._posterior import check_priors
 
 
 def fit_class_offsets(clf, X, priors=None):
@@ -81,17 +81,15 @@ def fit_class_offsets(clf, X, priors=None):
             f"priors={priors.tolist()} give {absent} a prior of 0; fit the classifier "
             "on the other classes only."
         )
-    plan = clf._fitted_plan(pruning=None)
-    errors = clf._all_errors(X) * plan.weights
-    log_joint = -errors.mean(axis=2) * plan.n_elements / clf.temperature  # (n, k)
-    log_joint = with_priors(log_joint, clf._priors())
+    log_joint = clf._log_joint(X)  # (n, k)
     chosen = np.bincount(log_joint.argmax(axis=1), minlength=len(priors))
-    limit = np.maximum(2 * priors * len(errors), priors * len(errors) + 10)
+    n = len(log_joint)
+    limit = np.maximum(2 * priors * n, priors * n + 10)
     if (chosen > limit).any():
         most = int((chosen - limit).argmax())
         warnings.warn(
             f"{clf.classes_[most]!r} is the prediction for {chosen[most]} of "
-            f"{len(errors)} images, but its prior is {priors[most]:.3g}. If X has the "
+            f"{n} images, but its prior is {priors[most]:.3g}. If X has the "
             "classes in other proportions, pass them as priors.",
             stacklevel=2,
         )

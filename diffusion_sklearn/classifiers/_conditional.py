@@ -7,7 +7,7 @@ import torch
 from sklearn.utils._param_validation import StrOptions
 
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
-from diffusion_sklearn.classifiers._labels import resolve_class_ids
+from diffusion_sklearn.classifiers._class_ids import resolve_class_ids
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

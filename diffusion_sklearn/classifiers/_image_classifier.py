@@ -1,4 +1,4 @@
-"""The manners of an image classifier in scikit-learn, whatever its model."""
+"""Base class of classifiers of images: label checks and predictions."""
 
 from abc import abstractmethod
 

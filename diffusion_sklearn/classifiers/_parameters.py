@@ -6,17 +6,18 @@ from pathlib import Path
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from diffusion_sklearn.backbones._noise_schedule import PREDICTION_TYPES
-from diffusion_sklearn.engine._cache import ErrorStore
 from diffusion_sklearn.engine._covariance import TrialCovariance
 from diffusion_sklearn.engine._losses import LOSSES, VARIATIONAL
+from diffusion_sklearn.engine._store import ErrorStore
 from diffusion_sklearn.engine._trials import TIMESTEP_PLANS
 from diffusion_sklearn.engine._weights import WEIGHTINGS
 
+AT_LEAST_1 = Interval(Integral, 1, None, closed="left")
 PARAMETER_CONSTRAINTS = {
     "model": "no_validation",
     "classes": ["array-like", None],
     "class_names": ["array-like", None],
-    "n_trials": [Interval(Integral, 1, None, closed="left")],
+    "n_trials": [AT_LEAST_1],
     "pruning": "no_validation",
     "trial_covariance": [str, Path, TrialCovariance, None],
     "loss": [StrOptions({*LOSSES, *VARIATIONAL})],
@@ -26,17 +27,14 @@ PARAMETER_CONSTRAINTS = {
     "guidance_scale": [Interval(Real, None, None, closed="neither")],
     "null_condition": [str, Integral, None],
     "prefilter": [HasMethods(["fit"]), StrOptions({"gradient"}), None],
-    "n_candidates": [Interval(Integral, 1, None, closed="left")],
+    "n_candidates": [AT_LEAST_1],
     "prefilter_weight": [Interval(Real, 0, None, closed="left")],
     "priors": ["array-like", None],
     "class_offsets": ["array-like", None],
     "temperature": [Interval(Real, 0, None, closed="neither")],
-    "image_size": [Interval(Integral, 1, None, closed="left"), None],
+    "image_size": [AT_LEAST_1, None],
     "image_shape": ["array-like", None],
-    "batch_size": [
-        Interval(Integral, 1, None, closed="left"),
-        StrOptions({"auto"}),
-    ],
+    "batch_size": [AT_LEAST_1, StrOptions({"auto"})],
     "device": "no_validation",
     "dtype": "no_validation",
     "random_state": ["random_state"],

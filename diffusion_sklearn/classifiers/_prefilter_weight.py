@@ -5,8 +5,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.model_selection import KFold
 
+from diffusion_sklearn.classifiers._labels import check_known
 from diffusion_sklearn.classifiers._prefilter import prefilter_log_proba
-from diffusion_sklearn.engine._posterior import with_priors
 
 WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
@@ -67,20 +67,11 @@ def fit_prefilter_weight(clf, X, y, *, cv=5):
             f"clf has prefilter={clf.prefilter!r}, which is no expert of its own; set "
             "a classifier, and fit again."
         )
-    y = np.asarray(y)
-    unknown_labels = sorted(set(y.tolist()) - set(clf.classes_.tolist()))
-    if unknown_labels:
-        raise ValueError(
-            f"y has {unknown_labels!r}, which are none of "
-            f"classes_={clf.classes_.tolist()}."
-        )
+    y = check_known(y, clf.classes_)
     if not 2 <= cv <= len(y):
         raise ValueError(f"cv={cv!r} must be from 2 to the {len(y)} labels.")
     truth = np.searchsorted(clf.classes_, y)
-    priors = clf._priors()
-    plan = clf._fitted_plan(pruning=None)
-    errors = (clf._all_errors(X) * plan.weights).mean(axis=2)
-    scores = with_priors(-errors * plan.n_elements / clf.temperature, priors)
+    scores = clf._log_joint(X)  # (n, k)
     log_proba = prefilter_log_proba(clf.prefilter_, X, clf.classes_)
     log_proba = np.maximum(log_proba, np.log(np.finfo(float).tiny))
 

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from diffusion_sklearn.classifiers._labels import check_known
 from diffusion_sklearn.engine._posterior import with_priors
 
 DEGREE = 2
@@ -69,13 +70,7 @@ def fit_timestep_weights(clf, X, y, *, alpha=0.3):
     """
     if not alpha >= 0:
         raise ValueError(f"alpha={alpha!r} must be 0 or more.")
-    y = np.asarray(y)
-    unknown_labels = sorted(set(y.tolist()) - set(clf.classes_.tolist()))
-    if unknown_labels:
-        raise ValueError(
-            f"y has {unknown_labels!r}, which are none of "
-            f"classes_={clf.classes_.tolist()}."
-        )
+    y = check_known(y, clf.classes_)
     truth = np.searchsorted(clf.classes_, y)
     priors = clf._priors()
     errors = clf._all_errors(X)  # (n, k, m)

@@ -1,8 +1,9 @@
 """The command ``app``: a page in the browser."""
 
 import os
-from importlib.util import find_spec
 from tempfile import TemporaryDirectory
+
+from diffusion_sklearn._versions import import_optional
 
 
 def run_app(args):
@@ -18,12 +19,11 @@ def run_app(args):
     ImportError
         Without Gradio.
     """
-    if find_spec("gradio") is None:
-        raise ImportError('The page needs Gradio: pip install "diffusion-sklearn[app]"')
     with TemporaryDirectory(prefix="diffusion-sklearn-app-") as uploads:
         # Gradio reads them when it is imported.
         os.environ["GRADIO_TEMP_DIR"] = uploads
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        import_optional("gradio", "app")
         from diffusion_sklearn.app._page import launch
 
         launch(args.model, args.clip, args.host, args.port)

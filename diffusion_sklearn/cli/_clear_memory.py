@@ -2,7 +2,7 @@
 
 from diffusion_sklearn import ErrorStore
 from diffusion_sklearn.cli._output import print_json
-from diffusion_sklearn.engine._cache import FILE
+from diffusion_sklearn.engine._store import FILE
 
 
 def run_clear_memory(args):

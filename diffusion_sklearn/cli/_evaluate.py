@@ -26,6 +26,7 @@ from diffusion_sklearn.datasets._load import load_dataset, read_table
 from diffusion_sklearn.datasets._specs import DatasetSpec
 from diffusion_sklearn.metrics import winoground_scores
 
+COST = "{mean:.0f} an image, 95 % below {percentile_95:.0f}"
 SCORE_NAMES = {"acc1": "accuracy", "mean_per_class_recall": "mean per class"}
 
 
@@ -206,8 +207,7 @@ def _write_html(path, report, rows, data, score_names):
             facts.append((name, format_score(value)))
         facts.append((f"{result['model']}, time", format_seconds(result["seconds"])))
     if "evaluations" in report:
-        cost = "{mean:.0f} an image, 95 % below {percentile_95:.0f}"
-        facts.append(("network evaluations", cost.format(**report["evaluations"])))
+        facts.append(("network evaluations", COST.format(**report["evaluations"])))
     settings = ("n_trials", "pruning", "loss", "device", "dtype")
     for name in filter(report.__contains__, settings):
         facts.append((name, str(report[name]).removeprefix("torch.")))
@@ -235,5 +235,4 @@ def _print_report(report, score_names):
             print(f"{result['model']:<{width}}  {name:<22} {format_score(value)}")
     print("Intervals are Clopper and Pearson's; of a mean per class, a normal one.")
     if "evaluations" in report:
-        cost = "{mean:.0f} an image, 95 % below {percentile_95:.0f}"
-        print(f"{'evaluations':<22} {cost.format(**report['evaluations'])}")
+        print(f"{'evaluations':<22} {COST.format(**report['evaluations'])}")

@@ -1,9 +1,7 @@
 """Reports in HTML: one file with all images inside, which needs no network."""
 
-from importlib.resources import files
-
-import jinja2
 import numpy as np
+from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from diffusion_sklearn.images._data_uri import image_uri
@@ -32,10 +30,10 @@ def write_report(path, title, facts, sections):
         ``cards``. A card is a dict of ``title``; ``images``, arrays; and
         ``lines``: label, probability, and "right", "wrong" or "".
     """
-    source = files("diffusion_sklearn.cli") / "report.html.jinja"
-    environment = jinja2.Environment(autoescape=True)
+    loader = PackageLoader("diffusion_sklearn.cli", "")
+    environment = Environment(loader=loader, autoescape=True)
     environment.filters["data_uri"] = image_uri
-    page = environment.from_string(source.read_text("utf-8"))
+    page = environment.get_template("report.html.jinja")
     text = page.render(title=title, facts=facts, sections=sections)
     path.write_text(text, "utf-8", errors="backslashreplace")  # names of files
 

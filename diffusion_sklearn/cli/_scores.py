@@ -3,16 +3,16 @@
 import json
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import norm
-from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix, recall_score
+from sklearn.metrics import confusion_matrix, recall_score
 
 from diffusion_sklearn.cli._arguments import BUDGET
 from diffusion_sklearn.cli._classify import classify_files
 from diffusion_sklearn.cli._table import COLUMNS, printable, read_rows, row_writer
+from diffusion_sklearn.inspection._confusion import confusion_figure
 from diffusion_sklearn.metrics import clopper_pearson
 
 ROWS = "predictions.csv"
@@ -109,7 +109,11 @@ def evaluate_images(clf, data, members, args):
         "seconds": time.perf_counter() - start,
         "confusion_matrix": matrix.tolist(),
     }
-    draw_confusion(matrix, data.classes, args.output / "confusion_matrix.png")
+    try:
+        figure = confusion_figure(matrix, data.classes)
+        figure.savefig(args.output / "confusion_matrix.png", dpi=120)
+    except ImportError as error:
+        print(f"no confusion_matrix.png: {error}", file=sys.stderr)
     return report, scored
 
 
@@ -230,26 +234,3 @@ def text_score(scores):
     """
     low, high = scores.intervals["text"]
     return {"value": scores.text, "low": low, "high": high}
-
-
-def draw_confusion(matrix, classes, path):
-    """Draw a confusion matrix; print a hint where matplotlib is missing.
-
-    Parameters
-    ----------
-    matrix : ndarray of shape (n_classes, n_classes)
-    classes : ndarray of shape (n_classes,)
-    path : Path
-    """
-    if find_spec("matplotlib") is None:
-        hint = f"no {path.name}: pip install 'diffusion-sklearn[plot]' for it"
-        print(hint, file=sys.stderr)
-        return
-    from matplotlib.figure import Figure
-
-    side = min(4 + 0.35 * len(classes), 30)
-    axes = Figure(figsize=(side, side), layout="constrained").subplots()
-    few = len(classes) <= 30
-    display = ConfusionMatrixDisplay(matrix, display_labels=classes)
-    display.plot(ax=axes, include_values=few, xticks_rotation="vertical", colorbar=few)
-    axes.figure.savefig(path, dpi=120)

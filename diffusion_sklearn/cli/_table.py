@@ -5,7 +5,8 @@ import json
 import os
 import sys
 from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
+
+from diffusion_sklearn._versions import import_optional
 
 COLUMNS = {
     "path": "string",
@@ -103,11 +104,8 @@ def check_output(args):
         raise ValueError(f"--output={path} must end in one of {', '.join(FORMATS)}.")
     check_writable(path, "--output", _raise)
     check_new(path, args.resume)
-    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ImportError(
-            f"--output={path} needs pyarrow: pip install "
-            "'diffusion-sklearn[parquet]', or write .csv or .jsonl."
-        )
+    if path.suffix == ".parquet":
+        import_optional("pyarrow", "parquet", ", or pass an --output in .csv or .jsonl")
 
 
 def _raise(message):

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from sklearn.utils import Bunch
 
+from diffusion_sklearn._versions import import_optional
 from diffusion_sklearn.datasets._specs import SPECS, DatasetSpec, list_datasets
 from diffusion_sklearn.images._folders import read_class_folders
 
@@ -301,14 +302,9 @@ def _from_hub(spec, split, data_home):
     folder = home / spec.name / re.sub(r"\W+", "-", split)
     if folder.is_dir():
         return folder
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"{spec.name} is read from the Hub by the library datasets: pip install "
-            "'diffusion-sklearn[hub-datasets]', or pass folder= with the images on "
-            "disk."
-        ) from error
+    datasets = import_optional(
+        "datasets", "hub-datasets", ", or pass folder= with the images on disk"
+    )
     rows = datasets.load_dataset(spec.source, spec.config, split=split)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

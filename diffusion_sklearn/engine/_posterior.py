@@ -77,6 +77,30 @@ def with_priors(log_likelihood, priors):
         return log_likelihood + np.log(priors)
 
 
+def as_numbers(name, values):
+    """Values of a parameter as an array of floats.
+
+    Parameters
+    ----------
+    name : str
+        The parameter, for the error message.
+    values : array-like
+
+    Returns
+    -------
+    values : ndarray, float64
+
+    Raises
+    ------
+    ValueError
+        Unless they are numbers.
+    """
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={values!r} must hold numbers only.") from error
+
+
 def check_priors(priors, classes):
     """Class priors as an array.
 
@@ -98,10 +122,7 @@ def check_priors(priors, classes):
     """
     if priors is None:
         return None
-    try:
-        values = np.asarray(priors, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"priors={priors!r} must hold numbers only.") from error
+    values = as_numbers("priors", priors)
     if values.shape != classes.shape:
         raise ValueError(
             f"priors has shape {values.shape}; pass {len(classes)} numbers, aligned "
@@ -137,12 +158,7 @@ def check_class_offsets(class_offsets, classes):
     """
     if class_offsets is None:
         return np.zeros(len(classes))
-    try:
-        values = np.asarray(class_offsets, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"class_offsets={class_offsets!r} must hold numbers only."
-        ) from error
+    values = as_numbers("class_offsets", class_offsets)
     if values.shape != classes.shape or not np.isfinite(values).all():
         raise ValueError(
             f"class_offsets={class_offsets!r} must be {len(classes)} finite numbers, "

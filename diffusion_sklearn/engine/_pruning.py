@@ -124,14 +124,14 @@ def evaluation_bounds(pruning, n_trials, n_classes, first_look=1):
     return (high if confidence is None else min(first_look * n_classes, high)), high
 
 
-def race_looks(n_trials, first=FIRST_LOOK):
+def race_looks(n_trials, first):
     """Numbers of trials after which a race tests its classes.
 
     Parameters
     ----------
     n_trials : int
         The full number of trials.
-    first : int, default=4
+    first : int
         The first look.
 
     Returns

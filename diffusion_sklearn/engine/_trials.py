@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats.qmc import Halton
 
 TIMESTEP_PLANS = ("even", "random", "anytime")
 
@@ -98,12 +99,12 @@ def make_trials(plan, n_trials, n_timesteps, random_state):
         If a listed timestep is none of the model's.
     """
     seed = int(random_state.randint(2**31))
-    index = np.arange(n_trials)
-    if isinstance(plan, str) and plan == "even":
+    name = plan if isinstance(plan, str) else None
+    if name == "even":
         timesteps = thin(np.arange(n_timesteps), n_trials)
-    elif isinstance(plan, str) and plan == "random":
+    elif name == "random":
         timesteps = random_state.randint(n_timesteps, size=n_trials)
-    elif isinstance(plan, str) and plan == "anytime":
+    elif name == "anytime":
         timesteps = (_van_der_corput(n_trials) * n_timesteps).astype(np.int64)
     else:
         listed = np.asarray(plan)
@@ -113,9 +114,8 @@ def make_trials(plan, n_trials, n_timesteps, random_state):
                 f"timesteps={plan!r} has {bad}, but the model was trained with "
                 f"timesteps 0 to {n_timesteps - 1}; list only those."
             )
-        timesteps = listed[index % len(listed)]
-    is_nested = isinstance(plan, str) and plan == "anytime"
-    return Trials(timesteps.astype(np.int64), seed, is_nested)
+        timesteps = np.resize(listed, n_trials)
+    return Trials(timesteps.astype(np.int64), seed, is_nested=name == "anytime")
 
 
 def check_timesteps(plan):
@@ -146,10 +146,7 @@ def _van_der_corput(n):
 
     Turned by an eighth, so that the first four are the centres of quarters.
     """
-    points, digit, index = np.zeros(n), 0.5, np.arange(n)
-    while index.any():
-        points += digit * (index % 2)
-        index, digit = index // 2, digit / 2
+    points = Halton(1, scramble=False).random(n)[:, 0]
     return (points + 1 / 8) % 1
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffusion_sklearn.backbones._noise_schedule import RectifiedFlow
+from diffusion_sklearn.engine._posterior import as_numbers
 
 WEIGHTINGS = ("exponential", "snr", "min-snr", "elbo")
 """Weightings that a model's schedule alone decides."""
@@ -177,16 +178,11 @@ def check_weights(timestep_weights, timesteps, n_timesteps):
     """
     if timestep_weights is None:
         return np.ones(len(timesteps))
-    given = timestep_weights
-    if callable(given):
-        given = [given(t) for t in timesteps.tolist()]
-    try:
-        weights = np.asarray(given, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"timestep_weights={timestep_weights!r} must hold numbers only."
-        ) from error
-    if not callable(timestep_weights):
+    if callable(timestep_weights):
+        given = [timestep_weights(t) for t in timesteps.tolist()]
+        weights = as_numbers("timestep_weights", given)
+    else:
+        weights = as_numbers("timestep_weights", timestep_weights)
         if weights.shape != (n_timesteps,):
             raise ValueError(
                 f"timestep_weights has shape {weights.shape}; pass one weight for each "

@@ -347,9 +347,9 @@ def _read_array(array, where):
     elif kind == "u" and array.dtype.itemsize == 2:
         array = _from_16_bits(array, where)
     elif kind in "iu":
-        array = _within(array, 0, 255, where).astype(np.uint8)
+        array = _within(array, 255, where).astype(np.uint8)
     elif kind == "f":
-        array = _within(array.astype(np.float32), 0, 1, where)
+        array = _within(array.astype(np.float32), 1, where)
     else:
         raise ImageError(
             f"{where} has dtype {array.dtype}; pass uint8 or floats in [0, 1]."
@@ -361,20 +361,21 @@ def _read_array(array, where):
     return array
 
 
-def _within(array, bottom, top, where):
+def _within(array, top, where):
+    """Clip to [0, top] what overshoots it a little; raise where it does by more."""
     low, high = array.min(), array.max()
     if not np.isfinite(low) or not np.isfinite(high):
         raise ImageError(
             f"{where} contains NaN or infinity; remove it or repair its pixels."
         )
     slack = TOLERANCE if top == 1 else 0
-    if low < bottom - slack or high > top + slack:
+    if low < -slack or high > top + slack:
         raise ImageError(
             f"{where} has values from {low:.6g} to {high:.6g}; {array.dtype} must be "
-            f"in [{bottom}, {top}]: scale it, for instance X / 255 or (X + 1) / 2, or "
+            f"in [0, {top}]: scale it, for instance X / 255 or (X + 1) / 2, or "
             "pass uint8. Standardised values can't be read as pixels."
         )
-    return np.clip(array, bottom, top)
+    return np.clip(array, 0, top)
 
 
 def _on_white(array):

@@ -1,8 +1,8 @@
 """Axes, errors and checks for all displays."""
 
 import numpy as np
-from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from diffusion_sklearn._versions import import_optional
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
 from diffusion_sklearn.engine._posterior import log_posterior, with_priors
 from diffusion_sklearn.engine._trials import thin
@@ -26,13 +26,7 @@ def figure_and_axes(ax):
     ImportError
         Without matplotlib.
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            "A display needs matplotlib to plot; install it with "
-            '`pip install "diffusion-sklearn[plot]"`.'
-        ) from error
+    plt = import_optional("matplotlib.pyplot", "plot")
     if ax is None:
         return plt.subplots()
     return ax.figure, ax
@@ -56,38 +50,6 @@ def check_classifier(clf):
             "ZeroShotDiffusionClassifier or a ConditionalDiffusionClassifier (of a "
             "pipeline or a search, the one inside)."
         )
-
-
-def check_labels(X, y, classes):
-    """Labels as an array, one for each image.
-
-    Parameters
-    ----------
-    X : list, array-like or Tensor of n_images
-        Images.
-    y : array-like of shape (n_images,)
-        Labels.
-    classes : ndarray of shape (n_classes,)
-        Classes of the classifier.
-
-    Returns
-    -------
-    y : ndarray of shape (n_images,)
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ, or a label is not in `classes`.
-    """
-    y = column_or_1d(y)
-    check_consistent_length(X, y)
-    unknown_labels = sorted(set(y.tolist()) - set(classes.tolist()), key=str)
-    if unknown_labels:
-        raise ValueError(
-            f"y has {unknown_labels!r}, none of the classes {classes.tolist()!r}; "
-            "leave those images out, or fit the classifier on all classes."
-        )
-    return y
 
 
 def count_correct(clf, errors, y):

@@ -5,9 +5,9 @@ from numbers import Integral
 
 import numpy as np
 
+from diffusion_sklearn.classifiers._labels import check_known
 from diffusion_sklearn.inspection._common import (
     check_classifier,
-    check_labels,
     count_correct,
     figure_and_axes,
 )
@@ -109,7 +109,7 @@ class TimestepAccuracyDisplay:
         """
         check_classifier(clf)
         n_timesteps, timesteps = clf.backbone_.n_timesteps, clf.trials_.timesteps
-        y = check_labels(X, y, clf.classes_)
+        y = check_known(y, clf.classes_, X)
         if n_bands is None:
             points, group = np.unique(timesteps, return_inverse=True)
         elif isinstance(n_bands, Integral) and 1 <= n_bands <= n_timesteps:

@@ -6,11 +6,11 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from diffusion_sklearn.classifiers._labels import check_known
 from diffusion_sklearn.engine._trials import check_timesteps, make_trials
 from diffusion_sklearn.engine._weights import trial_weights
 from diffusion_sklearn.inspection._common import (
     check_classifier,
-    check_labels,
     count_correct,
     figure_and_axes,
 )
@@ -122,7 +122,7 @@ class TrialScalingDisplay:
         check_classifier(clf)
         if not hasattr(clf, "classes_"):
             clf = clone(clf).fit(y=y)
-        y = check_labels(X, y, clf.classes_)
+        y = check_known(y, clf.classes_, X)
         if not isinstance(strategies, dict):
             strategies = {_name(timesteps): timesteps for timesteps in strategies}
         if n_trials is None:

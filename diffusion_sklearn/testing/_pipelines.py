@@ -1,32 +1,9 @@
 """A tiny pipeline with random weights of every family."""
 
-from functools import partial, wraps
+from functools import partial
 
-import diffusers
-import torch
-
-from diffusion_sklearn.testing._text_encoders import (
-    bert,
-    chatglm,
-    clip,
-    gemma,
-    glm,
-    llama,
-    mistral3,
-    qwen2_vl,
-    qwen3,
-    t5,
-    varied,
-)
-
-CLASS_NAMES = ["ant", "bee", "cat", "dog, hound", "eel"]
-BETAS = {
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "steps_offset": 1,
-}
-"""Noise schedule of Stable Diffusion 1, 2 and XL."""
+from diffusion_sklearn.testing import _transformers as transformers
+from diffusion_sklearn.testing import _unets as unets
 
 
 def tiny_pipelines():
@@ -58,469 +35,44 @@ def tiny_pipelines():
     >>> clf.fit(classes=["bag", "shoe"]).backbone_.image_size
     8
     """
-    sd, sd3 = stable_diffusion, stable_diffusion_3
+    sd, sd3 = unets.stable_diffusion, transformers.stable_diffusion_3
     return {
         "Stable Diffusion 1.x, 2.x": sd,
         "Stable Diffusion, velocity": partial(sd, "v_prediction"),
         "Stable Diffusion, image to image": partial(sd, image_to_image=True),
-        "LCM": latent_consistency,
-        "LCM, image to image": partial(latent_consistency, image_to_image=True),
-        "Stable Diffusion XL": stable_diffusion_xl,
-        "Kolors": kolors,
-        "Kolors, image to image": partial(kolors, image_to_image=True),
+        "LCM": unets.latent_consistency,
+        "LCM, image to image": partial(unets.latent_consistency, image_to_image=True),
+        "Stable Diffusion XL": unets.stable_diffusion_xl,
+        "Kolors": unets.kolors,
+        "Kolors, image to image": partial(unets.kolors, image_to_image=True),
         "Stable Diffusion 3, 3.5": sd3,
         "Stable Diffusion 3 without T5": partial(sd3, with_t5=False),
-        "Flux": flux,
-        "Flux schnell": partial(flux, guidance_embeds=False),
-        "PixArt-alpha": pixart_alpha,
-        "PixArt-Sigma": pixart_sigma,
-        "Sana": sana,
-        "SANA-Sprint": partial(sana, "Sprint"),
-        "SANA-Sprint, image to image": partial(sana, "SprintImg2Img"),
-        "CogView 4": cogview4,
-        "HunyuanDiT": hunyuan_dit,
-        "DeepFloyd IF": deepfloyd_if,
-        "DeepFloyd IF, image to image": partial(deepfloyd_if, image_to_image=True),
-        "Qwen-Image": qwen_image,
-        "Qwen-Image, image to image": partial(qwen_image, image_to_image=True),
-        "Z-Image": z_image,
-        "Z-Image, image to image": partial(z_image, image_to_image=True),
-        "Chroma": chroma,
-        "Chroma, image to image": partial(chroma, image_to_image=True),
-        "FLUX.2": flux2,
-        "FLUX.2 klein": partial(flux2, is_klein=True),
-        "HiDream": hidream,
-        "Lumina 2": lumina2,
-        "AuraFlow": aura_flow,
-        "DiT": dit,
-        "U-Net on pixels": pixels,
+        "Flux": transformers.flux,
+        "Flux schnell": partial(transformers.flux, guidance_embeds=False),
+        "PixArt-alpha": transformers.pixart_alpha,
+        "PixArt-Sigma": transformers.pixart_sigma,
+        "Sana": transformers.sana,
+        "SANA-Sprint": partial(transformers.sana, "Sprint"),
+        "SANA-Sprint, image to image": partial(transformers.sana, "SprintImg2Img"),
+        "CogView 4": transformers.cogview4,
+        "HunyuanDiT": transformers.hunyuan_dit,
+        "DeepFloyd IF": unets.deepfloyd_if,
+        "DeepFloyd IF, image to image": partial(
+            unets.deepfloyd_if, image_to_image=True
+        ),
+        "Qwen-Image": transformers.qwen_image,
+        "Qwen-Image, image to image": partial(
+            transformers.qwen_image, image_to_image=True
+        ),
+        "Z-Image": transformers.z_image,
+        "Z-Image, image to image": partial(transformers.z_image, image_to_image=True),
+        "Chroma": transformers.chroma,
+        "Chroma, image to image": partial(transformers.chroma, image_to_image=True),
+        "FLUX.2": transformers.flux2,
+        "FLUX.2 klein": partial(transformers.flux2, is_klein=True),
+        "HiDream": transformers.hidream,
+        "Lumina 2": transformers.lumina2,
+        "AuraFlow": transformers.aura_flow,
+        "DiT": transformers.dit,
+        "U-Net on pixels": unets.pixels,
     }
-
-
-def _same_weights(make):
-    """Draw the same weights at every call, and leave the global generator alone."""
-
-    @wraps(make)
-    def seeded(*args, **kwargs):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return make(*args, **kwargs)
-
-    return seeded
-
-
-def _vae(n_blocks=2, **config):
-    return diffusers.AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * n_blocks,
-        up_block_types=["UpDecoderBlock2D"] * n_blocks,
-        block_out_channels=[4] * (n_blocks - 1) + [8], norm_num_groups=2,
-        latent_channels=4, sample_size=8, **config,
-    ).eval()  # fmt: skip
-
-
-def _text_parts(*pairs):
-    """Tokenizers and text encoders by the names that pipelines give them."""
-    parts = {}
-    for k, (tokenizer, encoder) in enumerate(pairs, start=1):
-        end = "" if k == 1 else f"_{k}"
-        parts |= {"tokenizer" + end: tokenizer, "text_encoder" + end: encoder}
-    return parts
-
-
-def _unet(**config):
-    """A U-Net of latents with cross-attention."""
-    return diffusers.UNet2DConditionModel(
-        block_out_channels=(4, 8), layers_per_block=1, sample_size=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=2, norm_num_groups=2, **config,
-    )  # fmt: skip
-
-
-@_same_weights
-def stable_diffusion(prediction_type="epsilon", image_to_image=False):
-    """Stable Diffusion 1.x or 2.x."""
-    text_parts, unet = _text_parts(clip()), _unet(cross_attention_dim=8)
-    scheduler = diffusers.DDIMScheduler(
-        **BETAS, clip_sample=False, prediction_type=prediction_type
-    )
-    kind = "Img2Img" if image_to_image else ""
-    return getattr(diffusers, f"StableDiffusion{kind}Pipeline")(
-        **text_parts, vae=_vae(scaling_factor=0.18215), unet=varied(unet),
-        scheduler=scheduler, safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    )  # fmt: skip
-
-
-@_same_weights
-def latent_consistency(image_to_image=False):
-    """A latent consistency model of Stable Diffusion 1.x."""
-    unet = _unet(cross_attention_dim=8, time_cond_proj_dim=8)
-    kind = "Img2Img" if image_to_image else ""
-    return getattr(diffusers, f"LatentConsistencyModel{kind}Pipeline")(
-        vae=_vae(scaling_factor=0.18215), **_text_parts(clip()), unet=varied(unet),
-        scheduler=diffusers.LCMScheduler(), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-
-
-@_same_weights
-def stable_diffusion_xl():
-    """Stable Diffusion XL."""
-    unet = _unet(
-        cross_attention_dim=20, addition_embed_type="text_time",
-        addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 6,
-    )  # fmt: skip
-    return diffusers.StableDiffusionXLPipeline(
-        _vae(scaling_factor=0.13025, force_upcast=True),
-        **_text_parts(clip(), clip(n_pooled=6, width=12)),
-        unet=varied(unet),
-        scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
-    )
-
-
-@_same_weights
-def kolors(image_to_image=False):
-    """Kolors; needs sentencepiece."""
-    unet = _unet(
-        cross_attention_dim=8, encoder_hid_dim_type="text_proj", encoder_hid_dim=16,
-        addition_embed_type="text_time", addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=6 * 4 + 16,
-    )  # fmt: skip
-    kind = "Img2Img" if image_to_image else ""
-    return getattr(diffusers, f"Kolors{kind}Pipeline")(
-        _vae(scaling_factor=0.13025, force_upcast=True),
-        **_text_parts(chatglm()),
-        unet=varied(unet),
-        scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
-    )
-
-
-@_same_weights
-def stable_diffusion_3(with_t5=True):
-    """Stable Diffusion 3 or 3.5."""
-    transformer = diffusers.SD3Transformer2DModel(
-        sample_size=4, patch_size=2, in_channels=4, out_channels=4, num_layers=1,
-        attention_head_dim=4, num_attention_heads=2, joint_attention_dim=16,
-        caption_projection_dim=8, pooled_projection_dim=10, pos_embed_max_size=8,
-    )  # fmt: skip
-    third = t5() if with_t5 else (None, None)
-    return diffusers.StableDiffusion3Pipeline(
-        transformer=varied(transformer),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(scaling_factor=1.5305, shift_factor=0.0609),
-        **_text_parts(clip(n_pooled=4, width=4), clip(n_pooled=6, width=12), third),
-    )
-
-
-@_same_weights
-def flux(guidance_embeds=True):
-    """Flux.1 dev, or schnell without an embedding of the guidance scale."""
-    transformer = diffusers.FluxTransformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
-        num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=8,
-        guidance_embeds=guidance_embeds, axes_dims_rope=(2, 2, 4),
-    )  # fmt: skip
-    pipeline = diffusers.FluxPipeline(
-        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        _vae(scaling_factor=0.3611, shift_factor=0.1159),
-        **_text_parts(clip(), t5()),
-        transformer=varied(transformer),
-    )
-    pipeline.default_sample_size = 4  # it is in no config
-    return pipeline
-
-
-def _pixart(cls, sample_size):
-    transformer = diffusers.PixArtTransformer2DModel(
-        sample_size=sample_size, num_attention_heads=2, attention_head_dim=6,
-        in_channels=4, out_channels=8, num_layers=1, patch_size=2,
-        cross_attention_dim=12, caption_channels=16, norm_num_groups=2,
-    )  # fmt: skip
-    return getattr(diffusers, cls)(
-        *t5(),
-        _vae(scaling_factor=0.18215),
-        varied(transformer),
-        diffusers.DPMSolverMultistepScheduler(beta_end=0.02, solver_order=2),
-    )
-
-
-@_same_weights
-def pixart_alpha():
-    """PixArt-alpha, with the image's size as an input, as at 1024 pixels."""
-    return _pixart("PixArtAlphaPipeline", 128)
-
-
-@_same_weights
-def pixart_sigma():
-    """PixArt-Sigma."""
-    return _pixart("PixArtSigmaPipeline", 4)
-
-
-@_same_weights
-def sana(kind=""):
-    """Sana, or SANA-Sprint."""
-    transformer = diffusers.SanaTransformer2DModel(
-        sample_size=16, in_channels=4, out_channels=4, num_layers=1, patch_size=1,
-        num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2,
-        cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
-        guidance_embeds=bool(kind),
-    )  # fmt: skip
-    autoencoder = diffusers.AutoencoderDC(
-        latent_channels=4, attention_head_dim=2,
-        encoder_block_types=("ResBlock", "EfficientViTBlock"),
-        decoder_block_types=("ResBlock", "EfficientViTBlock"),
-        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
-        encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
-        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
-        downsample_block_type="conv", scaling_factor=0.41407,
-    )  # fmt: skip
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
-    )
-    if kind:
-        scheduler = diffusers.SCMScheduler()
-    parts = autoencoder.eval(), varied(transformer)
-    cls = getattr(diffusers, f"Sana{kind}Pipeline")
-    return cls(*gemma(), *parts, scheduler)
-
-
-@_same_weights
-def cogview4():
-    """CogView 4."""
-    transformer = diffusers.CogView4Transformer2DModel(
-        sample_size=4, patch_size=2, in_channels=4, out_channels=4, num_layers=1,
-        attention_head_dim=8, num_attention_heads=2, text_embed_dim=16,
-        time_embed_dim=8, condition_dim=4, rope_axes_dim=(8, 8),
-    )  # fmt: skip
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True, time_shift_type="linear", base_shift=0.25,
-        max_shift=0.75,
-    )  # fmt: skip
-    return diffusers.CogView4Pipeline(
-        *glm(), _vae(n_blocks=4, scaling_factor=1.0), varied(transformer), scheduler
-    )
-
-
-@_same_weights
-def hunyuan_dit():
-    """HunyuanDiT, with sizes and a style as inputs, as up to version 1.1."""
-    transformer = diffusers.HunyuanDiT2DModel(
-        sample_size=4, patch_size=2, in_channels=4, num_layers=4, hidden_size=16,
-        attention_head_dim=8, num_attention_heads=2, cross_attention_dim=8,
-        cross_attention_dim_t5=16, pooled_projection_dim=8,
-    )  # fmt: skip
-    return diffusers.HunyuanDiTPipeline(
-        **_text_parts(bert(), t5()),
-        vae=_vae(n_blocks=4, scaling_factor=0.13025),
-        transformer=varied(transformer),
-        scheduler=diffusers.DDPMScheduler(
-            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.018,
-            steps_offset=1, prediction_type="v_prediction", clip_sample=False,
-        ),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-
-
-@_same_weights
-def deepfloyd_if(image_to_image=False):
-    """Stage 1 of DeepFloyd IF."""
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8, in_channels=3, out_channels=6, block_out_channels=(4, 8),
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        layers_per_block=1, norm_num_groups=2, attention_head_dim=2, act_fn="gelu",
-        cross_attention_dim=32, encoder_hid_dim=16, encoder_hid_dim_type="text_proj",
-        addition_embed_type="text", addition_embed_type_num_heads=2,
-        cross_attention_norm="group_norm", resnet_time_scale_shift="scale_shift",
-    )  # fmt: skip
-    kind = "Img2Img" if image_to_image else ""
-    return getattr(diffusers, f"IF{kind}Pipeline")(
-        *t5(),
-        varied(unet),
-        diffusers.DDPMScheduler(
-            beta_schedule="squaredcos_cap_v2", variance_type="learned_range",
-            thresholding=True, dynamic_thresholding_ratio=0.95, sample_max_value=1.5,
-        ),
-        safety_checker=None, feature_extractor=None, watermarker=None,
-        requires_safety_checker=False,
-    )  # fmt: skip
-
-
-@_same_weights
-def qwen_image(image_to_image=False):
-    """Qwen-Image."""
-    transformer = diffusers.QwenImageTransformer2DModel(
-        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=8,
-        num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(2, 2, 4),
-    )  # fmt: skip
-    vae = diffusers.AutoencoderKLQwenImage(
-        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1,
-        temperal_downsample=[False], latents_mean=[-0.8, -0.7, 0.1, 1.0],
-        latents_std=[2.8, 1.5, 2.3, 2.7],
-    )  # fmt: skip
-    kind = "Img2Img" if image_to_image else ""
-    pipeline = getattr(diffusers, f"QwenImage{kind}Pipeline")(
-        diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae.eval(),
-        **_text_parts(qwen2_vl()),
-        transformer=varied(transformer),
-    )
-    pipeline.default_sample_size = 4  # it is in no config
-    return pipeline
-
-
-@_same_weights
-def z_image(image_to_image=False):
-    """Z-Image."""
-    transformer = diffusers.ZImageTransformer2DModel(
-        in_channels=4, dim=16, n_layers=1, n_refiner_layers=1, n_heads=2,
-        n_kv_heads=2, cap_feat_dim=16, axes_dims=[4, 2, 2], axes_lens=[1024, 16, 16],
-    )  # fmt: skip
-    varied(transformer).t_embedder.mlp[2].weight.data /= 20  # it sums 1,024 units
-    kind = "Img2Img" if image_to_image else ""
-    pipeline = getattr(diffusers, f"ZImage{kind}Pipeline")(
-        diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
-        _vae(scaling_factor=0.3611, shift_factor=0.1159),
-        **_text_parts(qwen3()),
-        transformer=transformer,
-    )
-    pipeline.default_sample_size = 4  # it is in no config
-    return pipeline
-
-
-@_same_weights
-def chroma(image_to_image=False):
-    """Chroma."""
-    transformer = diffusers.ChromaTransformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
-        num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(2, 2, 4),
-        approximator_num_channels=8, approximator_hidden_dim=8, approximator_layers=1,
-    )  # fmt: skip
-    # Half precision rounds the time, which all layers see: a small effect.
-    varied(transformer).distilled_guidance_layer.out_proj.weight.data /= 4
-    kind = "Img2Img" if image_to_image else ""
-    pipeline = getattr(diffusers, f"Chroma{kind}Pipeline")(
-        diffusers.FlowMatchEulerDiscreteScheduler(use_beta_sigmas=True),
-        _vae(scaling_factor=0.3611, shift_factor=0.1159),
-        *reversed(t5()),
-        transformer=transformer,
-    )
-    pipeline.default_sample_size = 4  # it is in no config
-    return pipeline
-
-
-@_same_weights
-def flux2(is_klein=False):
-    """FLUX.2 dev or klein."""
-    transformer = diffusers.Flux2Transformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
-        num_attention_heads=2, joint_attention_dim=48, axes_dims_rope=(2, 2, 2, 2),
-        timestep_guidance_channels=16, guidance_embeds=not is_klein,
-    )  # fmt: skip
-    # Half precision rounds the time, which all layers see: a small effect.
-    time = varied(transformer).time_guidance_embed.timestep_embedder
-    time.linear_2.weight.data /= 8
-    vae = diffusers.AutoencoderKLFlux2(
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2, block_out_channels=[4, 8],
-        norm_num_groups=2, latent_channels=4, sample_size=8,
-    )  # fmt: skip
-    vae.bn.running_mean.normal_()
-    vae.bn.running_var.uniform_(0.5, 2)
-    text = qwen3(28, "Qwen3ForCausalLM") if is_klein else mistral3()
-    kind = "Klein" if is_klein else ""
-    pipeline = getattr(diffusers, f"Flux2{kind}Pipeline")(
-        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae.eval(),
-        **_text_parts(text),
-        transformer=transformer,
-    )
-    pipeline.default_sample_size = 4  # it is in no config
-    return pipeline
-
-
-@_same_weights
-def hidream():
-    """HiDream-I1."""
-    transformer = diffusers.HiDreamImageTransformer2DModel(
-        patch_size=2, in_channels=4, num_layers=1, num_single_layers=1,
-        attention_head_dim=8, num_attention_heads=2, caption_channels=[16, 16],
-        text_emb_dim=12, num_routed_experts=2, num_activated_experts=1,
-        axes_dims_rope=(4, 2, 2), max_resolution=(8, 8), llama_layers=[0, 1],
-    )  # fmt: skip
-    clips = (clip(n_pooled=6, length=128) for _ in range(2))
-    pipeline = diffusers.HiDreamImagePipeline(
-        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        _vae(scaling_factor=0.3611, shift_factor=0.1159),
-        **_text_parts(*clips, t5(), llama()),
-        transformer=varied(transformer),
-    )
-    pipeline.default_sample_size = 4  # it is in no config
-    return pipeline
-
-
-@_same_weights
-def lumina2():
-    """Lumina-Image 2."""
-    transformer = diffusers.Lumina2Transformer2DModel(
-        sample_size=4, patch_size=2, in_channels=4, hidden_size=16, num_layers=1,
-        num_refiner_layers=1, num_attention_heads=2, num_kv_heads=1, multiple_of=4,
-        axes_dim_rope=(4, 2, 2), axes_lens=(300, 8, 8), cap_feat_dim=8,
-    )  # fmt: skip
-    return diffusers.Lumina2Pipeline(
-        varied(transformer),
-        diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
-        _vae(n_blocks=4, scaling_factor=0.3611, shift_factor=0.1159),
-        **_text_parts(gemma(n_layers=2)),
-    )
-
-
-@_same_weights
-def aura_flow():
-    """AuraFlow."""
-    transformer = diffusers.AuraFlowTransformer2DModel(
-        sample_size=4, patch_size=2, in_channels=4, out_channels=4,
-        num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
-        num_attention_heads=2, joint_attention_dim=16, caption_projection_dim=16,
-        pos_embed_max_size=16,
-    )  # fmt: skip
-    return diffusers.AuraFlowPipeline(
-        *t5("UMT5"),
-        _vae(scaling_factor=0.13025),
-        varied(transformer),
-        diffusers.FlowMatchEulerDiscreteScheduler(shift=1.73),
-    )
-
-
-@_same_weights
-def dit():
-    """DiT, with five classes."""
-    transformer = diffusers.DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=8,
-        num_layers=1, sample_size=4, patch_size=2, num_embeds_ada_norm=5,
-        norm_num_groups=2,
-    )  # fmt: skip
-    id2label = dict(enumerate(CLASS_NAMES))
-    pipeline = diffusers.DiTPipeline(
-        varied(transformer),
-        _vae(scaling_factor=0.18215),
-        diffusers.DDIMScheduler(clip_sample=False),
-        id2label,
-    )
-    pipeline.register_to_config(id2label=id2label)
-    return pipeline
-
-
-@_same_weights
-def pixels():
-    """A class-conditional U-Net on pixels, with five classes."""
-    unet = diffusers.UNet2DModel(
-        sample_size=8, num_class_embeds=5, block_out_channels=(4, 8),
-        layers_per_block=1, norm_num_groups=2, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-    return diffusers.DDPMPipeline(varied(unet), scheduler)

@@ -29,14 +29,9 @@ from diffusion_sklearn import ZeroShotDiffusionClassifier, load_backbone
 from diffusion_sklearn.backbones._text import text_encoders
 from diffusion_sklearn.datasets import make_fashion_scenes
 from diffusion_sklearn.testing import check_backbone
-from diffusion_sklearn.testing._pipelines import (
-    flux,
-    sana,
-    stable_diffusion,
-    stable_diffusion_3,
-    stable_diffusion_xl,
-)
 from diffusion_sklearn.testing._text_encoders import varied
+from diffusion_sklearn.testing._transformers import flux, sana, stable_diffusion_3
+from diffusion_sklearn.testing._unets import stable_diffusion, stable_diffusion_xl
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 CPU = torch.device("cpu")

@@ -22,21 +22,23 @@ from diffusion_sklearn import (
 from diffusion_sklearn.backbones._conditions import from_dict, to_dict
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.images._pixels import to_pixels
-from diffusion_sklearn.testing._pipelines import (
+from diffusion_sklearn.testing._transformers import (
     chroma,
     cogview4,
     flux,
     flux2,
     hidream,
-    kolors,
     lumina2,
     pixart_alpha,
-    pixels,
     qwen_image,
-    stable_diffusion,
     stable_diffusion_3,
-    stable_diffusion_xl,
     z_image,
+)
+from diffusion_sklearn.testing._unets import (
+    kolors,
+    pixels,
+    stable_diffusion,
+    stable_diffusion_xl,
 )
 from tests.conftest import BY_FAMILY, PIPELINES
 

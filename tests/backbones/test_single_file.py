@@ -10,11 +10,8 @@ from safetensors.torch import load_file, save_file
 from diffusion_sklearn import ZeroShotDiffusionClassifier, clear_cache, load_backbone
 from diffusion_sklearn.backbones._single_file import find_config
 from diffusion_sklearn.testing import check_backbone
-from diffusion_sklearn.testing._pipelines import (
-    stable_diffusion,
-    stable_diffusion_3,
-    stable_diffusion_xl,
-)
+from diffusion_sklearn.testing._transformers import stable_diffusion_3
+from diffusion_sklearn.testing._unets import stable_diffusion, stable_diffusion_xl
 from tests.conftest import tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)

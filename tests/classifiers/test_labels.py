@@ -20,7 +20,8 @@ from diffusion_sklearn.baselines import (
     PretrainedImageClassifier,
     SyntheticDataClassifier,
 )
-from diffusion_sklearn.classifiers._labels import check_distinct, resolve_class_ids
+from diffusion_sklearn.classifiers._class_ids import resolve_class_ids
+from diffusion_sklearn.classifiers._labels import check_distinct
 from diffusion_sklearn.datasets._load import read_table
 from tests.conftest import tiny_dit, tiny_sd
 

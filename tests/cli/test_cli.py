@@ -302,6 +302,24 @@ def test_evaluate(photos, tmp_path, capsys):
     assert "1 of 19 images could not be read" in printed.err
 
 
+def test_without_matplotlib_or_pyarrow(photos, tmp_path, monkeypatch, capsys):
+    """The scores come without the figure; a table in Parquet is refused at once."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["evaluate", str(photos), *MODEL, "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "evaluation.json").is_file()
+    assert not (tmp_path / "confusion_matrix.png").exists()
+    error = capsys.readouterr().err
+    assert "no confusion_matrix.png" in error
+    assert 'pip install "diffusion-sklearn[plot]"' in error
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    output = tmp_path / "labels.parquet"
+    argv = ["classify", str(photos), *MODEL, "--classes", "bag", "coat"]
+    assert main([*argv, "--output", str(output)]) == 1
+    error = capsys.readouterr().err
+    assert 'pip install "diffusion-sklearn[parquet]", or pass an --output' in error
+    assert not output.exists()
+
+
 def test_evaluate_with_names_and_five_best(tmp_path, capsys):
     data = load_fashion_photos()
     folder, names = tmp_path / "images", tmp_path / "names.tsv"

@@ -18,7 +18,8 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
-from diffusion_sklearn.engine._cache import RECORD, ErrorCache
+from diffusion_sklearn.engine._cache import ErrorCache
+from diffusion_sklearn.engine._store import RECORD
 from tests.conftest import tiny_dit
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3), dtype=np.uint8)

@@ -18,7 +18,7 @@ from diffusion_sklearn import (
 )
 from diffusion_sklearn.classifiers._timestep_weights import fit_log_weights
 from diffusion_sklearn.metrics import expected_calibration_error
-from diffusion_sklearn.testing._pipelines import flux
+from diffusion_sklearn.testing._transformers import flux
 from tests.backbones.test_families import classifier, stable_diffusion_3
 from tests.conftest import tiny_dit, tiny_sd
 from tests.engine.test_errors import IMAGES, alphas_cumprod

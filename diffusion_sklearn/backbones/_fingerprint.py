@@ -22,6 +22,7 @@ UNREAD = {
     *vars(torch.nn.Module()),
     *("config", "peft_config", "generation_config", "gradient_checkpointing"),
     *("dtype", "torch_dtype", "architectures", "transformers_version"),
+    "hf_device_map",
     *(
         "name_or_path",
         "image_processor",

@@ -37,7 +37,12 @@ from diffusion_sklearn.backbones._fingerprint import (
     unseen,
     wrapped_modules,
 )
-from diffusion_sklearn.backbones._single_file import find_config, read_single_file
+from diffusion_sklearn.backbones._single_file import (
+    find_config,
+    parts_in_file,
+    read_network,
+    read_whole_file,
+)
 from diffusion_sklearn.backbones._sources import (
     get_or_load,
     get_or_make,
@@ -354,9 +359,7 @@ def _pipeline_class(index):
     name, by_name = index.get("_class_name"), families()
     own = {cls.__name__: cls for cls in _with_subclasses(diffusers.DiffusionPipeline)}
     cls = getattr(diffusers, str(name), None) or own.get(str(name))
-    needs = [lib for lib in getattr(cls, "_backends", ()) if find_spec(lib) is None]
-    if needs:
-        raise ImportError(f"{name} needs {', '.join(needs)}; install it with pip.")
+    _check_backends(cls)
     codes = [of for part, of in index.items() if _is_part(of) and part not in UNUSED]
     codes = [of for of in codes if _module(of[0]) is None]
     codes += [name] if isinstance(name, list) else []
@@ -372,6 +375,14 @@ def _pipeline_class(index):
         parts = [value[1] for value in index.values() if _is_part(value)]
         raise unsupported(name, parts, by_name, BUNDLED)
     return cls
+
+
+def _check_backends(cls):
+    """Raise if a class is a stand-in for one that needs a library."""
+    needs = [lib for lib in getattr(cls, "_backends", ()) if find_spec(lib) is None]
+    if needs:
+        needs = ", ".join(needs)
+        raise ImportError(f"{cls.__name__} needs {needs}; install it with pip.")
 
 
 def _module(name):
@@ -425,8 +436,7 @@ def _load_pipeline(spec, dtype):
     config = spec.config or find_config(spec.model)
 
     def read_file(source, how):
-        with quiet():
-            return read_single_file(spec.model, source, how, _pipeline_class, dtype)
+        return _read_pipeline(source, dtype, how, file=spec.model)
 
     try:
         return load_pretrained(config, None, read_file, BUNDLED, save_with)
@@ -437,7 +447,7 @@ def _load_pipeline(spec, dtype):
         ) from error
 
 
-def _read_pipeline(source, dtype, how, variant=None):
+def _read_pipeline(source, dtype, how, variant=None, file=None):
     """Read the parts that are needed, each with its weights complete."""
     import diffusers  # noqa: F401 (before its messages are silenced)
 
@@ -449,19 +459,20 @@ def _read_pipeline(source, dtype, how, variant=None):
         parts = {name: None for name, of in index.items() if of == [None, None]}
         parts |= {name: None for name in UNUSED & set(index)}
         classes = {
-            name: getattr(_module(value[0]), value[1], None)
+            name: _part_class(name, *value)
             for name, value in index.items()
             if _is_part(value) and name not in parts
         }
+        in_file = parts_in_file(file, classes, cls) if file else {}
         weights = {
             name: choose_weights(names, name, variant)
             for name, of in classes.items()
-            if isinstance(of, type) and issubclass(of, torch.nn.Module)
+            if name not in in_file and issubclass(of, torch.nn.Module)
         }
         if variant and variant not in {of["variant"] for of, _ in weights.values()}:
             raise OSError(f"there are no weights with variant={variant!r}")
     files = [name for _, chosen in weights.values() for name in chosen]
-    files += [f"{part}/{file}" for part in classes for file in TEXT_FILES]
+    files += [f"{part}/{pattern}" for part in classes for pattern in TEXT_FILES]
     download(source, how, files)  # shows how far it is: there may be gigabytes
     with quiet():
         for name, of in classes.items():
@@ -472,7 +483,26 @@ def _read_pipeline(source, dtype, how, variant=None):
                 parts[name] = read_tokenizer(of, folder, name)
         if "safety_checker" in parts:
             parts["requires_safety_checker"] = False
-        pipeline = read(cls, str(folder), "", **parts)
+        for name in {"unet", "transformer"} & in_file.keys():
+            keys = in_file[name]
+            parts[name] = read_network(file, keys, folder, name, classes[name], dtype)
+        if len(in_file) > 1:
+            pipeline = read_whole_file(file, in_file, folder, cls, parts, dtype)
+        else:
+            pipeline = read(cls, str(folder), "", **parts)
     if "id2label" in index:  # diffusers drops it where the pipeline is saved again
         pipeline.register_to_config(id2label=index["id2label"])
     return pipeline
+
+
+def _part_class(part, library, name):
+    """The class of a part; raise if the installed library has none of that name."""
+    cls = getattr(_module(library), name, None)
+    if not isinstance(cls, type):
+        version = getattr(sys.modules.get(library), "__version__", "")
+        raise OSError(
+            f"{part} is a {name}, which {library} {version} does not have; install a "
+            "version that has it"
+        )
+    _check_backends(cls)
+    return cls

@@ -1,6 +1,5 @@
 """From what the user passed as `model` to a backbone, once a process."""
 
-import copy
 import sys
 import warnings
 from dataclasses import replace
@@ -29,7 +28,7 @@ from diffusion_sklearn.backbones._completeness import (
     read_tokenizer,
     read_weights,
 )
-from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
+from diffusion_sklearn.backbones._devices import copy_to, resolve_device, resolve_dtype
 from diffusion_sklearn.backbones._fingerprint import (
     UNUSED,
     changed_parts,
@@ -288,7 +287,8 @@ def _copy_if_needed(pipeline, spec):
     def make():
         # Without the original, which is released when no one else uses it.
         model = replace(spec.model, pipeline=None, fingerprint=source)
-        twin = copy.deepcopy(pipeline).to(**to)
+        with quiet():
+            twin = copy_to(pipeline, **to)
         return _make_own(twin, replace(spec, model=model, fingerprint=None))
 
     return get_or_make(pipeline, source, make, slot=tuple(map(str, to.items())))

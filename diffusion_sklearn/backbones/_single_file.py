@@ -1,12 +1,15 @@
 """A model in one ``.safetensors`` file, in the layout of its authors' own code."""
 
 import re
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
 from diffusion_sklearn.backbones._completeness import check_keys, read, read_json
+from diffusion_sklearn.backbones._devices import tables
 
 KINDS = (
     "v1",
@@ -174,11 +177,26 @@ def read_network(file, keys, folder, part, cls, dtype):
             f"the network in {file} predicts velocities (v_pred), and {scheduler} has "
             f"prediction_type={prediction_type!r}"
         )
-    weights = _read_weights(file, keys, folder, part, cls)
+    config = dict(cls.load_config(folder, subfolder=part))
+    with _without_weights():
+        empty = cls.from_config(config)
+    weights = _read_weights(file, keys, empty, config)
     options = {"config": str(folder), "torch_dtype": dtype, "local_files_only": True}
-    return read(
+    network = read(
         cls, weights, part, method="from_single_file", subfolder=part, **options
     )
+    for owner, name, table in tables(empty):  # diffusers casts them, too
+        network.get_submodule(owner).get_buffer(name).data = table.data
+    return network
+
+
+def _without_weights():
+    """A context in which modules are made without weights, but with their buffers."""
+    if find_spec("accelerate") is None:
+        return nullcontext()
+    from accelerate import init_empty_weights
+
+    return init_empty_weights()
 
 
 def read_whole_file(file, in_file, folder, cls, parts, dtype):
@@ -221,14 +239,12 @@ def read_whole_file(file, in_file, folder, cls, parts, dtype):
     return pipeline
 
 
-def _read_weights(file, keys, folder, part, cls):
+def _read_weights(file, keys, empty, config):
     """Weights of a network by the names that diffusers takes."""
     from diffusers import UNet2DConditionModel
     from diffusers.loaders import single_file_model
 
-    config = dict(cls.load_config(folder, subfolder=part))
-    with torch.device("meta"):
-        expected = cls.from_config(config).state_dict()
+    cls, expected = type(empty), empty.state_dict()
     # Some readers of diffusers take the prefix for granted, others do not know it.
     own = {key: key.removeprefix(NETWORK) for key in keys}
     as_in_diffusers = expected.keys() <= set(own.values())

@@ -2,8 +2,15 @@
 
 import re
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
+
+from diffusion_sklearn import (
+    ConditionalDiffusionClassifier,
+    ZeroShotDiffusionClassifier,
+    load_backbone,
+)
 
 RESNET = {
     "norm1": "in_layers.0",
@@ -65,6 +72,20 @@ VAE = {
     r"conv_shortcut": "nin_shortcut",
     r"conv_norm_out": "norm_out",
 }
+
+
+def errors_of(model, like):
+    """Errors of a model of any kind on two images of the size of another model."""
+    backbone, size = load_backbone(model), min(load_backbone(like).image_size, 32)
+    images = np.random.RandomState(0).randint(0, 256, (2, size, size, 3), np.uint8)
+    params = {"n_trials": 3, "pruning": None, "target": "native", "image_size": size}
+    if backbone.kind == "class":
+        clf = ConditionalDiffusionClassifier(model=backbone, **params)
+        return clf.fit(classes=[0, 1]).denoising_errors(images).errors
+    clf = ZeroShotDiffusionClassifier(model=backbone, **params)
+    return (
+        clf.fit(classes=["a blue bag", "a red shirt"]).denoising_errors(images).errors
+    )
 
 
 def of_unet(key):

@@ -15,6 +15,7 @@ from diffusion_sklearn.backbones._attachments import (
     check_attachments,
     check_movable,
     is_placed,
+    quantized_dtypes,
     unsupported,
 )
 from diffusion_sklearn.backbones._base import Backbone
@@ -220,10 +221,21 @@ def get_backbone(spec):
     dtype = resolve_dtype(spec.dtype, device)
 
     def load():
-        return _make_own(_load_pipeline(spec, dtype).to(device), spec)
+        pipeline = _load_pipeline(spec, dtype)
+        stored = quantized_dtypes(pipeline) - {dtype}
+        if stored:  # the rest as these, which can't be cast
+            pipeline = _load_pipeline(spec, stored.pop())
+        return _make_own(pipeline.to(device), spec)
 
     key = (spec.revision, spec.variant, spec.config, str(device), dtype)
-    return get_or_load(model, key, load)
+    backbone = get_or_load(model, key, load)
+    stored = quantized_dtypes(backbone.pipeline) - {dtype}
+    if stored and spec.dtype != "auto":
+        raise ValueError(
+            f"dtype={spec.dtype!r}: the weights of model={model!r} are quantized for "
+            f"{stored.pop()} and can't be cast; pass dtype='auto'."
+        )
+    return backbone
 
 
 def get_unchanged(spec):

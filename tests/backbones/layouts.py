@@ -1,5 +1,6 @@
 """Tiny pipelines in the layouts in which models are shared."""
 
+import copy
 import re
 
 import numpy as np
@@ -74,9 +75,14 @@ VAE = {
 }
 
 
-def errors_of(model, like):
-    """Errors of a model of any kind on two images of the size of another model."""
-    backbone, size = load_backbone(model), min(load_backbone(like).image_size, 32)
+def size_of(model):
+    """Side of the images of a model, 32 pixels at most."""
+    return min(load_backbone(model).image_size, 32)
+
+
+def errors_of(model, size):
+    """Errors of a model of any kind on two images."""
+    backbone = load_backbone(model)
     images = np.random.RandomState(0).randint(0, 256, (2, size, size, 3), np.uint8)
     params = {"n_trials": 3, "pruning": None, "target": "native", "image_size": size}
     if backbone.kind == "class":
@@ -273,3 +279,50 @@ def as_shared(network):
     if kind == "AuraFlowTransformer2DModel":
         weights = shift_first(renamed(weights, AURA_FLOW), "modF.1.weight")
     return {key: w.clone().contiguous() for key, w in weights.items()}
+
+
+# A pipeline on disk -------------------------------------------------------------------
+
+CLIPS = (
+    (of_clip, "conditioner.embedders.0"),
+    (of_open_clip, "conditioner.embedders.1"),
+)
+ENCODERS_OF_SD3 = tuple(
+    (of_text_encoder, f"text_encoders.{name}") for name in ("clip_l", "clip_g", "t5xxl")
+)
+WHOLE = {
+    "Stable Diffusion 1.x, 2.x": ((of_clip, "cond_stage_model"),),
+    "Stable Diffusion, velocity": ((of_open_clip, "cond_stage_model"),),
+    "Stable Diffusion, image to image": ((of_clip, "cond_stage_model"),),
+    "Stable Diffusion XL": ENCODERS_OF_XL,
+    "Stable Diffusion 3, 3.5": ENCODERS_OF_SD3,
+    "Stable Diffusion 3 without T5": ENCODERS_OF_SD3[:2],
+}
+"""Families whose files have all parts, and the layouts of their text encoders."""
+
+
+def write_folder(pipeline, folder):
+    """Write the layout of diffusers."""
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return str(folder)
+
+
+def write_variant(pipeline, folder):
+    """Write the layout of diffusers with weights in half precision, as a variant."""
+    half = copy.deepcopy(pipeline).to(torch.float16)
+    half.save_pretrained(folder, safe_serialization=True, variant="fp16")
+    return str(folder)
+
+
+def write_single_file(family, pipeline, file):
+    """Write a single file as the family's models are shared; None: they never are."""
+    part = "unet" if hasattr(pipeline, "unet") else "transformer"
+    network = getattr(pipeline, part)
+    if family in WHOLE:
+        return in_one_file(pipeline, file, WHOLE[family])
+    if not hasattr(network, "from_single_file"):
+        return None
+    # Other U-Nets than Stable Diffusion's under the names of diffusers.
+    weights = network.state_dict() if part == "unet" else as_shared(network)
+    save_file({k: w.clone().contiguous() for k, w in weights.items()}, file)
+    return str(file)

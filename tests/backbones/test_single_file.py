@@ -18,11 +18,12 @@ from diffusion_sklearn.testing._pipelines import (
     stable_diffusion_xl,
 )
 from tests.backbones.layouts import (
+    ENCODERS_OF_SD3,
+    ENCODERS_OF_XL,
     as_shared,
     in_one_file,
     of_clip,
     of_open_clip,
-    of_text_encoder,
 )
 from tests.conftest import PIPELINES, tiny_sd
 
@@ -50,21 +51,8 @@ def test_the_same_numbers_as_the_folder(file, sd_folder):
     [
         (stable_diffusion, [(of_clip, "cond_stage_model")]),
         (stable_diffusion, [(of_open_clip, "cond_stage_model")]),
-        (
-            stable_diffusion_xl,
-            [
-                (of_clip, "conditioner.embedders.0"),
-                (of_open_clip, "conditioner.embedders.1"),
-            ],
-        ),
-        (
-            stable_diffusion_3,
-            [
-                (of_text_encoder, "text_encoders.clip_l"),
-                (of_text_encoder, "text_encoders.clip_g"),
-                (of_text_encoder, "text_encoders.t5xxl"),
-            ],
-        ),
+        (stable_diffusion_xl, ENCODERS_OF_XL),
+        (stable_diffusion_3, ENCODERS_OF_SD3),
     ],
     ids=["1.x", "2.x", "XL", "3"],
 )
@@ -83,6 +71,20 @@ def test_check_backbone(make, layouts, tmp_path):
             for key, tensor in loaded.items():
                 np.testing.assert_array_equal(tensor, expected[key], err_msg=key)
     check_backbone(backbone)
+
+
+def test_a_projection_that_diffusers_does_not_read(tmp_path):
+    """Files of Stable Diffusion 3 may have that of the first encoder."""
+    pipeline = stable_diffusion_3(with_t5=False)
+    pipeline.save_pretrained(tmp_path / "folder")
+    file = in_one_file(pipeline, tmp_path / "model.safetensors", ENCODERS_OF_SD3[:2])
+    with_identity = load_backbone(file, config=tmp_path / "folder").pipeline
+    assert torch.equal(with_identity.text_encoder.text_projection.weight, torch.eye(4))
+    weight = pipeline.text_encoder.text_projection.weight
+    key = "text_encoders.clip_l.transformer.text_projection.weight"
+    save_file(load_file(file) | {key: weight.detach()}, file)
+    backbone = load_backbone(file, config=tmp_path / "folder")
+    assert backbone.fingerprint() == load_backbone(pipeline).fingerprint()
 
 
 def test_a_file_without_a_part_of_its_weights(file, sd_folder):

@@ -283,7 +283,7 @@ def as_shared(network):
 
 # A pipeline on disk -------------------------------------------------------------------
 
-CLIPS = (
+ENCODERS_OF_XL = (
     (of_clip, "conditioner.embedders.0"),
     (of_open_clip, "conditioner.embedders.1"),
 )

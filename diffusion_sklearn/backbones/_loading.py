@@ -135,14 +135,15 @@ def load_backbone(
         or else the only variant that there is.
     config : str or Path, default=None
         For a single file: a folder in diffusers layout, or a Hub id, that has the
-        configs, the tokenizers and what else the file lacks. None: that of the
-        published model, where it follows from the weights.
+        configs, the tokenizers and what else the file lacks; a file may hold the
+        network alone. None: that of the published model, where it follows from the
+        weights.
     device : "auto", str or torch.device, default="auto"
         Where to put it. A pipeline object stays where it is with "auto"; for another
         device or dtype a copy of it is made. A backbone stays as it is.
     dtype : "auto", str or torch.dtype, default="auto"
         Of the weights. "auto": float32 on a CPU, bfloat16 or float16 on a GPU; a
-        pipeline object keeps its own.
+        pipeline object keeps its own, as do quantized weights that can't be cast.
 
     Returns
     -------

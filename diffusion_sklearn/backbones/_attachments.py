@@ -99,6 +99,26 @@ def is_placed(pipeline, device=None, dtype=None):
     )
 
 
+def quantized_dtypes(pipeline):
+    """Dtypes in which quantized weights of a pipeline compute.
+
+    Parameters
+    ----------
+    pipeline : DiffusionPipeline
+
+    Returns
+    -------
+    dtypes : set of torch.dtype
+        Empty if no weights are quantized.
+    """
+    return {
+        weight.dtype
+        for module in modules_of(pipeline).values()
+        for weight in module.parameters()
+        if hasattr(weight, "__tensor_flatten__")
+    }
+
+
 def check_attachments(pipeline):
     """Raise if a pipeline has something attached that makes every error wrong.
 

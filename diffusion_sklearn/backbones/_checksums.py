@@ -55,6 +55,20 @@ def _sums(words):
     return [torch.cat(sums).cpu()]
 
 
+def is_empty(tensor):
+    """Whether a tensor, or any that a quantized one is made of, is without data.
+
+    Parameters
+    ----------
+    tensor : Tensor
+
+    Returns
+    -------
+    empty : bool
+    """
+    return any(part.is_meta for part in _plain(tensor))
+
+
 def _plain(tensor):
     """The tensors that a quantized one is made of."""
     if not hasattr(tensor, "__tensor_flatten__"):

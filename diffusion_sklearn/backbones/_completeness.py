@@ -13,6 +13,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
+from diffusion_sklearn.backbones._checksums import is_empty
 from diffusion_sklearn.backbones._tokens import tokenizer_of
 
 WEIGHTS = re.compile(
@@ -190,6 +191,9 @@ def read_weights(cls, folder, part, options):
         kind: sorted(map(str, info[f"{kind}_keys"]))
         for kind in ("missing", "unexpected", "mismatched")
     }
+    # The readers of quantized weights do not tell which are missing.
+    tensors = *module.named_parameters(), *module.named_buffers()
+    wrong["missing"] = wrong["missing"] or [k for k, of in tensors if is_empty(of)]
     # Positions are counted, not learned; older versions saved them.
     wrong["unexpected"] = [
         key for key in wrong["unexpected"] if not key.endswith("position_ids")

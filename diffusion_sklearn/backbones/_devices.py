@@ -1,5 +1,7 @@
 """Device and dtype: what "auto" means, and what is not possible."""
 
+import copy
+
 import numpy as np
 import torch
 
@@ -98,6 +100,72 @@ def device_of(module):
     if parameter is not None:
         return parameter.device
     return get_parameter_device(module)  # that of group offloading, if it is enabled
+
+
+def tables(module):
+    """Tables that a module computes and no checkpoint has, such as frequencies.
+
+    Parameters
+    ----------
+    module : Module
+
+    Returns
+    -------
+    tables : list of (str, str, Tensor)
+        Submodule, name of the buffer, and the buffer, of a floating-point dtype.
+    """
+    return [
+        (path, name, buffer)
+        for path, part in module.named_modules()
+        for name, buffer in part.named_buffers(recurse=False)
+        if name in part._non_persistent_buffers_set
+        if buffer.is_floating_point() and buffer.ndim > 0
+    ]
+
+
+def copy_to(pipeline, device=None, dtype=None):
+    """Copy a pipeline to a device or dtype, as loading it in that dtype would.
+
+    Loading leaves tables in float32, and the weights that a model lists as such.
+
+    Parameters
+    ----------
+    pipeline : DiffusionPipeline
+    device : torch.device, default=None
+        None: as it is.
+    dtype : torch.dtype, default=None
+        None: as it is.
+
+    Returns
+    -------
+    pipeline : DiffusionPipeline
+    """
+    pipeline, exact = copy.deepcopy(pipeline), []
+    for root in pipeline.components.values():
+        if isinstance(root, torch.nn.Module):
+            exact += [(root.get_submodule(p), name, x) for p, name, x in tables(root)]
+            exact += _kept_in_float32(root, dtype)
+    exact = [(part, name, x.data) for part, name, x in exact if dtype is not None]
+    pipeline = pipeline.to(device, dtype)
+    for part, name, before in exact:
+        tensor = getattr(part, name)
+        if torch.promote_types(before.dtype, dtype) != dtype:  # it would be rounded
+            tensor.data = before.to(tensor.device)
+    return pipeline
+
+
+def _kept_in_float32(root, dtype):
+    """Weights that loading in a dtype leaves in float32."""
+    names = set(getattr(root, "_keep_in_fp32_modules_strict", None) or ())
+    # For transformers these overflow in float16 only.
+    if dtype == torch.float16 or not hasattr(root, "_keep_in_fp32_modules_strict"):
+        names |= set(getattr(root, "_keep_in_fp32_modules", None) or ())
+    return [
+        (part, name, weight)
+        for path, part in root.named_modules()
+        for name, weight in part.named_parameters(recurse=False)
+        if names.intersection([*path.split("."), name])
+    ]
 
 
 def to_device(array, device):

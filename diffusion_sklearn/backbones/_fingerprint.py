@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.modules import module as global_hooks
 
-from diffusion_sklearn.backbones._checksums import checksums
+from diffusion_sklearn.backbones._checksums import checksums, is_empty
 from diffusion_sklearn.backbones._tokens import tokenizer_of
 
 UNUSED = {"safety_checker", "feature_extractor", "image_encoder", "watermarker"}
@@ -22,6 +22,7 @@ UNREAD = {
     *vars(torch.nn.Module()),
     *("config", "peft_config", "generation_config", "gradient_checkpointing"),
     *("dtype", "torch_dtype", "architectures", "transformers_version"),
+    *("hf_device_map", "hf_quantizer", "quantization_config", "extra_repr"),
     *(
         "name_or_path",
         "image_processor",
@@ -263,10 +264,13 @@ class _Part:
 
     def _text_of_object(self, value, path, name):
         if isinstance(value, torch.Tensor):
-            if value.is_meta:
+            if is_empty(value):
                 self.unseen.append(f"the offloaded {name} of {path}")
             self.tensors.append(value)
             kind = getattr(value, "quant_type", "")  # of GGUF
+            if hasattr(value, "__tensor_flatten__"):  # of torchao and quanto
+                _, settings = value.__tensor_flatten__()
+                kind = f"{self._class(type(value))} {self._text(settings, path, name)}"
             return f"{value.dtype} {tuple(value.shape)} {kind}".rstrip()
         if isinstance(value, np.ndarray):
             return f"{value.dtype} {value.shape} {digest(np.ascontiguousarray(value))}"

@@ -1,6 +1,5 @@
 """From what the user passed as `model` to a backbone, once a process."""
 
-import copy
 import sys
 import warnings
 from dataclasses import replace
@@ -16,6 +15,7 @@ from diffusion_sklearn.backbones._attachments import (
     check_attachments,
     check_movable,
     is_placed,
+    quantized_dtypes,
     unsupported,
 )
 from diffusion_sklearn.backbones._base import Backbone
@@ -29,7 +29,7 @@ from diffusion_sklearn.backbones._completeness import (
     read_tokenizer,
     read_weights,
 )
-from diffusion_sklearn.backbones._devices import resolve_device, resolve_dtype
+from diffusion_sklearn.backbones._devices import copy_to, resolve_device, resolve_dtype
 from diffusion_sklearn.backbones._fingerprint import (
     UNUSED,
     changed_parts,
@@ -37,7 +37,12 @@ from diffusion_sklearn.backbones._fingerprint import (
     unseen,
     wrapped_modules,
 )
-from diffusion_sklearn.backbones._single_file import find_config, read_single_file
+from diffusion_sklearn.backbones._single_file import (
+    find_config,
+    parts_in_file,
+    read_network,
+    read_whole_file,
+)
 from diffusion_sklearn.backbones._sources import (
     get_or_load,
     get_or_make,
@@ -130,14 +135,15 @@ def load_backbone(
         or else the only variant that there is.
     config : str or Path, default=None
         For a single file: a folder in diffusers layout, or a Hub id, that has the
-        configs, the tokenizers and what else the file lacks. None: that of the
-        published model, where it follows from the weights.
+        configs, the tokenizers and what else the file lacks; a file may hold the
+        network alone. None: that of the published model, where it follows from the
+        weights.
     device : "auto", str or torch.device, default="auto"
         Where to put it. A pipeline object stays where it is with "auto"; for another
         device or dtype a copy of it is made. A backbone stays as it is.
     dtype : "auto", str or torch.dtype, default="auto"
         Of the weights. "auto": float32 on a CPU, bfloat16 or float16 on a GPU; a
-        pipeline object keeps its own.
+        pipeline object keeps its own, as do quantized weights that can't be cast.
 
     Returns
     -------
@@ -216,10 +222,21 @@ def get_backbone(spec):
     dtype = resolve_dtype(spec.dtype, device)
 
     def load():
-        return _make_own(_load_pipeline(spec, dtype).to(device), spec)
+        pipeline = _load_pipeline(spec, dtype)
+        stored = quantized_dtypes(pipeline) - {dtype}
+        if stored:  # the rest as these, which can't be cast
+            pipeline = _load_pipeline(spec, stored.pop())
+        return _make_own(pipeline.to(device), spec)
 
     key = (spec.revision, spec.variant, spec.config, str(device), dtype)
-    return get_or_load(model, key, load)
+    backbone = get_or_load(model, key, load)
+    stored = quantized_dtypes(backbone.pipeline) - {dtype}
+    if stored and spec.dtype != "auto":
+        raise ValueError(
+            f"dtype={spec.dtype!r}: the weights of model={model!r} are quantized for "
+            f"{stored.pop()} and can't be cast; pass dtype='auto'."
+        )
+    return backbone
 
 
 def get_unchanged(spec):
@@ -283,7 +300,8 @@ def _copy_if_needed(pipeline, spec):
     def make():
         # Without the original, which is released when no one else uses it.
         model = replace(spec.model, pipeline=None, fingerprint=source)
-        twin = copy.deepcopy(pipeline).to(**to)
+        with quiet():
+            twin = copy_to(pipeline, **to)
         return _make_own(twin, replace(spec, model=model, fingerprint=None))
 
     return get_or_make(pipeline, source, make, slot=tuple(map(str, to.items())))
@@ -354,9 +372,7 @@ def _pipeline_class(index):
     name, by_name = index.get("_class_name"), families()
     own = {cls.__name__: cls for cls in _with_subclasses(diffusers.DiffusionPipeline)}
     cls = getattr(diffusers, str(name), None) or own.get(str(name))
-    needs = [lib for lib in getattr(cls, "_backends", ()) if find_spec(lib) is None]
-    if needs:
-        raise ImportError(f"{name} needs {', '.join(needs)}; install it with pip.")
+    _check_backends(cls)
     codes = [of for part, of in index.items() if _is_part(of) and part not in UNUSED]
     codes = [of for of in codes if _module(of[0]) is None]
     codes += [name] if isinstance(name, list) else []
@@ -372,6 +388,14 @@ def _pipeline_class(index):
         parts = [value[1] for value in index.values() if _is_part(value)]
         raise unsupported(name, parts, by_name, BUNDLED)
     return cls
+
+
+def _check_backends(cls):
+    """Raise if a class is a stand-in for one that needs a library."""
+    needs = [lib for lib in getattr(cls, "_backends", ()) if find_spec(lib) is None]
+    if needs:
+        needs = ", ".join(needs)
+        raise ImportError(f"{cls.__name__} needs {needs}; install it with pip.")
 
 
 def _module(name):
@@ -425,8 +449,7 @@ def _load_pipeline(spec, dtype):
     config = spec.config or find_config(spec.model)
 
     def read_file(source, how):
-        with quiet():
-            return read_single_file(spec.model, source, how, _pipeline_class, dtype)
+        return _read_pipeline(source, dtype, how, file=spec.model)
 
     try:
         return load_pretrained(config, None, read_file, BUNDLED, save_with)
@@ -437,7 +460,7 @@ def _load_pipeline(spec, dtype):
         ) from error
 
 
-def _read_pipeline(source, dtype, how, variant=None):
+def _read_pipeline(source, dtype, how, variant=None, file=None):
     """Read the parts that are needed, each with its weights complete."""
     import diffusers  # noqa: F401 (before its messages are silenced)
 
@@ -449,19 +472,20 @@ def _read_pipeline(source, dtype, how, variant=None):
         parts = {name: None for name, of in index.items() if of == [None, None]}
         parts |= {name: None for name in UNUSED & set(index)}
         classes = {
-            name: getattr(_module(value[0]), value[1], None)
+            name: _part_class(name, *value)
             for name, value in index.items()
             if _is_part(value) and name not in parts
         }
+        in_file = parts_in_file(file, classes, cls) if file else {}
         weights = {
             name: choose_weights(names, name, variant)
             for name, of in classes.items()
-            if isinstance(of, type) and issubclass(of, torch.nn.Module)
+            if name not in in_file and issubclass(of, torch.nn.Module)
         }
         if variant and variant not in {of["variant"] for of, _ in weights.values()}:
             raise OSError(f"there are no weights with variant={variant!r}")
     files = [name for _, chosen in weights.values() for name in chosen]
-    files += [f"{part}/{file}" for part in classes for file in TEXT_FILES]
+    files += [f"{part}/{pattern}" for part in classes for pattern in TEXT_FILES]
     download(source, how, files)  # shows how far it is: there may be gigabytes
     with quiet():
         for name, of in classes.items():
@@ -472,7 +496,26 @@ def _read_pipeline(source, dtype, how, variant=None):
                 parts[name] = read_tokenizer(of, folder, name)
         if "safety_checker" in parts:
             parts["requires_safety_checker"] = False
-        pipeline = read(cls, str(folder), "", **parts)
+        for name in {"unet", "transformer"} & in_file.keys():
+            keys = in_file[name]
+            parts[name] = read_network(file, keys, folder, name, classes[name], dtype)
+        if len(in_file) > 1:
+            pipeline = read_whole_file(file, in_file, folder, cls, parts, dtype)
+        else:
+            pipeline = read(cls, str(folder), "", **parts)
     if "id2label" in index:  # diffusers drops it where the pipeline is saved again
         pipeline.register_to_config(id2label=index["id2label"])
     return pipeline
+
+
+def _part_class(part, library, name):
+    """The class of a part; raise if the installed library has none of that name."""
+    cls = getattr(_module(library), name, None)
+    if not isinstance(cls, type):
+        version = getattr(sys.modules.get(library), "__version__", "")
+        raise OSError(
+            f"{part} is a {name}, which {library} {version} does not have; install a "
+            "version that has it"
+        )
+    _check_backends(cls)
+    return cls

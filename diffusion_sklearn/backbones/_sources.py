@@ -3,6 +3,7 @@
 import re
 import sys
 import threading
+import warnings
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.resources import files
@@ -268,7 +269,10 @@ def quiet():
             log.disable_progress_bar()
         for log in logs:
             log.set_verbosity_error()
-        yield
+        with warnings.catch_warnings():
+            # diffusers tells all users of quanto to go elsewhere, twice.
+            warnings.filterwarnings("ignore", ".Quanto.* deprecated", FutureWarning)
+            yield
     finally:
         for log in bars:
             log.enable_progress_bar()

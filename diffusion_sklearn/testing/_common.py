@@ -1,10 +1,9 @@
 """Images, inputs, copies and comparisons of the checks."""
 
-import copy
-
 import numpy as np
 import torch
 
+from diffusion_sklearn.backbones._devices import copy_to
 from diffusion_sklearn.backbones._sources import quiet
 
 PROMPTS = ["a blue bag", "a red shirt"]
@@ -53,9 +52,7 @@ def assert_output(name, tensor, shape, dtype, hint):
 def copy_backbone(backbone, dtype):
     """A backbone of the same family around a copy of the pipeline."""
     with quiet():
-        copied = type(backbone)(
-            copy.deepcopy(backbone.pipeline).to(backbone.device, dtype)
-        )
+        copied = type(backbone)(copy_to(backbone.pipeline, backbone.device, dtype))
     copied.image_size = backbone.image_size
     return copied
 

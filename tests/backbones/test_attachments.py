@@ -1,5 +1,8 @@
 """What users switch on or attach: right numbers, or an error that says what to do."""
 
+import json
+import re
+import warnings
 from importlib.resources import files
 
 import numpy as np
@@ -11,6 +14,7 @@ from diffusers import (
     FasterCacheConfig,
     FirstBlockCacheConfig,
     FluxImg2ImgPipeline,
+    FluxPipeline,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     PyramidAttentionBroadcastConfig,
@@ -24,8 +28,10 @@ from diffusers.models.embeddings import (
     ImageProjection,
     MultiIPAdapterImageProjection,
 )
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from diffusion_sklearn import ZeroShotDiffusionClassifier, load_backbone
+from diffusion_sklearn import ZeroShotDiffusionClassifier, clear_cache, load_backbone
 from diffusion_sklearn.backbones._text import text_encoders
 from diffusion_sklearn.datasets import make_fashion_scenes
 from diffusion_sklearn.testing import check_backbone
@@ -296,35 +302,89 @@ def test_a_backbone_that_is_told_its_guidance():
 # Quantized networks -------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("library", ["torchao", "quanto"])
-def test_a_quantized_network(library, tmp_path):
-    """Nearly the errors of the plain one, and no copy of another dtype."""
-    pytest.importorskip("torchao" if library == "torchao" else "optimum.quanto")
-    pipeline = flux()
-    pipeline.save_pretrained(tmp_path)
+def quantized(library, folder, dtype=torch.float32):
+    """A pipeline whose network is quantized, in a folder of its own, too."""
     if library == "torchao":
+        pytest.importorskip("torchao", reason="torchao is not installed")
         from diffusers import TorchAoConfig
         from torchao.quantization import Int8WeightOnlyConfig
 
         config = TorchAoConfig(Int8WeightOnlyConfig(version=2))
     else:
+        pytest.importorskip("optimum.quanto", reason="optimum-quanto is not installed")
         from diffusers import QuantoConfig
 
         config = QuantoConfig(weights_dtype="int8")
-    cls = type(pipeline.transformer)
-    quantized = cls.from_pretrained(
-        tmp_path, subfolder="transformer", quantization_config=config,
-        torch_dtype=torch.float32,
+    flux().save_pretrained(folder / "plain")
+    pipeline = FluxPipeline.from_pretrained(folder / "plain", dtype=dtype)
+    pipeline.transformer = type(pipeline.transformer).from_pretrained(
+        folder / "plain", subfolder="transformer", quantization_config=config,
+        torch_dtype=dtype,
     )  # fmt: skip
-    weight = quantized.transformer_blocks[0].attn.to_q.weight
+    weight = pipeline.transformer.transformer_blocks[0].attn.to_q.weight
     assert type(weight) is not torch.nn.Parameter
-    pipeline.transformer = quantized
+    pipeline.save_pretrained(folder / "quantized")
+    return pipeline
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.Quanto.* deprecated:FutureWarning")  # the objects'
+@pytest.mark.parametrize("library", ["torchao", "quanto"])
+def test_a_quantized_network(library, tmp_path):
+    """Nearly the errors of the plain one, and no copy of another dtype."""
+    pipeline = quantized(library, tmp_path)
     actual, expected = errors(pipeline), errors(flux())
     np.testing.assert_allclose(actual, expected, rtol=0.1)
     assert not np.array_equal(actual, expected)
     with pytest.raises(ValueError, match="quantized"):
         load_backbone(pipeline, dtype="bfloat16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone = load_backbone(tmp_path / "quantized")
+    np.testing.assert_array_equal(errors(backbone), actual)
+    before = load_backbone(pipeline).fingerprint()
+    assert backbone.fingerprint() == before
+    assert load_backbone(tmp_path / "plain").fingerprint() != before
+    pipeline.transformer.proj_out = flux().transformer.proj_out
+    assert load_backbone(pipeline).fingerprint() != before
+    clear_cache()
+    (file,) = (tmp_path / "quantized/transformer").glob("*.safetensors")
+    with safe_open(file, "pt") as content:
+        weights = {key: content.get_tensor(key) for key in content.keys()}
+        metadata = content.metadata()
+    for key in weights:  # the integers, the scale, the bias
+        if re.fullmatch(r"proj_out\.(bias|\w*weight.*)", key):
+            save_file({k: w for k, w in weights.items() if k != key}, file, metadata)
+            with pytest.raises(OSError, match=r"transformer.*1 missing \(proj_out\."):
+                load_backbone(tmp_path / "quantized")
+
+
+@pytest.mark.slow
+def test_quantized_weights_that_can_not_be_cast(tmp_path):
+    """Those of torchao compute in the dtype in which they were made, here and there."""
+    pipeline = quantized("torchao", tmp_path, torch.bfloat16)
+    backbone = load_backbone(tmp_path / "quantized")
+    assert backbone.dtype == torch.bfloat16
+    np.testing.assert_array_equal(errors(backbone), errors(pipeline))
+    with pytest.raises(ValueError, match=r"dtype='float32'.*torch.bfloat16.*'auto'"):
+        load_backbone(tmp_path / "quantized", dtype="float32")
+
+
+@pytest.mark.parametrize(
+    "config, match",
+    [
+        ({"quant_method": "unknown"}, "Unknown quantization type, got unknown"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "GPU|bitsandbytes"),
+        ({"quant_method": "quanto"}, "optimum-quanto|wrong keys"),
+    ],
+)
+def test_a_quantization_that_can_not_be_read(config, match, tmp_path):
+    flux().save_pretrained(tmp_path)
+    file = tmp_path / "transformer/config.json"
+    settings = json.loads(file.read_text()) | {"quantization_config": config}
+    file.write_text(json.dumps(settings))
+    with pytest.raises(OSError, match=f"can't be loaded.*transformer.*({match})"):
+        load_backbone(tmp_path)
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier, clear_cache, load_backbone
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
-from diffusion_sklearn.testing import check_backbone
 from tests.conftest import PIPELINES, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
@@ -282,29 +281,3 @@ def test_a_malicious_bin_file_of_clip_is_refused(clip_folder, tmp_path):
     assert not trap.exists()
     torch.save(weights, folder / "pytorch_model.bin")
     clf.fit(classes=["bee", "cat"])
-
-
-# Every family, from every place -------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("place", ["folder", "fp16", "worker"])
-@pytest.mark.parametrize("family", PIPELINES)
-def test_every_family_from_every_place(family, place, tmp_path):
-    """From an object: tests/testing."""
-    pipeline, options = PIPELINES[family](), {"safe_serialization": True}
-    if place == "fp16":
-        pipeline, options = pipeline.to(torch.float16), {"variant": "fp16"}
-    pipeline.save_pretrained(tmp_path, **options)
-    if place == "worker":
-        from joblib import Parallel, delayed
-
-        Parallel(2, "loky")([delayed(_check_folder)(str(tmp_path))])
-    else:
-        _check_folder(str(tmp_path))
-
-
-def _check_folder(folder):
-    backbone = load_backbone(folder)
-    backbone.image_size = min(backbone.image_size, 32)
-    check_backbone(backbone)

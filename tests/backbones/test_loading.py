@@ -16,7 +16,8 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.backbones import _loading
-from tests.conftest import tiny_dit, tiny_sd
+from tests.backbones.layouts import errors_of, size_of
+from tests.conftest import PIPELINES, tiny_dit, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 
@@ -248,3 +249,38 @@ def test_configs_that_diffusers_allows():
     pipeline.scheduler.register_to_config(prediction_type="score")
     with pytest.raises(ValueError, match="prediction_type='score'"):
         load_backbone(pipeline)
+
+
+KEPT = "PixArt-Sigma", "DiT", "Chroma", "Qwen-Image", "Flux", "AuraFlow", "Sana"
+"""Families with weights or tables that loading leaves in float32."""
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=() if name in KEPT else pytest.mark.slow)
+        for name in PIPELINES
+        if "image to image" not in name
+    ],
+)
+def test_a_copy_in_half_precision_is_what_loading_gives(family, dtype, tmp_path):
+    """Tables such as frequencies stay in float32, and weights that the model lists."""
+    made = PIPELINES[family]()
+    made.save_pretrained(tmp_path)
+    pipeline = load_backbone(tmp_path).pipeline
+    copied, loaded = (load_backbone(m, dtype=dtype) for m in (pipeline, tmp_path))
+    actual, expected = (errors_of(model, size_of(made)) for model in (copied, loaded))
+    np.testing.assert_array_equal(actual, expected)
+    for name, part in loaded.pipeline.components.items():
+        if isinstance(part, torch.nn.Module):
+            twin = getattr(copied.pipeline, name)
+            tensors = dict(twin.named_parameters()) | dict(twin.named_buffers())
+            expected = dict(part.named_parameters()) | dict(part.named_buffers())
+            assert {key: x.dtype for key, x in tensors.items()} == {
+                key: x.dtype for key, x in expected.items()
+            }
+    double = load_backbone(
+        load_backbone(pipeline, dtype=dtype).pipeline, dtype="float64"
+    )
+    assert {p.dtype for p in double.network.parameters()} == {torch.float64}

@@ -1,6 +1,8 @@
 """A model in one file, in the layout of its authors' own code."""
 
-import re
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,158 +14,17 @@ from diffusion_sklearn.backbones._single_file import find_config
 from diffusion_sklearn.testing import check_backbone
 from diffusion_sklearn.testing._transformers import stable_diffusion_3
 from diffusion_sklearn.testing._unets import stable_diffusion, stable_diffusion_xl
-from tests.conftest import tiny_sd
+from tests.backbones.layouts import (
+    ENCODERS_OF_SD3,
+    ENCODERS_OF_XL,
+    as_shared,
+    in_one_file,
+    of_clip,
+    of_open_clip,
+)
+from tests.conftest import PIPELINES, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
-OUTER = {
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-OPEN_CLIP = {
-    r"^embeddings\.position_embedding\.weight": "positional_embedding",
-    r"^embeddings\.": "",
-    r"^final_layer_norm": "ln_final",
-    r"^encoder\.layers": "transformer.resblocks",
-    r"layer_norm(\d)": r"ln_\1",
-    r"self_attn": "attn",
-    r"fc1": "c_fc",
-    r"fc2": "c_proj",
-}
-SD3 = {
-    r"^pos_embed\.pos_embed": "pos_embed",
-    r"^pos_embed\.proj": "x_embedder.proj",
-    r"^time_text_embed\.timestep_embedder\.linear_1": "t_embedder.mlp.0",
-    r"^time_text_embed\.timestep_embedder\.linear_2": "t_embedder.mlp.2",
-    r"^time_text_embed\.text_embedder\.linear_1": "y_embedder.mlp.0",
-    r"^time_text_embed\.text_embedder\.linear_2": "y_embedder.mlp.2",
-    r"^transformer_blocks": "joint_blocks",
-    r"\.norm1\.linear": ".x_block.adaLN_modulation.1",
-    r"\.norm1_context\.linear": ".context_block.adaLN_modulation.1",
-    r"\.attn\.to_out\.0": ".x_block.attn.proj",
-    r"\.attn\.to_([qkv])": r".x_block.attn.\1",
-    r"\.attn\.add_([qkv])_proj": r".context_block.attn.\1",
-    r"\.ff\.net\.0\.proj": ".x_block.mlp.fc1",
-    r"\.ff\.net\.2": ".x_block.mlp.fc2",
-    r"^proj_out": "final_layer.linear",
-    r"^norm_out\.linear": "final_layer.adaLN_modulation.1",
-}
-VAE = {
-    r"down_blocks\.(\d)\.resnets": r"down.\1.block",
-    r"down_blocks\.(\d)\.downsamplers\.0": r"down.\1.downsample",
-    r"up_blocks\.0\.resnets": "up.1.block",
-    r"up_blocks\.1\.resnets": "up.0.block",
-    r"up_blocks\.0\.upsamplers\.0": "up.1.upsample",
-    r"mid_block\.resnets\.0": "mid.block_1",
-    r"mid_block\.resnets\.1": "mid.block_2",
-    r"mid_block\.attentions\.0": "mid.attn_1",
-    r"group_norm": "norm",
-    r"to_([qkv])": r"\1",
-    r"to_out\.0": "proj_out",
-    r"conv_shortcut": "nin_shortcut",
-    r"conv_norm_out": "norm_out",
-}
-
-
-def of_unet(key):
-    """Name of a weight of the tiny U-Net: one layer a block, two blocks."""
-    match = re.match(r"(down|up|mid)_block(?:s\.(\d))?\.(\w+)\.(\d)\.(.*)", key)
-    if match is None:
-        outer = next(name for name in OUTER if key.startswith(f"{name}."))
-        return key.replace(outer, OUTER[outer])
-    place, block, kind, layer, rest = match.groups()
-    block, layer = int(block or 0), int(layer)
-    if kind == "resnets":
-        name, end = rest.rsplit(".", 1)
-        rest = f"{RESNET[name]}.{end}"
-    if place == "mid":
-        return f"middle_block.{2 * layer if kind == 'resnets' else 1}.{rest}"
-    if kind == "downsamplers":
-        return f"input_blocks.{2 * block + 2}.0.op.{rest.removeprefix('conv.')}"
-    if kind == "upsamplers":
-        return f"output_blocks.{2 * block + 1}.2.{rest}"
-    number = 2 * block + layer + (place == "down")
-    blocks = "input_blocks" if place == "down" else "output_blocks"
-    return f"{blocks}.{number}.{int(kind == 'attentions')}.{rest}"
-
-
-def renamed(weights, names):
-    for pattern, name in names.items():
-        weights = {re.sub(pattern, name, key): w for key, w in weights.items()}
-    return weights
-
-
-def of_clip(encoder, prefix):
-    """Weights of a text encoder in the layout of CLIP."""
-    names = {r"^(text_model\.)?": f"{prefix}.transformer.text_model."}
-    return renamed(encoder.state_dict(), names)
-
-
-def of_open_clip(encoder, prefix):
-    """Weights of a text encoder in the layout of OpenCLIP."""
-    weights = renamed(encoder.state_dict(), {r"^text_model\.": ""} | OPEN_CLIP)
-    projection = weights.pop("text_projection.weight", None)
-    if projection is not None:
-        weights["text_projection"] = projection.T
-    for layer in range(encoder.config.num_hidden_layers):
-        attention = f"transformer.resblocks.{layer}.attn"
-        for kind in "weight", "bias":
-            parts = [weights.pop(f"{attention}.{x}_proj.{kind}") for x in "qkv"]
-            weights[f"{attention}.in_proj_{kind}"] = torch.cat(parts)
-    return {f"{prefix}.model.{key}": w for key, w in weights.items()}
-
-
-def of_sd3(transformer):
-    """Weights of the tiny transformer of Stable Diffusion 3, which has one block."""
-    weights = renamed(transformer.state_dict(), SD3)
-    for kind in "weight", "bias":
-        for block in "x_block", "context_block":
-            name = f"joint_blocks.0.{block}.attn"
-            parts = [weights.pop(f"{name}.{x}.{kind}") for x in "qkv"]
-            weights[f"{name}.qkv.{kind}"] = torch.cat(parts)
-        for name in "joint_blocks.0.context_block", "final_layer":
-            scale, shift = weights[f"{name}.adaLN_modulation.1.{kind}"].chunk(2)
-            weights[f"{name}.adaLN_modulation.1.{kind}"] = torch.cat([shift, scale])
-    return weights
-
-
-def of_text_encoder(encoder, prefix):
-    """Weights of a text encoder in the layout of Stable Diffusion 3."""
-    names = {r"^(?=\w)": f"{prefix}.transformer."}
-    weights = renamed(encoder.state_dict(), names)
-    weights.pop(f"{prefix}.transformer.encoder.embed_tokens.weight", None)  # shared
-    if prefix.endswith("clip_l"):
-        del weights[f"{prefix}.transformer.text_projection.weight"]  # an identity
-    return weights
-
-
-def in_one_file(pipeline, file, layouts=((of_clip, "cond_stage_model"),)):
-    """Write a file with the text encoders in these layouts."""
-    if hasattr(pipeline, "unet"):
-        network = {of_unet(key): w for key, w in pipeline.unet.state_dict().items()}
-    else:
-        network = of_sd3(pipeline.transformer)
-    weights = {f"model.diffusion_model.{key}": w for key, w in network.items()}
-    vae = renamed(pipeline.vae.state_dict(), VAE)
-    weights |= {f"first_stage_model.{key}": w for key, w in vae.items()}
-    for part, (layout, prefix) in zip(
-        ("text_encoder", "text_encoder_2", "text_encoder_3"), layouts, strict=False
-    ):
-        weights |= layout(getattr(pipeline, part), prefix)
-    save_file({key: w.clone().contiguous() for key, w in weights.items()}, file)
-    return str(file)
 
 
 @pytest.fixture
@@ -187,21 +48,8 @@ def test_the_same_numbers_as_the_folder(file, sd_folder):
     [
         (stable_diffusion, [(of_clip, "cond_stage_model")]),
         (stable_diffusion, [(of_open_clip, "cond_stage_model")]),
-        (
-            stable_diffusion_xl,
-            [
-                (of_clip, "conditioner.embedders.0"),
-                (of_open_clip, "conditioner.embedders.1"),
-            ],
-        ),
-        (
-            stable_diffusion_3,
-            [
-                (of_text_encoder, "text_encoders.clip_l"),
-                (of_text_encoder, "text_encoders.clip_g"),
-                (of_text_encoder, "text_encoders.t5xxl"),
-            ],
-        ),
+        (stable_diffusion_xl, ENCODERS_OF_XL),
+        (stable_diffusion_3, ENCODERS_OF_SD3),
     ],
     ids=["1.x", "2.x", "XL", "3"],
 )
@@ -222,11 +70,25 @@ def test_check_backbone(make, layouts, tmp_path):
     check_backbone(backbone)
 
 
+def test_a_projection_that_diffusers_does_not_read(tmp_path):
+    """Files of Stable Diffusion 3 may have that of the first encoder."""
+    pipeline = stable_diffusion_3(with_t5=False)
+    pipeline.save_pretrained(tmp_path / "folder")
+    file = in_one_file(pipeline, tmp_path / "model.safetensors", ENCODERS_OF_SD3[:2])
+    with_identity = load_backbone(file, config=tmp_path / "folder").pipeline
+    assert torch.equal(with_identity.text_encoder.text_projection.weight, torch.eye(4))
+    weight = pipeline.text_encoder.text_projection.weight
+    key = "text_encoders.clip_l.transformer.text_projection.weight"
+    save_file(load_file(file) | {key: weight.detach()}, file)
+    backbone = load_backbone(file, config=tmp_path / "folder")
+    assert backbone.fingerprint() == load_backbone(pipeline).fingerprint()
+
+
 def test_a_file_without_a_part_of_its_weights(file, sd_folder):
     weights = load_file(file)
     del weights["model.diffusion_model.out.2.bias"]
     save_file(weights, file)
-    with pytest.raises(OSError, match=r"has \d+ weights, and by the configs"):
+    with pytest.raises(OSError, match=r"1 missing \(conv_out.bias\)"):
         load_backbone(file, config=sd_folder)
 
 
@@ -253,10 +115,118 @@ def test_the_config_of_another_model(file, sd_folder, sd_v_folder, dit_folder):
     weights["model.diffusion_model.input_blocks.9.0.op.weight"] = torch.zeros(8)
     save_file(weights, file)
     clear_cache()
-    with pytest.raises(OSError, match=r"has \d+ weights, and by the configs"):
+    with pytest.raises(OSError, match=r"1 unexpected \(.*input_blocks.9.0.op.weight"):
         load_backbone(file, config=sd_folder)
-    with pytest.raises(ValueError, match="no DiTPipeline from a single file"):
+    with pytest.raises(ValueError, match="no DiTTransformer2DModel from a single"):
         load_backbone(file, config=dit_folder)
+
+
+@pytest.mark.parametrize(
+    "key, shape, match",
+    [
+        ("model.diffusion_model.out.2.scale_weight", (), "1 unexpected"),  # of fp8
+        ("model.diffusion_model.out.2.bias", (3,), r"conv_out.bias: \(3,\) for \(4,\)"),
+        ("first_stage_model.decoder.x.weight", (1,), "1 unexpected"),
+        ("cond_stage_model.transformer.text_model.x.bias", (1,), "1 unexpected"),
+        ("conditioner.embedders.1.model.ln_final.bias", (1,), "1 unexpected"),
+        ("text_encoders.t5xxl.transformer.shared.weight", (1,), "1 unexpected"),
+        ("lora_unet_x.weight", (1,), "1 unexpected"),
+        ("v_pred", (), r"predicts velocities \(v_pred\).*'epsilon'"),
+    ],
+)
+def test_weights_that_would_not_be_read(file, sd_folder, key, shape, match):
+    weights = load_file(file) | {key: torch.zeros(shape)}
+    save_file(weights, file)
+    names = "" if "velocities" in match or "for" in match else f".*{key}"
+    with pytest.raises(OSError, match=match + names) as error:
+        load_backbone(file, config=sd_folder)
+    assert file in str(error.value)
+
+
+def test_weights_that_authors_add(file, sd_folder):
+    """Averages, schedules and positions, which the model does not use."""
+    expected = load_backbone(file, config=sd_folder).fingerprint()
+    more = {
+        "model_ema.diffusion_modeloutput_blocks00": torch.ones(3),
+        "alphas_cumprod": torch.ones(1000),
+        "sqrt_one_minus_alphas_cumprod": torch.ones(1000),
+        "posterior_mean_coef1": torch.ones(1000),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.ones(
+            1
+        ),
+        "cond_stage_model.logit_scale": torch.ones(()),
+        "first_stage_model.loss.logvar": torch.ones(()),
+        "embedding_manager.safety_checker.x": torch.ones(1),
+    }
+    save_file(load_file(file) | more, file)
+    assert load_backbone(file, config=sd_folder).fingerprint() == expected
+
+
+# The network alone --------------------------------------------------------------------
+
+
+def change(folder, part, index=()):
+    """Take the weights of a part from a folder, and change its index."""
+    for weights in (folder / part).glob("*.safetensors"):
+        weights.unlink()
+    file = folder / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | dict(index)))
+
+
+@pytest.mark.parametrize(
+    "family, prefix",
+    [
+        ("Stable Diffusion 1.x, 2.x", "model.diffusion_model."),
+        ("Stable Diffusion 1.x, 2.x", ""),
+        ("Stable Diffusion 3, 3.5", ""),
+        ("Z-Image", ""),
+        ("Z-Image", "model.diffusion_model."),
+        ("FLUX.2", "model.diffusion_model."),
+        ("AuraFlow", "model.diffusion_model."),
+        ("Flux", ""),
+        ("Qwen-Image", "model.diffusion_model."),
+        ("HiDream", "model.diffusion_model."),
+    ],
+)
+def test_a_file_with_the_network_alone(family, prefix, tmp_path):
+    """In its authors' layout; the config lacks the network's weights."""
+    pipeline = PIPELINES[family]()
+    pipeline.save_pretrained(tmp_path / "folder")
+    part = "unet" if hasattr(pipeline, "unet") else "transformer"
+    weights = as_shared(getattr(pipeline, part))
+    file = tmp_path / "network.safetensors"
+    save_file({prefix + key: w for key, w in weights.items()}, file)
+    change(tmp_path / "folder", part)
+    backbone = load_backbone(file, config=tmp_path / "folder")
+    assert backbone.fingerprint() == load_backbone(pipeline).fingerprint()
+    key = max(weights)  # any
+    for wrong, match in (
+        ({**weights, key: weights[key][:0]}, key.rsplit(".")[-1]),
+        ({k: w for k, w in weights.items() if k != key}, key.rsplit(".")[-1]),
+        (weights | {"other.weight": torch.zeros(1)}, "other.weight"),
+    ):
+        save_file({prefix + key: w for key, w in wrong.items()}, file)
+        with pytest.raises(OSError, match=match):
+            load_backbone(file, config=tmp_path / "folder")
+
+
+def test_parts_that_neither_the_file_nor_the_folder_has(file, sd_folder, tmp_path):
+    folder = Path(shutil.copytree(sd_folder, tmp_path / "folder"))
+    of_network = {
+        key: w for key, w in load_file(file).items() if key.startswith("model.diff")
+    }
+    save_file(of_network, file)
+    (weights,) = (folder / "text_encoder").glob("*.safetensors")
+    encoder = load_file(weights)
+    save_file(dict(list(encoder.items())[1:]), weights, metadata={"format": "pt"})
+    with pytest.raises(OSError, match=r"text_encoder have wrong keys: 1 missing"):
+        load_backbone(file, config=folder)
+    change(folder, "text_encoder")
+    with pytest.raises(OSError, match="text_encoder/ has no weights"):
+        load_backbone(file, config=folder)
+    change(folder, "unet", {"text_encoder": ["transformers", "T5OtherModel"]})
+    with pytest.raises(OSError, match=r"text_encoder is a T5OtherModel.*install"):
+        load_backbone(file, config=folder)
 
 
 @pytest.mark.parametrize(

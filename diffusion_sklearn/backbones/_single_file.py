@@ -36,7 +36,7 @@ PREFIXES = {
 """Parts of the pipeline by the beginning of the keys of their weights."""
 
 HARMLESS = re.compile(
-    r"(.*\.)?(position_ids|logit_scale|text_projection(\.weight)?)"
+    r"(.*\.)?(position_ids|attn_mask|logit_scale|text_projection(\.weight)?)"
     r"|(model_ema|.*safety_checker|first_stage_model\.loss)\..*"
     r"|betas|\w*alphas_cumprod\w*|posterior_\w+|lvlb_weights|logvar|scale_factor"
     r"|denoiser\.sigmas|v_pred|ztsnr|(model\.diffusion_model\.)?norm_final\.weight"

@@ -155,6 +155,7 @@ def test_weights_that_authors_add(file, sd_folder):
             1
         ),
         "cond_stage_model.logit_scale": torch.ones(()),
+        "cond_stage_model.model.attn_mask": torch.ones(2, 2),
         "first_stage_model.loss.logvar": torch.ones(()),
         "embedding_manager.safety_checker.x": torch.ones(1),
     }

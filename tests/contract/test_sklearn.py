@@ -75,9 +75,6 @@ CHECKED = {"dtype": "float64", "image_shape": (1, -1)}
         ConditionalDiffusionClassifier(
             model=DIT, class_ids="order", n_trials=3, pruning=None, **CHECKED
         ),
-        ConditionalDiffusionClassifier(
-            model=DIT, class_ids="order", n_trials=12, **CHECKED
-        ),
         CLIPZeroShotClassifier(model=CLIP, prompt_template="{}", **CHECKED),
     ]
 )
@@ -89,11 +86,22 @@ def test_estimator_checks(estimator, check):
         raise
 
 
+RACE = ConditionalDiffusionClassifier(
+    model=DIT, class_ids="order", n_trials=12, **CHECKED
+)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([RACE])
+def test_estimator_checks_of_a_race(estimator, check):
+    test_estimator_checks(estimator, check)
+
+
 @pytest.mark.slow
 def test_the_check_that_needs_the_array_api():
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, __file__, "-k", "test_estimator_checks and array_api"],
+        [*command, "-m", "", __file__, "-k", "test_estimator_checks and array_api"],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "SCIPY_ARRAY_API": "1"},
         capture_output=True,

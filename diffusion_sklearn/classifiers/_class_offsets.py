@@ -58,6 +58,10 @@ def fit_class_offsets(clf, X, priors=None):
     images from classes that are frequent to classes that are rare. A few images of a
     class are not enough to tell its proportion either; take 10 or more a class.
 
+    They pay where one class takes far more than its prior of the predictions. With the
+    defaults of the bundled models, which are near it, they lower the accuracy by 2 to 3
+    points (:doc:`/results/defaults`); compare on a few labelled images.
+
     Examples
     --------
     >>> from diffusion_sklearn import ConditionalDiffusionClassifier, fit_class_offsets

@@ -113,14 +113,14 @@ def compare(task, n_loop, n_timed, n_images, n_stages, folder):
     (first, n_keep), (last, _) = PETS
     cost = float(first * len(ours.classes_) + (last - first) * n_keep)
     rows, right = [row(task, "plain loop", baseline, baseline, cost)], {}
-    for name, clf, n, n_timed in (
+    for name, clf, n, count in (
         ("the same stages", ours, n_stages, max(n_timed // 5, 1)),
         ("default", default, None, n_timed),
     ):
         clf.predict(some[:8])  # warm up
         began = time.perf_counter()
-        clf.predict(images[:n_timed])
-        seconds = (time.perf_counter() - began) / n_timed
+        clf.predict(images[:count])
+        seconds = (time.perf_counter() - began) / count
 
         def choose(chunk, clf=clf):
             result = clf.denoising_errors(chunk)

@@ -462,7 +462,8 @@ def _load_pipeline(spec, dtype):
 
 def _read_pipeline(source, dtype, how, variant=None, file=None):
     """Read the parts that are needed, each with its weights complete."""
-    import diffusers  # noqa: F401 (before its messages are silenced)
+    import diffusers  # noqa: F401 (before their messages are silenced)
+    import transformers.utils.logging  # noqa: F401
 
     with quiet():
         folder, names = list_files(source, how, "model_index.json")

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,14 @@ def test_loaded_once_for_each_model_and_dtype(dit_folder, sd_folder, loads):
     assert loads == [dit_folder, dit_folder, sd_folder]
     clear_cache()
     assert load_backbone(dit_folder) is not first
+
+
+@pytest.mark.parametrize("model", ["fashion-dit", "fashion-scenes"])
+def test_libraries_are_silent_while_they_load(model):
+    """In a new process: they speak once in each."""
+    code = f"from diffusion_sklearn import load_backbone; load_backbone({model!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == done.stderr == b""
 
 
 def test_folder_pipeline_object_and_backbone_agree(dit_folder):

@@ -40,6 +40,25 @@ def compute_in_chunks(compute, inputs, folder=None, name=""):
     return np.concatenate(chunks)
 
 
+def errors_in_chunks(clf, images, folder, name):
+    """Errors of all classes and trials, (n_images, n_classes, n_trials), float64."""
+    errors = compute_in_chunks(
+        lambda chunk: clf.denoising_errors(chunk).errors, [images], folder, name
+    )
+    return errors.astype(float)
+
+
+def choices_in_chunks(clf, images, folder, name):
+    """Index of the chosen class and evaluations of each image, (n_images,) each."""
+
+    def choose(chunk):
+        result = clf.denoising_errors(chunk)
+        choice = result.log_proba.argmax(axis=1)
+        return np.column_stack([choice, result.n_evaluations])
+
+    return compute_in_chunks(choose, [images], folder, name).T
+
+
 def replay_rounds(errors, rounds, order, timesteps, weights, coefficients=None):
     """Choice and evaluations of each image in a race, from the table of all errors.
 

@@ -28,7 +28,7 @@ from benchmarks._common import (
     make_task,
     write,
 )
-from benchmarks.accuracy._replay import compute_in_chunks
+from benchmarks.accuracy._replay import choices_in_chunks
 from benchmarks.accuracy._tables import (
     Stored,
     make_scene_questions,
@@ -129,15 +129,9 @@ def class_rows(task, make, images, labels, few, unlabelled, folder):
     correct, cost = {}, {}
     for system, params in {**TARGETS, **others}.items():
         clf = make(**params).fit(classes=names)
-
-        def race(images, clf=clf):
-            result = clf.denoising_errors(images)
-            choice = result.log_proba.argmax(axis=1)
-            return np.column_stack([choice, result.n_evaluations])
-
         # The weight and the offsets are of other images: they belong to the name.
         key = f"{task}-race-{system}-{joblib.hash((weight, offsets))}"
-        choice, cost[system] = compute_in_chunks(race, [images], folder, key).T
+        choice, cost[system] = choices_in_chunks(clf, images, folder, key)
         correct[system] = clf.classes_[choice] == labels
     correct[CLIP] = clip.predict(images) == labels
     return rows_of(task, correct, cost, weight)

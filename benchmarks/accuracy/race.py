@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
-from benchmarks.accuracy._replay import compute_in_chunks, replay_rounds
+from benchmarks.accuracy._replay import errors_in_chunks, replay_rounds
 from benchmarks.accuracy._shifts import SHIFTS, shift
 from diffusion_sklearn import fit_trial_covariance
 from diffusion_sklearn.datasets import load_fashion_mnist
@@ -40,13 +40,9 @@ def make_table(task, n, name, seed, folder):
     """Classifier, errors of all classes and trials, and the index of the true class."""
     clf, images, truth = make_task(task, n, pruning=None, random_state=seed)
     images = shift(images, name) if name else images
-    errors = compute_in_chunks(
-        lambda chunk: clf.denoising_errors(chunk).errors,
-        [images],
-        folder,
-        f"{task}-{name or 'as they are'}-{seed}",
-    )
-    return clf, errors.astype(float), np.searchsorted(clf.classes_, truth)
+    stored = f"{task}-{name or 'as they are'}-{seed}"
+    errors = errors_in_chunks(clf, images, folder, stored)
+    return clf, errors, np.searchsorted(clf.classes_, truth)
 
 
 def rounds_and_order(clf, method):

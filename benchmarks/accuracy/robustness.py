@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
+from benchmarks.accuracy._replay import errors_in_chunks
 from benchmarks.accuracy._shifts import SHIFTS, shift
 from benchmarks.accuracy.paper import NETWORKS, robustness
 from benchmarks.accuracy.race import make_table
@@ -35,15 +36,11 @@ def train_table(clf, n, name, folder):
     """Errors and true class of training photos, shifted or not."""
     train = load_fashion_mnist(split="train")
     truth = np.searchsorted(clf.classes_, train.target_names[train.target[:n]])
-    path = folder and folder / f"photos-train-{name or 'as they are'}-{n}.npy"
-    if path and path.exists():
-        return np.load(path).astype(float), truth
     images = train.images[:n]
     images = shift(images, name) if name else images
-    errors = clf.set_params(pruning=None).denoising_errors(images).errors
-    if path:
-        np.save(path, errors)
-    return errors.astype(float), truth
+    stored = f"photos-train-{name or 'as they are'}"
+    clf.set_params(pruning=None)
+    return errors_in_chunks(clf, images, folder, stored), truth
 
 
 def refitted(clf, errors, truth):

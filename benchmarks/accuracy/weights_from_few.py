@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from benchmarks._common import describe_machine, make_parser, make_scene_task, write
-from benchmarks.accuracy._replay import compute_in_chunks
+from benchmarks.accuracy._replay import errors_in_chunks
 from benchmarks.accuracy.race import make_table
 from benchmarks.accuracy.robustness import train_table
 from diffusion_sklearn import fit_timestep_weights
@@ -58,13 +58,8 @@ FORMS = {
 def train_items(clf, n, folder):
     """Errors of training scenes of one item, and the index of the true class."""
     images, labels, _ = make_scene_task("items", n, "train", 0)
-    errors = compute_in_chunks(
-        lambda chunk: clf.denoising_errors(chunk).errors,
-        [images],
-        folder,
-        "items-train",
-    )
-    return errors.astype(float), np.searchsorted(clf.classes_, labels)
+    errors = errors_in_chunks(clf, images, folder, "items-train")
+    return errors, np.searchsorted(clf.classes_, labels)
 
 
 def measure(clf, errors, truth, weights):

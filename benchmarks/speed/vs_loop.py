@@ -26,7 +26,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
-from benchmarks.accuracy._replay import compute_in_chunks
+from benchmarks.accuracy._replay import choices_in_chunks
 from diffusion_sklearn.images._pixels import to_pixels
 
 PETS = ((25, 5), (250, 1))
@@ -121,14 +121,8 @@ def compare(task, n_loop, n_timed, n_images, n_stages, folder):
         began = time.perf_counter()
         clf.predict(images[:count])
         seconds = (time.perf_counter() - began) / count
-
-        def choose(chunk, clf=clf):
-            result = clf.denoising_errors(chunk)
-            choice = result.log_proba.argmax(axis=1)
-            return np.column_stack([choice, result.n_evaluations])
-
-        table = compute_in_chunks(choose, [images[:n]], folder, f"loop-{task}-{name}")
-        choice, cost = table.T
+        stored = f"loop-{task}-{name}"
+        choice, cost = choices_in_chunks(clf, images[:n], folder, stored)
         right[name] = choice == truth[:n]
         same = float((choice[:n_loop] == expected).mean())
         cost = float(cost.mean())

@@ -230,8 +230,10 @@ def get_backbone(spec):
 
     key = (spec.revision, spec.variant, spec.config, str(device), dtype)
     backbone = get_or_load(model, key, load)
+    if spec.dtype == "auto":
+        return backbone
     stored = quantized_dtypes(backbone.pipeline) - {dtype}
-    if stored and spec.dtype != "auto":
+    if stored:
         raise ValueError(
             f"dtype={spec.dtype!r}: the weights of model={model!r} are quantized for "
             f"{stored.pop()} and can't be cast; pass dtype='auto'."

@@ -32,14 +32,16 @@ def checksums(tensors):
     sums : bytes
         The same for the same bytes in the same order, whatever their device.
     """
-    sums, small = [], []
+    sums, small, n_small = [], [], 0
     for words in (_words(part) for tensor in tensors for part in _plain(tensor)):
-        if len(words) >= SMALL:
+        n_words = words.numel()
+        if n_words >= SMALL:
             sums += _sums(words)
             continue
         small.append(words.to(small[0].device) if small else words)
-        if sum(map(len, small)) >= SMALL:
-            sums, small = sums + _sums(torch.cat(small)), []
+        n_small += n_words
+        if n_small >= SMALL:
+            sums, small, n_small = sums + _sums(torch.cat(small)), [], 0
     sums += _sums(torch.cat(small)) if small else []
     return torch.cat(sums).numpy().tobytes() if sums else b""
 

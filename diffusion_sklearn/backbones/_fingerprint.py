@@ -199,6 +199,7 @@ class _Part:
         self.name, self.lines, self.tensors, self.unseen = name, [], [], []
         self._texts = {}  # id of a value -> the value, which it keeps alive, its text
         self._configs = {}  # the same of the configs of transformers, as dicts
+        self._methods = {}  # class -> text of the functions that it defines itself
 
     def digest(self):
         return digest("\n".join(self.lines).encode() + checksums(self.tensors))
@@ -309,22 +310,28 @@ class _Part:
         """Name of a class; with its code, where it is of no library."""
         if id(cls) not in self._texts:
             text = f"{cls.__module__}.{cls.__qualname__}"
-            for parent in cls.__mro__:
-                for name, value in vars(parent).items():
-                    value = getattr(value, "__func__", value)
-                    if not isinstance(value, FunctionType):
-                        continue
-                    if _root(parent.__module__) not in LIBRARIES:
-                        text += f" {name}={_code(value.__code__)}"
-                    elif not _is_of_library(value):
-                        self.unseen.append(f"a changed {parent.__qualname__}.{name}")
-            self._texts[id(cls)] = cls, text
+            self._texts[id(cls)] = cls, text + "".join(map(self._code, cls.__mro__))
         return self._texts[id(cls)][1]
+
+    def _code(self, cls):
+        """The code of a class, without its parents', where it is of no library."""
+        if cls not in self._methods:
+            text, of_library = "", _is_library(cls.__module__)
+            for name, value in vars(cls).items():
+                value = getattr(value, "__func__", value)
+                if not isinstance(value, FunctionType):
+                    continue
+                if not of_library:
+                    text += f" {name}={_code(value.__code__)}"
+                elif not _is_of_library(value):
+                    self.unseen.append(f"a changed {cls.__qualname__}.{name}")
+            self._methods[cls] = text
+        return self._methods[cls]
 
 
 def _that_count(attributes, cls):
     """Attributes of an object that may change an output."""
-    is_library = _root(cls.__module__) in LIBRARIES
+    is_library = _is_library(cls.__module__)
     return {
         name: value
         for name, value in attributes.items()
@@ -348,15 +355,17 @@ def _tensors(module):
     }
 
 
-def _root(module):
-    return str(module).partition(".")[0]
+@functools.cache
+def _is_library(module):
+    """Whether the module of this name is of a library."""
+    return str(module).partition(".")[0] in LIBRARIES
 
 
 def _is_of_library(function):
     """Whether a function was defined by a library, whatever its name says."""
     function = getattr(function, "__func__", function)
     module = getattr(function, "__globals__", {}).get("__name__")
-    return _root(module or function.__module__ or "builtins") in LIBRARIES
+    return _is_library(module or function.__module__ or "builtins")
 
 
 def _code(code):
@@ -373,7 +382,8 @@ def _only_watches(hook):
     """
     hook = getattr(hook, "__func__", hook)
     if not isinstance(hook, FunctionType):
-        return _root(type(hook).__module__) in LIBRARIES - {"functools"}
+        module = type(hook).__module__
+        return _is_library(module) and module != "functools"  # a partial
     if _is_of_library(hook):
         return True
     steps = [step for step in dis.get_instructions(hook) if step.opname != "CACHE"]

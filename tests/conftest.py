@@ -32,19 +32,20 @@ from diffusion_sklearn.testing._text_encoders import clip_tokenizer as tiny_toke
 from diffusion_sklearn.testing._unets import stable_diffusion
 
 PIPELINES = tiny_pipelines()
-COMMON = (
-    "Stable Diffusion 1.x, 2.x",
-    "Stable Diffusion, velocity",
-    "Stable Diffusion XL",
-    "Stable Diffusion 3, 3.5",
-    "Flux",
-    "DiT",
-)
+COMMON = "Stable Diffusion 1.x, 2.x", "Stable Diffusion 3, 3.5", "DiT"
 BY_FAMILY = [
     pytest.param(name, marks=() if name in COMMON else pytest.mark.slow)
     for name in PIPELINES
 ]
 """Names of all families, of which only common ones are in the fast lane."""
+
+
+def slow(*values):
+    """Values of `parametrize` with which a test is in the slow lane."""
+    return [
+        pytest.param(*(v if isinstance(v, tuple) else [v]), marks=pytest.mark.slow)
+        for v in values
+    ]
 
 
 def with_odd_scale(pipeline):

@@ -5,6 +5,7 @@ import json
 import shutil
 import urllib.request
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,12 @@ from benchmarks.speed.app_load import serve
 from diffusion_sklearn.app import _photos
 from diffusion_sklearn.datasets import load_fashion_photos
 
-pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(find_spec("gradio") is None, reason="no gradio"),
     pytest.mark.skipif(
         CHROMIUM is None, reason="no chromium (apt-get install chromium)"
     ),

@@ -26,7 +26,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.backbones._fingerprint import changed_parts, fingerprint, unseen
-from tests.conftest import BY_FAMILY, PIPELINES, tiny_sd
+from tests.conftest import BY_FAMILY, PIPELINES, slow, tiny_sd
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
@@ -153,19 +153,26 @@ CHANGES = [
         ("SD", change)
         for change in (
             another_scheduler,
-            another_schedule,
-            scheduler_config,
-            scale_of_autoencoder,
-            freeu,
             adapter_scale,
-            adapter_weights,
-            no_adapters,
-            textual_inversion,
-            attention_processor,
             swapped_weights,
-            numpy_edit_of_equal_sum,
         )
     ],
+    *slow(
+        *[
+            ("SD", change)
+            for change in (
+                another_schedule,
+                scheduler_config,
+                scale_of_autoencoder,
+                freeu,
+                adapter_weights,
+                no_adapters,
+                textual_inversion,
+                attention_processor,
+                numpy_edit_of_equal_sum,
+            )
+        ]
+    ),
     ("DiT", swapped_classes),
     ("U-Net on pixels", swapped_classes),
     ("U-Net on pixels", switch_of_a_module),
@@ -361,7 +368,8 @@ def replaced_function(p):
 
 
 @pytest.mark.parametrize(
-    "change", [hook, hook_in_place, pre_hook, replaced_forward, replaced_function]
+    "change",
+    [hook, *slow(hook_in_place, pre_hook), replaced_forward, *slow(replaced_function)],
 )
 def test_what_is_not_seen_is_refused_where_it_could_be_missed(change, tmp_path):
     tiny_sd("epsilon").save_pretrained(tmp_path / "model")

@@ -19,7 +19,7 @@ from diffusion_sklearn import (
 )
 from diffusion_sklearn.backbones import _loading
 from tests.backbones.layouts import errors_of, size_of
-from tests.conftest import PIPELINES, tiny_dit, tiny_sd
+from tests.conftest import PIPELINES, slow, tiny_dit, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 
@@ -37,7 +37,7 @@ def test_loaded_once_for_each_model_and_dtype(dit_folder, sd_folder, loads):
     assert load_backbone(dit_folder) is not first
 
 
-@pytest.mark.parametrize("model", ["fashion-dit", "fashion-scenes"])
+@pytest.mark.parametrize("model", [*slow("fashion-dit"), "fashion-scenes"])
 def test_libraries_are_silent_while_they_load(model):
     """In a new process: they speak once in each."""
     code = f"from diffusion_sklearn import load_backbone; load_backbone({model!r})"
@@ -265,11 +265,11 @@ KEPT = "PixArt-Sigma", "DiT", "Chroma", "Qwen-Image", "Flux", "AuraFlow", "Sana"
 """Families with weights or tables that loading leaves in float32."""
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", *slow("float16")])
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param(name, marks=() if name in KEPT else pytest.mark.slow)
+        pytest.param(name, marks=() if name in KEPT[:3] else pytest.mark.slow)
         for name in PIPELINES
         if "image to image" not in name
     ],

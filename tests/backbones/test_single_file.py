@@ -22,7 +22,7 @@ from tests.backbones.layouts import (
     of_clip,
     of_open_clip,
 )
-from tests.conftest import PIPELINES, tiny_sd
+from tests.conftest import PIPELINES, slow, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 
@@ -47,9 +47,11 @@ def test_the_same_numbers_as_the_folder(file, sd_folder):
     "make, layouts",
     [
         (stable_diffusion, [(of_clip, "cond_stage_model")]),
-        (stable_diffusion, [(of_open_clip, "cond_stage_model")]),
-        (stable_diffusion_xl, ENCODERS_OF_XL),
-        (stable_diffusion_3, ENCODERS_OF_SD3),
+        *slow(
+            (stable_diffusion, [(of_open_clip, "cond_stage_model")]),
+            (stable_diffusion_xl, ENCODERS_OF_XL),
+            (stable_diffusion_3, ENCODERS_OF_SD3),
+        ),
     ],
     ids=["1.x", "2.x", "XL", "3"],
 )
@@ -178,15 +180,17 @@ def change(folder, part, index=()):
     "family, prefix",
     [
         ("Stable Diffusion 1.x, 2.x", "model.diffusion_model."),
-        ("Stable Diffusion 1.x, 2.x", ""),
-        ("Stable Diffusion 3, 3.5", ""),
-        ("Z-Image", ""),
-        ("Z-Image", "model.diffusion_model."),
-        ("FLUX.2", "model.diffusion_model."),
-        ("AuraFlow", "model.diffusion_model."),
         ("Flux", ""),
-        ("Qwen-Image", "model.diffusion_model."),
-        ("HiDream", "model.diffusion_model."),
+        *slow(
+            ("Stable Diffusion 1.x, 2.x", ""),
+            ("Stable Diffusion 3, 3.5", ""),
+            ("Z-Image", ""),
+            ("Z-Image", "model.diffusion_model."),
+            ("FLUX.2", "model.diffusion_model."),
+            ("AuraFlow", "model.diffusion_model."),
+            ("Qwen-Image", "model.diffusion_model."),
+            ("HiDream", "model.diffusion_model."),
+        ),
     ],
 )
 def test_a_file_with_the_network_alone(family, prefix, tmp_path):

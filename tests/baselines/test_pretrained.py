@@ -27,10 +27,9 @@ from transformers import (
 )
 
 from diffusion_sklearn import ConditionalDiffusionClassifier, clear_cache
-from diffusion_sklearn.baselines import _pretrained
 from diffusion_sklearn.baselines._pretrained import PretrainedImageClassifier
 from diffusion_sklearn.datasets import load_fashion_photos
-from tests.conftest import save_tiny_clip, saved
+from tests.conftest import save_tiny_clip, saved, slow
 
 LABELS = ["ant", "bee", "crane", "dog, hound", "crane, bird", "eel"]
 NAMES = ["ant", "eel", "hound"]
@@ -371,7 +370,14 @@ def test_as_a_prefilter(clf, dit_folder):
     np.testing.assert_array_equal(scored, rank.argsort(axis=1) < 2)
 
 
-@pytest.mark.parametrize("model", _pretrained.BUNDLED)
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("fashion-resnet-tiny", "fashion-vit-tiny"),
+        *slow("fashion-resnet", "fashion-resnet-small"),
+        *slow("fashion-vit", "fashion-vit-small"),
+    ],
+)
 def test_bundled_networks_know_photos_they_were_not_trained_on(model):
     photos = load_fashion_photos()
     clf = PretrainedImageClassifier(model=model).fit(classes=photos.target_names)

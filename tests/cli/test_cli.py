@@ -61,6 +61,7 @@ def test_demo(tmp_path, capsys):
         assert picture.size[0] > 1000 and len(picture.getcolors(10**6)) > 50
 
 
+@pytest.mark.slow
 def test_demo_of_scenes(tmp_path, capsys):
     """It shows a pair of scenes that CLIP gets wrong and diffusion right."""
     output = tmp_path / "demo.png"

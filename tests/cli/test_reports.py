@@ -13,6 +13,7 @@ from PIL import Image
 from diffusion_sklearn.cli import _report, main
 from diffusion_sklearn.datasets import load_fashion_photos
 from diffusion_sklearn.metrics import expected_calibration_error
+from tests.conftest import slow
 
 
 class Page(HTMLParser):
@@ -138,7 +139,9 @@ def test_evidence_is_red_where_positive():
     assert (drawn[3, 3] == 128).all()
 
 
-@pytest.mark.parametrize("model, n", [("fashion-dit", 20), ("fashion-scenes", 60)])
+@pytest.mark.parametrize(
+    "model, n", [("fashion-dit", 20), *slow(("fashion-scenes", 60))]
+)
 def test_demo(model, n, tmp_path, capsys):
     output = tmp_path / "demo.png"
     argv = ["demo", "--model", model, "--n-images", str(n), "--n-trials", "1"]

@@ -9,7 +9,6 @@ import sys
 import joblib
 import numpy as np
 import pytest
-import skops.io as sio
 from diffusers import DiTPipeline
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
@@ -27,7 +26,7 @@ from diffusion_sklearn.baselines import (
     ResNetHead,
     SyntheticDataClassifier,
 )
-from tests.conftest import tiny_dit
+from tests.conftest import slow, tiny_dit
 
 NAMES = ["ant", "bee", "eel"]
 IMAGES = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -40,7 +39,7 @@ for file in files:
 """
 
 
-@pytest.fixture(params=["text", "class"])
+@pytest.fixture(params=[*slow("text"), "class"])
 def clf(request, dit_folder, sd_folder):
     """Each estimator, with a tiny model in a folder."""
     if request.param == "text":
@@ -317,6 +316,8 @@ def test_skops_stores_and_loads_features(dit_folder, tmp_path):
 
 
 def reload_with_skops(estimator, folder):
+    import skops.io as sio  # takes a second
+
     path = folder / "model.skops"
     sio.dump(estimator, path)
     trusted = sio.get_untrusted_types(file=path)

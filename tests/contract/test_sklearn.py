@@ -35,7 +35,14 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
-from tests.conftest import save_pipeline, save_tiny_clip, saved, tiny_dit, tiny_sd
+from tests.conftest import (
+    save_pipeline,
+    save_tiny_clip,
+    saved,
+    slow,
+    tiny_dit,
+    tiny_sd,
+)
 
 NAMES = ["ant", "bee", "eel"]
 ARRAY = np.random.RandomState(0).randint(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -47,7 +54,7 @@ FORMS = {
 Y = np.array(NAMES * 4)
 
 
-@pytest.fixture(params=["text", "class"])
+@pytest.fixture(params=["text", *slow("class")])
 def clf(request, dit_folder, sd_folder):
     """Each estimator, with a tiny model that tells ants, bees and eels apart."""
     common = {"n_trials": 4, "image_shape": (8, 8, 3)}
@@ -69,9 +76,6 @@ CHECKED = {"dtype": "float64", "image_shape": (1, -1)}
 # imported. The test after this one runs it so.
 @parametrize_with_checks(
     [
-        ZeroShotDiffusionClassifier(
-            model=SD, prompt_template="{}", n_trials=3, pruning=None, **CHECKED
-        ),
         ConditionalDiffusionClassifier(
             model=DIT, class_ids="order", n_trials=3, pruning=None, **CHECKED
         ),
@@ -86,14 +90,18 @@ def test_estimator_checks(estimator, check):
         raise
 
 
-RACE = ConditionalDiffusionClassifier(
-    model=DIT, class_ids="order", n_trials=12, **CHECKED
-)
-
-
 @pytest.mark.slow
-@parametrize_with_checks([RACE])
-def test_estimator_checks_of_a_race(estimator, check):
+@parametrize_with_checks(
+    [
+        ZeroShotDiffusionClassifier(
+            model=SD, prompt_template="{}", n_trials=3, pruning=None, **CHECKED
+        ),
+        ConditionalDiffusionClassifier(
+            model=DIT, class_ids="order", n_trials=12, **CHECKED
+        ),
+    ]
+)
+def test_estimator_checks_of_prompts_and_of_a_race(estimator, check):
     test_estimator_checks(estimator, check)
 
 
@@ -132,7 +140,7 @@ def test_pipeline_with_a_transformer_in_front(clf, form):
     assert pipeline.classes_.tolist() == NAMES
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["pil", *slow("array", "rows")])
 def test_cross_validation_agrees_with_one_fit(clf, form):
     """Nothing is trained, so the folds make no difference."""
     X = FORMS[form]
@@ -154,7 +162,7 @@ def test_cross_validation_agrees_with_one_fit(clf, form):
 @pytest.mark.parametrize(
     "grid",
     [
-        {"n_trials": [2, 4], "loss": ["l1", "l2"]},
+        *slow({"n_trials": [2, 4], "loss": ["l1", "l2"]}),
         {"pruning": [None, 0.9, ((2, 2),)]},
         {"prompt_template": ["auto", "{}", ["{}", "a {}."]]},
     ],

@@ -57,6 +57,7 @@ def test_all_checks_run_on_every_tiny_pipeline(rows):
     assert sum(int(n_pipelines) for _, n_pipelines in checks) == len(tiny_pipelines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", model_sizes.MODELS)
 @pytest.mark.filterwarnings("ignore:.FluxPosEmbed:FutureWarning")  # of diffusers
 def test_counted_weights_equal_the_published_number(model):

@@ -15,7 +15,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.engine._pruning import pruning_rounds, stage_ends
-from tests.conftest import tiny_dit, tiny_sd
+from tests.conftest import slow, tiny_dit, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 DISTANCES = {
@@ -92,7 +92,7 @@ def test_dit_against_double_loop(loss):
     np.testing.assert_allclose(result.errors, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", *slow("v_prediction")])
 @pytest.mark.parametrize("loss", DISTANCES)
 def test_stable_diffusion_against_double_loop(prediction_type, loss):
     templates = ["a {}", "one big {}."]
@@ -194,8 +194,19 @@ def test_bundled_model_against_double_loop(photos):
     np.testing.assert_allclose(errors, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("target", ["native", "epsilon", "sample", "velocity"])
+@pytest.mark.parametrize(
+    "prediction_type, target",
+    [
+        ("epsilon", "velocity"),
+        ("v_prediction", "epsilon"),
+        ("sample", "native"),
+        *slow(
+            *[("epsilon", target) for target in ("native", "epsilon", "sample")],
+            *[("v_prediction", target) for target in ("native", "sample", "velocity")],
+            *[("sample", target) for target in ("epsilon", "sample", "velocity")],
+        ),
+    ],
+)
 def test_targets_are_weightings_of_each_other(prediction_type, target):
     """For l2, the space of the error is a weighting over t."""
     model = tiny_sd(prediction_type)
@@ -290,6 +301,7 @@ def test_half_precision_sums_in_float32(dit_folder):
     np.testing.assert_allclose(half, full.denoising_errors(IMAGES).errors, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(dit_folder):
     clf = ConditionalDiffusionClassifier(
         model=dit_folder, n_trials=50, pruning=((5, 2),)
@@ -373,6 +385,7 @@ def test_a_race_of_one_candidate_is_over_before_it_starts(dit_folder):
     assert (result.n_evaluations <= 4).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny_dit, lambda: tiny_sd("epsilon")])
 def test_a_compiled_network_gives_the_same_errors(make):
     pipeline = make()

@@ -24,7 +24,7 @@ from diffusion_sklearn.engine._gradients import (
 )
 from diffusion_sklearn.engine._trials import Trials
 from diffusion_sklearn.testing import tiny_pipelines
-from tests.conftest import tiny_dit
+from tests.conftest import slow, tiny_dit
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 NAMES = ["ant", "bee", "cat", "eel"]
@@ -119,7 +119,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", ["flow", "DiT", *slow("Stable Diffusion", "pooled embeddings", "U-Net")]
+)
 def test_scores_against_finite_differences(case):
     make, name, params = CASES[case]
     clf = make(

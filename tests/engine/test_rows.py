@@ -14,7 +14,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.engine._trials import Trials
-from tests.conftest import tiny_dit, tiny_sd
+from tests.conftest import slow, tiny_dit, tiny_sd
 
 IMAGES = np.random.RandomState(1).randint(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 NAMES = ["ant", "bee", "cat", "eel"]
@@ -44,7 +44,7 @@ class Rows:
         {"pruning": 0.6, "prefilter": PREFILTER, "n_candidates": 2},
         {"pruning": None, "prefilter": PREFILTER, "n_candidates": 1},
         {"pruning": 0.6, "batch_size": 7, "memory": "kept"},
-        {"prompt_template": ["a {}", "one big {}."], "pruning": 0.6},
+        *slow({"prompt_template": ["a {}", "one big {}."], "pruning": 0.6}),
         {
             "prompt_template": ["a {}", "one big {}."],
             "guidance_scale": 3.0,

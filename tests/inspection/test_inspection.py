@@ -24,6 +24,7 @@ from diffusion_sklearn.inspection import (
     TimestepAccuracyDisplay,
     TrialScalingDisplay,
 )
+from tests.conftest import slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LABELS = ["ant", "bee", "cat"]
@@ -198,7 +199,7 @@ def test_accuracy_of_bands(clf, X, y):
 # Accuracy by number of trials --------------------------------------------------------
 
 
-@pytest.mark.parametrize("fitted", [True, False])
+@pytest.mark.parametrize("fitted", [*slow(True), False])
 def test_scaling_is_that_of_classifiers_fitted_one_by_one(clf, X, y, fitted):
     given = clf if fitted else type(clf)(**clf.get_params(deep=False))
     strategies = {

@@ -9,7 +9,7 @@ from diffusion_sklearn import Backbone, load_backbone
 from diffusion_sklearn.backbones._conditions import map_tensors, repeat
 from diffusion_sklearn.testing import check_backbone, tiny_pipelines
 from diffusion_sklearn.testing._checks import CHECKS
-from tests.conftest import BY_FAMILY
+from tests.conftest import BY_FAMILY, slow
 
 PIPELINES = tiny_pipelines()
 checks = {check.__name__: check for check in CHECKS}
@@ -47,8 +47,19 @@ def test_families_pass(name):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-@pytest.mark.parametrize("scheduler", ["PNDM", "UniPCMultistep", "EulerDiscrete"])
-@pytest.mark.parametrize("name", ["Stable Diffusion, velocity", "DiT"])
+@pytest.mark.parametrize(
+    "name, scheduler",
+    [
+        ("DiT", "PNDM"),
+        ("DiT", "EulerDiscrete"),
+        *slow(
+            ("DiT", "UniPCMultistep"),
+            ("Stable Diffusion, velocity", "PNDM"),
+            ("Stable Diffusion, velocity", "UniPCMultistep"),
+            ("Stable Diffusion, velocity", "EulerDiscrete"),
+        ),
+    ],
+)
 # Of some samplers in diffusers.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_any_sampler_of_the_same_noise_schedule_passes(name, scheduler):

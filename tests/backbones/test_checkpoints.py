@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier, clear_cache, load_backbone
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
-from tests.conftest import PIPELINES, tiny_sd
+from tests.models import PIPELINES, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -40,7 +40,7 @@ from diffusion_sklearn.testing._unets import (
     stable_diffusion,
     stable_diffusion_xl,
 )
-from tests.conftest import BY_FAMILY, PIPELINES
+from tests.models import BY_FAMILY, PIPELINES
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 LARGE = IMAGES.repeat(4, axis=1).repeat(4, axis=2)

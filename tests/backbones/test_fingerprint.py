@@ -26,7 +26,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.backbones._fingerprint import changed_parts, fingerprint, unseen
-from tests.conftest import BY_FAMILY, PIPELINES, slow, tiny_sd
+from tests.models import BY_FAMILY, PIPELINES, slow, tiny_sd
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
@@ -154,7 +154,6 @@ CHANGES = [
         for change in (
             another_scheduler,
             adapter_scale,
-            swapped_weights,
         )
     ],
     *slow(
@@ -169,6 +168,7 @@ CHANGES = [
                 no_adapters,
                 textual_inversion,
                 attention_processor,
+                swapped_weights,
                 numpy_edit_of_equal_sum,
             )
         ]

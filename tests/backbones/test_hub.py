@@ -14,7 +14,7 @@ import torch
 
 from diffusion_sklearn import load_backbone
 from diffusion_sklearn.backbones._sources import resolve_name
-from tests.conftest import save_tiny_clip, tiny_sd
+from tests.models import save_tiny_clip, tiny_sd
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ANSWERS = {

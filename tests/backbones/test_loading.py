@@ -19,7 +19,7 @@ from diffusion_sklearn import (
 )
 from diffusion_sklearn.backbones import _loading
 from tests.backbones.layouts import errors_of, size_of
-from tests.conftest import PIPELINES, slow, tiny_dit, tiny_sd
+from tests.models import PIPELINES, slow, tiny_dit, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 
@@ -37,7 +37,8 @@ def test_loaded_once_for_each_model_and_dtype(dit_folder, sd_folder, loads):
     assert load_backbone(dit_folder) is not first
 
 
-@pytest.mark.parametrize("model", [*slow("fashion-dit"), "fashion-scenes"])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["fashion-dit", "fashion-scenes"])
 def test_libraries_are_silent_while_they_load(model):
     """In a new process: they speak once in each."""
     code = f"from diffusion_sklearn import load_backbone; load_backbone({model!r})"

@@ -22,7 +22,7 @@ from tests.backbones.layouts import (
     of_clip,
     of_open_clip,
 )
-from tests.conftest import PIPELINES, slow, tiny_sd
+from tests.models import PIPELINES, slow, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 

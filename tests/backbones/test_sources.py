@@ -18,7 +18,7 @@ from tests.backbones.layouts import (
     write_single_file,
     write_variant,
 )
-from tests.conftest import PIPELINES
+from tests.models import PIPELINES
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from transformers import (
 
 from diffusion_sklearn import ZeroShotDiffusionClassifier, clear_cache
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
-from tests.conftest import tiny_clip, tiny_sd
+from tests.models import tiny_clip, tiny_sd
 
 NAMES = ["ant", "bee", "eel"]
 IMAGES = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 3), dtype=np.uint8)

@@ -29,15 +29,20 @@ from tests.backbones.test_families import (
     pixels,
     sigma,
 )
-from tests.conftest import COMMON, save_pipeline, saved, tiny_dit, tiny_sd
+from tests.models import (
+    COMMON,
+    saved_model,
+    slow,
+    tiny_dit,
+    tiny_sd,
+)
 
 PHOTOS = np.random.RandomState(1).randint(0, 256, (7, 8, 8, 3), dtype=np.uint8)
 
 
 # scikit-learn's checks ---------------------------------------------------------------
 
-DIT = saved("dit", save_pipeline(tiny_dit))
-SD = saved("sd", save_pipeline(tiny_sd, "epsilon"))
+DIT, SD = saved_model("dit"), saved_model("sd")
 # The checks make rows of any length, and compare results to 1e-7.
 CHECKED = {"dtype": "float64", "image_shape": (1, -1)}
 QUICK = {"width": 8, "n_blocks": 1, "learning_rate": 0.03, "batch_size": 64}
@@ -520,7 +525,7 @@ def test_training_that_diverges_is_an_error():
 # Both on photos -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", [LogisticRegression(max_iter=1000), "resnet"])
+@pytest.mark.parametrize("head", [LogisticRegression(max_iter=1000), *slow("resnet")])
 def test_photos_are_told_apart(photos, head):
     names = ["bag", "sandal", "t-shirt"]
     rows = np.concatenate([np.flatnonzero(photos.names == n)[:20] for n in names])

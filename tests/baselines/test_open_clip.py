@@ -17,7 +17,7 @@ from sklearn.model_selection import cross_val_score
 
 from diffusion_sklearn import clear_cache
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
-from tests.conftest import tiny_tokenizer
+from tests.models import tiny_tokenizer
 
 NEEDED = 'needs open_clip: pip install "diffusion-sklearn[open-clip]"'
 NAMES = ["ant", "bee", "eel"]

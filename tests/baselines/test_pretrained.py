@@ -29,7 +29,7 @@ from transformers import (
 from diffusion_sklearn import ConditionalDiffusionClassifier, clear_cache
 from diffusion_sklearn.baselines._pretrained import PretrainedImageClassifier
 from diffusion_sklearn.datasets import load_fashion_photos
-from tests.conftest import save_tiny_clip, saved, slow
+from tests.models import save_tiny_clip, saved, slow
 
 LABELS = ["ant", "bee", "crane", "dog, hound", "crane, bird", "eel"]
 NAMES = ["ant", "eel", "hound"]

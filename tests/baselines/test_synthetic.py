@@ -22,15 +22,14 @@ from diffusion_sklearn import clear_cache, load_backbone
 from diffusion_sklearn.baselines._drawing import Sampler, plan_draws, squares
 from diffusion_sklearn.baselines._synthetic import SyntheticDataClassifier
 from diffusion_sklearn.testing import tiny_pipelines
-from tests.conftest import save_pipeline, saved, tiny_dit, tiny_sd
+from tests.models import saved_model, tiny_sd
 
 NAMES = ["ant", "bee", "eel"]
 IDS = [0, 1, 4]
 IMAGES = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 3), dtype=np.uint8)
 FEW = {"n_images_per_class": 2, "num_inference_steps": 2, "dtype": "float64"}
 
-DIT = saved("dit", save_pipeline(tiny_dit))
-SD = saved("sd", save_pipeline(tiny_sd, "epsilon"))
+DIT, SD = saved_model("dit"), saved_model("sd")
 # The checks make rows of any length, and compare results to 1e-7.
 CHECKED = {**FEW, "image_shape": (1, -1)}
 

@@ -23,7 +23,7 @@ from diffusion_sklearn.baselines import (
 from diffusion_sklearn.classifiers._class_ids import resolve_class_ids
 from diffusion_sklearn.classifiers._labels import check_distinct
 from diffusion_sklearn.datasets._load import read_table
-from tests.conftest import tiny_dit, tiny_sd
+from tests.models import tiny_dit, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (10, 8, 8, 3), dtype=np.uint8)
 NAMES = ["ant", "bee", "eel"]

@@ -11,7 +11,7 @@ from diffusion_sklearn.backbones._stable_diffusion import StableDiffusionBackbon
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 from diffusion_sklearn.classifiers._pairs import read_pairs
 from diffusion_sklearn.metrics import winoground_scores
-from tests.conftest import tiny_sd
+from tests.models import tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 CAPTIONS = ["a cat on a dog", "a dog on a cat", "an eel"]

@@ -10,7 +10,7 @@ from diffusion_sklearn import ZeroShotDiffusionClassifier, load_backbone
 from diffusion_sklearn.backbones._tokens import default_template
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
 from diffusion_sklearn.classifiers._prompts import make_prompts
-from tests.conftest import save_tiny_clip, tiny_sd
+from tests.models import save_tiny_clip, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 OWN = {"known_words": ["a", "red", "bag", "t", "-", "shirt"], "prompt_template": "a {}"}

@@ -13,7 +13,7 @@ from PIL import Image
 from diffusion_sklearn.cli import _report, main
 from diffusion_sklearn.datasets import load_fashion_photos
 from diffusion_sklearn.metrics import expected_calibration_error
-from tests.conftest import slow
+from tests.models import slow
 
 
 class Page(HTMLParser):

@@ -35,14 +35,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.baselines import CLIPZeroShotClassifier
-from tests.conftest import (
-    save_pipeline,
-    save_tiny_clip,
-    saved,
-    slow,
-    tiny_dit,
-    tiny_sd,
-)
+from tests.models import saved_model, slow, tiny_dit
 
 NAMES = ["ant", "bee", "eel"]
 ARRAY = np.random.RandomState(0).randint(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -65,9 +58,7 @@ def clf(request, dit_folder, sd_folder):
 
 # scikit-learn's checks ---------------------------------------------------------------
 
-DIT = saved("dit", save_pipeline(tiny_dit))
-SD = saved("sd", save_pipeline(tiny_sd, "epsilon"))
-CLIP = saved("clip", lambda folder: save_tiny_clip(folder, "clip"))
+DIT, SD, CLIP = map(saved_model, ("dit", "sd", "clip"))
 # The checks make rows of any length, and compare results to 1e-7.
 CHECKED = {"dtype": "float64", "image_shape": (1, -1)}
 

@@ -19,7 +19,7 @@ from diffusion_sklearn.datasets._scorers import (
     SafetyCheckerScorer,
 )
 from diffusion_sklearn.metrics import clopper_pearson
-from tests.conftest import tiny_clip
+from tests.models import tiny_clip
 
 RANDOM = np.random.RandomState(0)
 IMAGES = RANDOM.randint(0, 256, (5, 9, 12, 3), dtype=np.uint8)

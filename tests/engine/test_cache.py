@@ -20,7 +20,7 @@ from diffusion_sklearn import (
 )
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.engine._store import RECORD
-from tests.conftest import tiny_dit
+from tests.models import tiny_dit
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 
@@ -291,6 +291,7 @@ def test_info_and_clear(clf, dit_folder):
     assert clf.denoising_errors(IMAGES).n_evaluations.tolist() == [24] * 4
 
 
+@pytest.mark.slow
 def test_a_limit_forgets_what_was_not_asked_for_longest(clf):
     images = np.random.RandomState(2).randint(0, 256, (60, 8, 8, 3), dtype=np.uint8)
     store = ErrorStore(clf.memory, max_bytes=150_000)

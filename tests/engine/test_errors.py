@@ -15,7 +15,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.engine._pruning import pruning_rounds, stage_ends
-from tests.conftest import slow, tiny_dit, tiny_sd
+from tests.models import slow, tiny_dit, tiny_sd
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 DISTANCES = {

@@ -24,7 +24,7 @@ from diffusion_sklearn.engine._gradients import (
 )
 from diffusion_sklearn.engine._trials import Trials
 from diffusion_sklearn.testing import tiny_pipelines
-from tests.conftest import slow, tiny_dit
+from tests.models import slow, tiny_dit
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 NAMES = ["ant", "bee", "cat", "eel"]

@@ -14,7 +14,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.engine._trials import Trials
-from tests.conftest import slow, tiny_dit, tiny_sd
+from tests.models import slow, tiny_dit, tiny_sd
 
 IMAGES = np.random.RandomState(1).randint(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 NAMES = ["ant", "bee", "cat", "eel"]

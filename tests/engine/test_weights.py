@@ -20,8 +20,8 @@ from diffusion_sklearn.classifiers._timestep_weights import fit_log_weights
 from diffusion_sklearn.metrics import expected_calibration_error
 from diffusion_sklearn.testing._transformers import flux
 from tests.backbones.test_families import classifier, stable_diffusion_3
-from tests.conftest import slow, tiny_dit, tiny_sd
 from tests.engine.test_errors import IMAGES, alphas_cumprod
+from tests.models import slow, tiny_dit, tiny_sd
 
 MAKERS = {
     "epsilon": lambda: tiny_sd("epsilon"),

@@ -22,7 +22,7 @@ IMAGES = np.random.RandomState(0).randint(0, 256, (40, 8, 8, 3), dtype=np.uint8)
 
 
 @pytest.fixture
-def clf(dit_folder):
+def clf(dit_folder, as_it_was):
     return ConditionalDiffusionClassifier(
         model=dit_folder, n_trials=6, prefilter=None
     ).fit(classes=NAMES)
@@ -33,7 +33,7 @@ def expected(clf):
     return clf.predict_proba(IMAGES)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def as_it_was():
     """Fresh workers, and an environment that Dask and Ray leave as it was."""
     environment = dict(os.environ)

@@ -23,7 +23,7 @@ from diffusion_sklearn import (
     clear_cache,
     load_backbone,
 )
-from tests.conftest import PIPELINES, save_pipeline, saved
+from tests.models import PIPELINES, save_pipeline, saved
 
 pytestmark = [
     pytest.mark.gpu,

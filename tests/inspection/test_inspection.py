@@ -24,7 +24,7 @@ from diffusion_sklearn.inspection import (
     TimestepAccuracyDisplay,
     TrialScalingDisplay,
 )
-from tests.conftest import slow
+from tests.models import slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LABELS = ["ant", "bee", "cat"]

@@ -9,7 +9,7 @@ from diffusion_sklearn import Backbone, load_backbone
 from diffusion_sklearn.backbones._conditions import map_tensors, repeat
 from diffusion_sklearn.testing import check_backbone, tiny_pipelines
 from diffusion_sklearn.testing._checks import CHECKS
-from tests.conftest import BY_FAMILY, slow
+from tests.models import BY_FAMILY, slow
 
 PIPELINES = tiny_pipelines()
 checks = {check.__name__: check for check in CHECKS}

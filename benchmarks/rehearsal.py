@@ -53,7 +53,7 @@ from diffusion_sklearn import (
     clear_cache,
     load_backbone,
 )
-from diffusion_sklearn.backbones._loading import families
+from diffusion_sklearn.backbones._families import families
 from diffusion_sklearn.cli import main as command_line
 
 NAMES = ["flower", "palace", "teapot"]

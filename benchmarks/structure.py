@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 
 from diffusion_sklearn import ConditionalDiffusionClassifier
-from diffusion_sklearn.backbones._loading import families
+from diffusion_sklearn.backbones._families import families
 from diffusion_sklearn.datasets import load_fashion_photos
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,8 @@ from diffusion_sklearn.app import _functions as page
 from diffusion_sklearn.app import _photos, _settings
 from diffusion_sklearn.app._server import Guard
 from diffusion_sklearn.app._templates import templates
-from diffusion_sklearn.backbones._loading import BUNDLED, load_backbone
+from diffusion_sklearn.backbones._families import BUNDLED
+from diffusion_sklearn.backbones._loading import load_backbone
 
 FOLDER = Path(__file__).parent
 MAX_WAITING = 64  # events in the queue

@@ -1,53 +1,29 @@
 """From what the user passed as `model` to a backbone, once a process."""
 
-import sys
-import warnings
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from pkgutil import iter_modules
 from weakref import WeakValueDictionary
-
-import torch
 
 from diffusion_sklearn.backbones._attachments import (
     check_attachments,
     check_movable,
     is_placed,
     quantized_dtypes,
-    unsupported,
 )
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._completeness import (
-    TEXT_FILES,
-    choose_weights,
-    download,
-    list_files,
-    read,
-    read_json,
-    read_tokenizer,
-    read_weights,
-)
 from diffusion_sklearn.backbones._devices import copy_to, resolve_device, resolve_dtype
+from diffusion_sklearn.backbones._families import BUNDLED, make_backbone
 from diffusion_sklearn.backbones._fingerprint import (
-    UNUSED,
     changed_parts,
     fingerprint,
     unseen,
     wrapped_modules,
 )
-from diffusion_sklearn.backbones._single_file import (
-    find_config,
-    parts_in_file,
-    read_network,
-    read_whole_file,
-)
+from diffusion_sklearn.backbones._pipelines import load_pipeline
 from diffusion_sklearn.backbones._sources import (
     get_or_load,
     get_or_make,
     list_bundled,
-    load_pretrained,
     quiet,
     resolve_name,
 )
@@ -58,9 +34,6 @@ from diffusion_sklearn.backbones._spec import (
     is_pipeline,
     register_pipeline,
 )
-
-BUNDLED = {"fashion-dit": "class-conditional", "fashion-scenes": "text-to-image"}
-"""Models that ship with the package, and what each is."""
 
 _in_place = WeakValueDictionary()
 
@@ -222,10 +195,10 @@ def get_backbone(spec):
     dtype = resolve_dtype(spec.dtype, device)
 
     def load():
-        pipeline = _load_pipeline(spec, dtype)
+        pipeline = load_pipeline(spec, dtype)
         stored = quantized_dtypes(pipeline) - {dtype}
         if stored:  # the rest as these, which can't be cast
-            pipeline = _load_pipeline(spec, stored.pop())
+            pipeline = load_pipeline(spec, stored.pop())
         return _make_own(pipeline.to(device), spec)
 
     key = (spec.revision, spec.variant, spec.config, str(device), dtype)
@@ -270,7 +243,7 @@ def get_unchanged(spec):
 
 def _make_own(pipeline, spec):
     """The backbone of a pipeline that no one else has, and no one should change."""
-    backbone = _make(pipeline, spec)
+    backbone = make_backbone(pipeline, spec)
     backbone.loaded_fingerprint = fingerprint(pipeline)
     return backbone
 
@@ -316,7 +289,7 @@ def _wrap_in_place(spec):
     backbone = _in_place.get(key)
     if backbone is None or not backbone.is_current():
         spec = replace(spec, fingerprint=None)
-        backbone = _in_place[key] = _make(pipeline, spec)
+        backbone = _in_place[key] = make_backbone(pipeline, spec)
     return backbone
 
 
@@ -349,176 +322,3 @@ def _load_elsewhere(spec):
             f"of another revision), and pickles hold no weights. {save}"
         )
     return backbone
-
-
-def families():
-    """Every family, those that users have written among them.
-
-    Returns
-    -------
-    families : dict of str to type
-        Subclasses of Backbone by the names of the pipeline classes that they wrap.
-    """
-    from diffusion_sklearn import backbones
-
-    for module in iter_modules(backbones.__path__):  # every file may hold a family
-        import_module(f"{backbones.__name__}.{module.name}")
-    return {name: cls for cls in _with_subclasses(Backbone) for name in cls.pipelines}
-
-
-def _pipeline_class(index):
-    """The class of a ``model_index.json``, of diffusers or written by the user."""
-    import diffusers
-    import transformers  # noqa: F401 (parts are of either)
-
-    name, by_name = index.get("_class_name"), families()
-    own = {cls.__name__: cls for cls in _with_subclasses(diffusers.DiffusionPipeline)}
-    cls = getattr(diffusers, str(name), None) or own.get(str(name))
-    _check_backends(cls)
-    codes = [of for part, of in index.items() if _is_part(of) and part not in UNUSED]
-    codes = [of for of in codes if _module(of[0]) is None]
-    codes += [name] if isinstance(name, list) else []
-    if codes:
-        raise ValueError(
-            f"The model has code of its own ({'.'.join(map(str, codes[0]))}), which is "
-            "never run; load it yourself and pass the pipeline object, whose class has "
-            f"to be derived from one of {', '.join(sorted(by_name))}, or a Backbone."
-        )
-    if name is None:
-        raise OSError("its model_index.json names no _class_name")
-    if name not in by_name or cls is None:
-        parts = [value[1] for value in index.values() if _is_part(value)]
-        raise unsupported(name, parts, by_name, BUNDLED)
-    return cls
-
-
-def _check_backends(cls):
-    """Raise if a class is a stand-in for one that needs a library."""
-    needs = [lib for lib in getattr(cls, "_backends", ()) if find_spec(lib) is None]
-    if needs:
-        needs = ", ".join(needs)
-        raise ImportError(f"{cls.__name__} needs {needs}; install it with pip.")
-
-
-def _module(name):
-    """The module of a part's class: a library, or a folder of diffusers' pipelines."""
-    from diffusers import pipelines
-
-    return sys.modules.get(name) or getattr(pipelines, name, None)
-
-
-def _is_part(value):
-    return isinstance(value, list) and list(map(type, value)) == [str, str]
-
-
-def _with_subclasses(cls):
-    """A class and all that are derived from it, parents first."""
-    classes = [cls]
-    for one in classes:
-        classes += one.__subclasses__()
-    return classes
-
-
-def _make(pipeline, spec):
-    """The backbone of a pipeline's family; it remembers the spec for its pickle."""
-    by_name = families()
-    for cls in type(pipeline).__mro__:
-        if cls.__name__ in by_name:
-            backbone = by_name[cls.__name__](pipeline)
-            backbone.spec = spec
-            if backbone.is_distilled:
-                warnings.warn(
-                    f"The model is distilled ({backbone.name}): it was trained to "
-                    "sample in few steps, so that its errors are no likelihoods. "
-                    "Prefer the model that it was distilled from.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-            return backbone
-    parts = [type(part).__name__ for part in pipeline.components.values()]
-    raise unsupported(type(pipeline).__name__, parts, by_name, BUNDLED)
-
-
-def _load_pipeline(spec, dtype):
-    """The pipeline of a name, a folder or a file, in the given dtype."""
-    save_with = "pipeline.save_pretrained(folder, safe_serialization=True)"
-    if not Path(spec.model).is_file():
-
-        def read(source, how):
-            return _read_pipeline(source, dtype, how, spec.variant)
-
-        return load_pretrained(spec.model, spec.revision, read, BUNDLED, save_with)
-    config = spec.config or find_config(spec.model)
-
-    def read_file(source, how):
-        return _read_pipeline(source, dtype, how, file=spec.model)
-
-    try:
-        return load_pretrained(config, None, read_file, BUNDLED, save_with)
-    except OSError as error:
-        raise OSError(
-            f"model={spec.model!r} can't be loaded with the configs of {config!r}; "
-            f"load_backbone(file, config=...) takes them from elsewhere. {error}"
-        ) from error
-
-
-def _read_pipeline(source, dtype, how, variant=None, file=None):
-    """Read the parts that are needed, each with its weights complete."""
-    import diffusers  # noqa: F401 (before their messages are silenced)
-    import transformers.utils.logging  # noqa: F401
-
-    with quiet():
-        folder, names = list_files(source, how, "model_index.json")
-        index = read_json(folder / "model_index.json")
-        cls = _pipeline_class(index)
-        # Parts that were left out when it was saved, as the T5 of SD 3 may be.
-        parts = {name: None for name, of in index.items() if of == [None, None]}
-        parts |= {name: None for name in UNUSED & set(index)}
-        classes = {
-            name: _part_class(name, *value)
-            for name, value in index.items()
-            if _is_part(value) and name not in parts
-        }
-        in_file = parts_in_file(file, classes, cls) if file else {}
-        weights = {
-            name: choose_weights(names, name, variant)
-            for name, of in classes.items()
-            if name not in in_file and issubclass(of, torch.nn.Module)
-        }
-        if variant and variant not in {of["variant"] for of, _ in weights.values()}:
-            raise OSError(f"there are no weights with variant={variant!r}")
-    files = [name for _, chosen in weights.values() for name in chosen]
-    files += [f"{part}/{pattern}" for part in classes for pattern in TEXT_FILES]
-    download(source, how, files)  # shows how far it is: there may be gigabytes
-    with quiet():
-        for name, of in classes.items():
-            if name in weights:
-                options = {"dtype": dtype, **weights[name][0]}
-                parts[name] = read_weights(of, folder, name, options)
-            elif "tokenizer" in name:
-                parts[name] = read_tokenizer(of, folder, name)
-        if "safety_checker" in parts:
-            parts["requires_safety_checker"] = False
-        for name in {"unet", "transformer"} & in_file.keys():
-            keys = in_file[name]
-            parts[name] = read_network(file, keys, folder, name, classes[name], dtype)
-        if len(in_file) > 1:
-            pipeline = read_whole_file(file, in_file, folder, cls, parts, dtype)
-        else:
-            pipeline = read(cls, str(folder), "", **parts)
-    if "id2label" in index:  # diffusers drops it where the pipeline is saved again
-        pipeline.register_to_config(id2label=index["id2label"])
-    return pipeline
-
-
-def _part_class(part, library, name):
-    """The class of a part; raise if the installed library has none of that name."""
-    cls = getattr(_module(library), name, None)
-    if not isinstance(cls, type):
-        version = getattr(sys.modules.get(library), "__version__", "")
-        raise OSError(
-            f"{part} is a {name}, which {library} {version} does not have; install a "
-            "version that has it"
-        )
-    _check_backends(cls)
-    return cls

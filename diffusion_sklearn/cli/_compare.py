@@ -2,7 +2,7 @@
 
 from diffusion_sklearn import CLIPZeroShotClassifier, ImageError
 from diffusion_sklearn.backbones._completeness import list_files
-from diffusion_sklearn.backbones._loading import BUNDLED
+from diffusion_sklearn.backbones._families import BUNDLED
 from diffusion_sklearn.backbones._sources import load_pretrained, resolve_name
 from diffusion_sklearn.baselines import _contrastive
 from diffusion_sklearn.cli._classify import make_classifier

@@ -3,7 +3,7 @@
 from math import inf
 
 from diffusion_sklearn._versions import devices, show_versions, versions
-from diffusion_sklearn.backbones._loading import BUNDLED
+from diffusion_sklearn.backbones._families import BUNDLED
 from diffusion_sklearn.cli._clear_memory import open_memory
 from diffusion_sklearn.cli._output import print_json
 

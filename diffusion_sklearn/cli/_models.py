@@ -8,7 +8,7 @@ from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 from rich.filesize import decimal
 
-from diffusion_sklearn.backbones._loading import families
+from diffusion_sklearn.backbones._families import families
 from diffusion_sklearn.cli._output import print_json, print_table
 
 CONTRASTIVE = ("clip", "siglip", "siglip2")  # model_type of transformers

@@ -17,7 +17,7 @@ from diffusion_sklearn import (
     clear_cache,
     load_backbone,
 )
-from diffusion_sklearn.backbones import _loading
+from diffusion_sklearn.backbones import _pipelines
 from tests.backbones.layouts import errors_of, size_of
 from tests.models import PIPELINES, slow, tiny_dit, tiny_sd
 
@@ -127,7 +127,7 @@ def test_revision_reaches_the_hub(monkeypatch):
         asked.append((source, how))
         raise OSError("no network")
 
-    monkeypatch.setattr(_loading, "_read_pipeline", refuse)
+    monkeypatch.setattr(_pipelines, "_read_pipeline", refuse)
     for load in (
         lambda: load_backbone("org/name@v1.2"),
         lambda: load_backbone("org/name", revision="v1.2"),

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 
 from benchmarks.speed import model_sizes
-from diffusion_sklearn.backbones._loading import families
+from diffusion_sklearn.backbones._families import families
 from diffusion_sklearn.testing import tiny_pipelines
 from diffusion_sklearn.testing._checks import CHECKS
 from docs._ext.families import describe_families

@@ -121,6 +121,27 @@ def test_a_prior_of_0_rules_a_class_out(clf):
     assert np.isnan(result.errors[:, 0]).all()  # and is no candidate
 
 
+class Constant(DummyClassifier):
+    """Gives every image the same probabilities, of all classes that there are."""
+
+    def __init__(self, proba=(1.0, 0.0, 0.0, 0.0)):
+        super().__init__()
+        self.proba = proba
+
+    def predict_proba(self, X):
+        return np.tile(self.proba, (len(X), 1))
+
+
+def test_a_prefilter_that_is_sure_of_a_class_of_prior_0(clf):
+    """The candidates are of the other classes, between which it does not choose."""
+    params = {"prefilter": Constant(), "n_candidates": 1}
+    clf.set_params(priors=[0.0, 0.2, 0.3, 0.5], **params).fit(ROWS, Y)
+    result = clf.denoising_errors(ROWS)
+    assert (np.isfinite(result.errors).any(axis=2).sum(axis=1) == 1).all()
+    proba = np.exp(result.log_proba)
+    np.testing.assert_allclose(proba, [[0, 1 / 3, 1 / 3, 1 / 3]] * 12)
+
+
 def test_what_workers_return_may_be_read_only():
     log_proba = np.array([[np.log(0.5), np.log(0.5), -np.inf]])
     log_proba.flags.writeable = False

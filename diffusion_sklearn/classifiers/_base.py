@@ -486,10 +486,14 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         priors = align("priors", self.priors, self.classes_)
         return check_priors(priors, self.classes_)
 
+    def _class_offsets(self):
+        """Offsets of the sorted labels."""
+        offsets = align("class_offsets", self.class_offsets, self.classes_)
+        return check_class_offsets(offsets, self.classes_)
+
     def _log_prior(self):
         """Class offsets plus log priors, (n_classes,); -inf for a prior of 0."""
-        offsets = align("class_offsets", self.class_offsets, self.classes_)
-        return with_priors(check_class_offsets(offsets, self.classes_), self._priors())
+        return with_priors(self._class_offsets(), self._priors())
 
     def _log_posterior(self, plan, errors, log_prior):
         return log_posterior(

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.model_selection import KFold
+from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn.classifiers._labels import check_known
 from diffusion_sklearn.classifiers._prefilter import prefilter_log_proba
@@ -44,8 +45,8 @@ def fit_prefilter_weight(clf, X, y, *, cv=5):
     Raises
     ------
     ValueError
-        If `clf` has no prefilter, a label is none of its classes, or there are fewer
-        images than folds.
+        If `clf` has no prefilter, a label is none of its classes, the numbers of
+        images and labels differ, or there are fewer images than folds.
 
     Examples
     --------
@@ -62,16 +63,17 @@ def fit_prefilter_weight(clf, X, y, *, cv=5):
     >>> weight = fit_prefilter_weight(clf, scenes.images, items)
     >>> clf = clf.set_params(prefilter_weight=weight)
     """
+    check_is_fitted(clf, "classes_")
     if clf.prefilter_ is None or isinstance(clf.prefilter_, str):
         raise ValueError(
             f"clf has prefilter={clf.prefilter!r}, which is no expert of its own; set "
             "a classifier, and fit again."
         )
-    y = check_known(y, clf.classes_)
+    y = check_known(y, clf.classes_, X)
     if not 2 <= cv <= len(y):
         raise ValueError(f"cv={cv!r} must be from 2 to the {len(y)} labels.")
     truth = np.searchsorted(clf.classes_, y)
-    scores = clf._log_joint(X)  # (n, k)
+    scores = clf._log_joint(X) + clf._class_offsets()  # (n, k)
     log_proba = prefilter_log_proba(clf.prefilter_, X, clf.classes_)
     log_proba = np.maximum(log_proba, np.log(np.finfo(float).tiny))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
@@ -215,8 +216,22 @@ def test_the_fitted_weight_follows_the_better_expert(clf):
     assert fit_prefilter_weight(clf, ROWS, truth, cv=3) <= 0.25
 
 
-def test_what_keeps_a_weight_from_being_fitted(clf):
+def test_the_fitted_weight_is_that_of_the_classifier_with_its_offsets(clf):
+    """Offsets that follow the labels leave nothing to a prefilter that guesses."""
+    labels = np.array(["ant"] * 12)
+    clf.set_params(prefilter=Constant((0.4, 0.2, 0.2, 0.2)), n_candidates=4)
     clf.fit(ROWS, Y)
+    plain = fit_prefilter_weight(clf, ROWS, labels, cv=3)
+    clf.set_params(class_offsets=[1e4, 0.0, 0.0, 0.0])
+    assert fit_prefilter_weight(clf, ROWS, labels, cv=3) == 0 < plain
+
+
+def test_what_keeps_a_weight_from_being_fitted(clf):
+    with pytest.raises(NotFittedError):
+        fit_prefilter_weight(clf, ROWS, Y)
+    clf.fit(ROWS, Y)
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[12, 6\]"):
+        fit_prefilter_weight(clf, ROWS, Y[:6])
     with pytest.raises(ValueError, match="none of"):
         fit_prefilter_weight(clf, ROWS, ["dog"] * 12)
     with pytest.raises(ValueError, match="cv=13 must be from 2 to the 12"):

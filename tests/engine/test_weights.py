@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -308,8 +310,29 @@ def test_fitting_weights_to_images_that_are_all_right_stays_finite(photos):
     np.testing.assert_array_equal(fit_timestep_weights(with_one, X, y), weights)
 
 
+def test_fitted_weights_are_for_the_classifier_with_its_offsets():
+    """Offsets that outweigh all errors leave nothing to change the weights for."""
+    rng = np.random.default_rng(0)
+    truth = np.zeros(30, int)
+    scores = rng.normal(size=(30, 3, 20)) * 5
+    basis = np.linspace(-1, 1, 20) ** np.arange(3)[:, None]
+    offsets = np.array([1e4, 0, 0])
+    c = fit_log_weights(scores, truth, None, basis, 0.3, offsets)
+    np.testing.assert_allclose(c, 0, atol=1e-6)
+    assert np.abs(fit_log_weights(scores, truth, None, basis, 0.3)).max() > 0.1
+
+
+def test_fitting_weights_reads_the_offsets(dit_folder):
+    clf = classifier(dit_folder)
+    y = np.repeat(clf.classes_[0], 3)
+    clf.set_params(class_offsets=1e6 * np.eye(len(clf.classes_))[0])
+    np.testing.assert_allclose(fit_timestep_weights(clf, IMAGES, y), 1, rtol=1e-6)
+
+
 def test_fitting_weights_needs_labels_that_fit(dit_folder):
     clf = classifier(dit_folder)
+    with pytest.raises(NotFittedError):
+        fit_timestep_weights(clone(clf), IMAGES, [1, 2, 2])
     with pytest.raises(ValueError, match=r"y has \[3\], which are none of classes_"):
         fit_timestep_weights(clf, IMAGES, [1, 2, 3])
     with pytest.raises(ValueError, match="X has 3 images and y 2"):

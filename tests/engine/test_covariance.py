@@ -258,7 +258,7 @@ def test_another_target_is_another_scale():
 
 
 def test_a_file_holds_it_whole(tmp_path):
-    covariance, path = some_covariance(), tmp_path / "covariance.npz"
+    covariance, path = some_covariance(), tmp_path / "covariance"  # no ending added
     covariance.save(path)
     loaded = TrialCovariance.load(path)
     np.testing.assert_array_equal(loaded.matrix(EVEN), covariance.matrix(EVEN))
@@ -269,8 +269,13 @@ def test_a_file_holds_it_whole(tmp_path):
     np.testing.assert_array_equal(again.levels(EVEN)[1], np.ones(100))
     facts = loaded.loss, loaded.target, loaded.n_images, loaded.model
     assert facts == ("l2", "velocity", 7, "")
-    np.savez(path, something=1)
+    np.savez(tmp_path / "else.npz", something=1)
+    (tmp_path / "else.npz").replace(path)
     with pytest.raises(ValueError, match="no file of a TrialCovariance"):
         TrialCovariance.load(path)
+    for broken in (path.read_bytes()[:100], b"", b"text"):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="no file of a TrialCovariance"):
+            TrialCovariance.load(path)
     with pytest.raises(OSError, match="absent"):
         TrialCovariance.load(tmp_path / "absent.npz")

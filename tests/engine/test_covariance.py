@@ -105,6 +105,27 @@ def test_trials_of_weight_0_come_last():
     assert variance == pytest.approx(0, abs=1e-9)
 
 
+def test_a_look_at_trials_of_which_some_have_weight_0():
+    """They count neither as a trial nor as a reason to drop what offsets put last."""
+    weights = (EVEN > 300).astype(float)
+    C = some_covariance().matrix(EVEN)
+    errors = 3 * draw(C, 200, 3) * weights
+    predictor = MeanPredictor(C * np.outer(weights, weights), np.arange(100))
+    active, offsets = np.ones((200, 3), bool), np.array([[0.0, 1e-3, 2e-3]] * 200)
+
+    def look(n_done, order):
+        predictor.order = order
+        prediction = predictor.after(n_done)
+        done = errors[:, :, order[:n_done]]
+        return predicted_race(done, active, None, prediction, 0.2, offsets=offsets)
+
+    assert look(1, np.arange(100)).all()
+    with_some = look(40, np.arange(100))
+    without = look(40 - (EVEN <= 300).sum(), np.flatnonzero(weights))
+    np.testing.assert_array_equal(with_some, without)
+    assert 0 < without.mean() < 1
+
+
 @pytest.mark.parametrize("n_done", [1, 2, 6])
 def test_a_look_by_hand(n_done):
     """One image at a time, in plain loops over classes and trials."""

@@ -21,7 +21,7 @@ from diffusion_sklearn.backbones._sources import get_or_make
 from diffusion_sklearn.backbones._spec import describe
 from diffusion_sklearn.classifiers._fitted_table import fitted_table
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
-from diffusion_sklearn.classifiers._labels import align, check_distinct
+from diffusion_sklearn.classifiers._labels import align, check_distinct, check_known
 from diffusion_sklearn.classifiers._log_prior import resolve_log_prior
 from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn.classifiers._prefilter import (
@@ -485,6 +485,18 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """Priors of the sorted labels; None: uniform."""
         priors = align("priors", self.priors, self.classes_)
         return check_priors(priors, self.classes_)
+
+    def _check_truth(self, X, y):
+        """Index of the class of each image, one of a prior above 0, (n_images,)."""
+        y, priors = check_known(y, self.classes_, X), self._priors()
+        truth = np.searchsorted(self.classes_, y)
+        if priors is not None and not priors[truth].all():
+            impossible = np.unique(y[priors[truth] == 0]).tolist()
+            raise ValueError(
+                f"y has {impossible!r}, to which priors={priors.tolist()} give 0; "
+                "leave those images out, or give their classes a prior above 0."
+            )
+        return truth
 
     def _class_offsets(self):
         """Offsets of the sorted labels."""

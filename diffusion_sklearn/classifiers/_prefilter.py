@@ -68,11 +68,22 @@ def prefilter_log_proba(prefilter, X, classes):
     -------
     log_proba : ndarray of shape (n_images, n_classes), float64
         Not normalised where the prefilter has other classes too.
+
+    Raises
+    ------
+    ValueError
+        If a probability is NaN or negative.
     """
     given = prefilter.predict_proba(X)  # (n, its classes)
     proba = np.zeros((len(given), len(classes)))
     for column, label in enumerate(prefilter.classes_):
         proba[:, classes == label] = given[:, [column]]
+    impossible = np.flatnonzero(~(proba >= 0).all(axis=1))
+    if len(impossible):
+        raise ValueError(
+            f"prefilter={prefilter!r} gave NaN or less than 0 as a probability, first "
+            f"for X[{impossible[0]}]; pass one that is trained well, or None."
+        )
     with np.errstate(divide="ignore"):
         return np.log(proba)
 

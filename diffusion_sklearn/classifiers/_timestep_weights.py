@@ -5,7 +5,6 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.utils.validation import check_is_fitted
 
-from diffusion_sklearn.classifiers._labels import check_known
 from diffusion_sklearn.engine._posterior import with_priors
 
 DEGREE = 2
@@ -45,7 +44,8 @@ def fit_timestep_weights(clf, X, y, *, alpha=0.3):
     Raises
     ------
     ValueError
-        If a label is none of the classifier's, or `alpha` is negative.
+        If a label is none of the classifier's or of prior 0, the numbers of images and
+        labels differ, or `alpha` is negative.
 
     See Also
     --------
@@ -72,12 +72,9 @@ def fit_timestep_weights(clf, X, y, *, alpha=0.3):
     check_is_fitted(clf, "classes_")
     if not alpha >= 0:
         raise ValueError(f"alpha={alpha!r} must be 0 or more.")
-    y = check_known(y, clf.classes_)
-    truth = np.searchsorted(clf.classes_, y)
+    truth = clf._check_truth(X, y)
     priors = clf._priors()
     errors = clf._all_errors(X)  # (n, k, m)
-    if len(errors) != len(y):
-        raise ValueError(f"X has {len(errors)} images and y {len(y)} labels.")
     powers = (
         np.linspace(-1, 1, clf.backbone_.n_timesteps) ** np.arange(DEGREE + 1)[:, None]
     )

@@ -105,7 +105,7 @@ def compare_classifiers(classifiers, X, y):
     >>> bool(comparison.difference[1, 0] > 0)
     True
     """
-    if len(classifiers) < 2:
+    if not hasattr(classifiers, "items") or len(classifiers) < 2:
         raise ValueError(
             f"classifiers={list(classifiers)!r} must name two or more; pass a dict of "
             "names to fitted classifiers."

@@ -143,6 +143,13 @@ def test_a_prefilter_that_is_sure_of_a_class_of_prior_0(clf):
     np.testing.assert_allclose(proba, [[0, 1 / 3, 1 / 3, 1 / 3]] * 12)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, -1.0])
+def test_a_prefilter_that_gives_no_probabilities(clf, wrong):
+    clf.set_params(prefilter=Constant((wrong, 0.0, 1.0, 0.0))).fit(ROWS, Y)
+    with pytest.raises(ValueError, match=r"prefilter=.* gave NaN .* for X\[0\]"):
+        clf.predict(ROWS)
+
+
 def test_what_workers_return_may_be_read_only():
     log_proba = np.array([[np.log(0.5), np.log(0.5), -np.inf]])
     log_proba.flags.writeable = False
@@ -232,6 +239,10 @@ def test_what_keeps_a_weight_from_being_fitted(clf):
     clf.fit(ROWS, Y)
     with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[12, 6\]"):
         fit_prefilter_weight(clf, ROWS, Y[:6])
+    clf.set_params(priors=[0.0, 0.3, 0.3, 0.4])
+    with pytest.raises(ValueError, match=r"y has \['ant'\], to which priors=.* give 0"):
+        fit_prefilter_weight(clf, ROWS, Y)
+    clf.set_params(priors=None)
     with pytest.raises(ValueError, match="none of"):
         fit_prefilter_weight(clf, ROWS, ["dog"] * 12)
     with pytest.raises(ValueError, match="cv=13 must be from 2 to the 12"):

@@ -335,10 +335,13 @@ def test_fitting_weights_needs_labels_that_fit(dit_folder):
         fit_timestep_weights(clone(clf), IMAGES, [1, 2, 2])
     with pytest.raises(ValueError, match=r"y has \[3\], which are none of classes_"):
         fit_timestep_weights(clf, IMAGES, [1, 2, 3])
-    with pytest.raises(ValueError, match="X has 3 images and y 2"):
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[3, 2\]"):
         fit_timestep_weights(clf, IMAGES, [1, 2])
     with pytest.raises(ValueError, match=r"alpha=-1 must be 0 or more"):
         fit_timestep_weights(clf, IMAGES, [1, 2, 2], alpha=-1)
+    clf.set_params(priors=[0.0, 1.0])
+    with pytest.raises(ValueError, match=r"y has \[1\], to which priors=.* give 0"):
+        fit_timestep_weights(clf, IMAGES, [1, 2, 2])
 
 
 # Calibration.

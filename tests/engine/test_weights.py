@@ -381,6 +381,14 @@ def test_calibration_error_of_bad_input(truth, params, message):
         expected_calibration_error(truth, np.eye(2), **params)
 
 
+@pytest.mark.parametrize("values", [[-0.1, -2.3], [np.nan, 0.5], [40, 60]])
+def test_calibration_error_of_what_is_no_probability(values):
+    with pytest.raises(ValueError, match=r"y_proba has values from .* predict_proba"):
+        expected_calibration_error([0, 1], [values, values])
+    rounded = [[1 + 1e-9, -1e-9], [0, 1]]
+    assert expected_calibration_error([0, 1], rounded) < 1e-6
+
+
 def test_auto_is_the_target_of_the_family_or_of_the_model(tmp_path, sd_folder):
     """Epsilon for Stable Diffusion, whatever it predicts; its config goes before."""
     pipeline = tiny_sd("v_prediction")

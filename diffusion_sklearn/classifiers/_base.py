@@ -351,6 +351,11 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                 f"prefilter_weight={self.prefilter_weight} needs a classifier as "
                 f"prefilter, not {self.prefilter!r}; pass one, or prefilter_weight=0."
             )
+        if self.guidance_scale == 0:
+            raise ValueError(
+                "guidance_scale=0 predicts with the null condition alone, the same "
+                "for every class; pass 1 for no guidance."
+            )
         check_timesteps(self.timesteps)
 
     def _check_images(self, X):

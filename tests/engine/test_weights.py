@@ -159,6 +159,15 @@ def test_a_change_of_guidance_takes_effect_at_once(dit_folder):
     np.testing.assert_array_equal(guided, refitted)
 
 
+def test_a_guidance_that_makes_all_classes_the_same(dit_folder):
+    """As diffusers' pipelines of some families spell no guidance."""
+    with pytest.raises(ValueError, match=r"guidance_scale=0 .*pass 1 for no guidance"):
+        classifier(dit_folder, guidance_scale=0)
+    clf = classifier(dit_folder).set_params(guidance_scale=0.0)
+    with pytest.raises(ValueError, match=r"guidance_scale=0 "):
+        clf.predict(IMAGES)
+
+
 def test_another_null_condition(sd_folder, dit_folder):
     errors = [
         classifier(sd_folder, guidance_scale=3.0, null_condition=null)

@@ -103,7 +103,8 @@ def expected_calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
     Raises
     ------
     ValueError
-        If the shapes do not fit, or a label is none of `classes`.
+        If the shapes do not fit, a value is no probability, or a label is none of
+        `classes`.
 
     References
     ----------
@@ -125,6 +126,11 @@ def expected_calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
             f"y_proba has shape {y_proba.shape}; pass a row for each of the "
             f"{len(y_true)} labels of y_true and a column for each of the "
             f"{len(classes)} classes."
+        )
+    if not (np.abs(y_proba - 0.5) <= 0.5 + 1e-6).all():  # but for rounding
+        raise ValueError(
+            f"y_proba has values from {y_proba.min():.6g} to {y_proba.max():.6g}; pass "
+            "probabilities from 0 to 1, as of predict_proba."
         )
     if not np.isin(y_true, classes).all():
         unknown_labels = np.setdiff1d(y_true, classes).tolist()

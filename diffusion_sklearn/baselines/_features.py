@@ -175,13 +175,14 @@ class DiffusionFeatures(
         layer = find_layer(backbone.network, self.layer)
         null = backbone.encode_null(self.null_condition)
         noise_seed = check_random_state(self.random_state).randint(2**31)
-        shape = backbone.latent_shape(self.image_size or backbone.image_size)
+        size = self.image_size or backbone.image_size
+        shape = backbone.latent_shape(size)
         latent = torch.zeros(1, *shape, device=backbone.device)
         maps = _feature_maps(backbone, layer, latent, self.timestep, noise_seed, null)
 
         # Set fitted attributes only after success.
         self._spec = replace(spec, fingerprint=backbone.fingerprint())
-        self._timestep, self._null = self.timestep, null
+        self._timestep, self._null, self._size = self.timestep, null, size
         self._noise_seed = noise_seed
         self.layer_, self.feature_shape_ = layer, tuple(maps.shape[1:])
         return self
@@ -209,7 +210,7 @@ class DiffusionFeatures(
         check_is_fitted(self, "layer_")
         self._validate_params()
         images, backbone = self._read_images(X), get_unchanged(self._spec)
-        size = self.image_size or backbone.image_size
+        size = self._size
         shape = backbone.latent_shape(size)
         null = self._null.to(backbone.device)
         batch_size = resolve_batch_size(self.batch_size, backbone, shape, null)

@@ -161,6 +161,7 @@ class ResNetHead(ClassifierMixin, BaseEstimator):
         self._validate_params()
         if getattr(X, "ndim", 2) == 4:
             X, y = check_X_y(X, y, allow_nd=True, ensure_min_samples=2)
+            vars(self).pop("n_features_in_", None)  # of an earlier fit on rows
         else:
             X, y = validate_data(self, X, y, ensure_min_samples=2)
         check_classification_targets(y)

@@ -21,7 +21,7 @@ from diffusion_sklearn.backbones._sources import get_or_make
 from diffusion_sklearn.backbones._spec import describe
 from diffusion_sklearn.classifiers._fitted_table import fitted_table
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
-from diffusion_sklearn.classifiers._labels import align, check_distinct
+from diffusion_sklearn.classifiers._labels import align, check_distinct, check_known
 from diffusion_sklearn.classifiers._log_prior import resolve_log_prior
 from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn.classifiers._prefilter import (
@@ -351,6 +351,11 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                 f"prefilter_weight={self.prefilter_weight} needs a classifier as "
                 f"prefilter, not {self.prefilter!r}; pass one, or prefilter_weight=0."
             )
+        if self.guidance_scale == 0:
+            raise ValueError(
+                "guidance_scale=0 predicts with the null condition alone, the same "
+                "for every class; pass 1 for no guidance."
+            )
         check_timesteps(self.timesteps)
 
     def _check_images(self, X):
@@ -485,6 +490,27 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """Priors of the sorted labels; None: uniform."""
         priors = align("priors", self.priors, self.classes_)
         return check_priors(priors, self.classes_)
+
+    def _check_truth(self, X, y):
+        """Index of the class of each image, one of a prior above 0, (n_images,)."""
+        y, priors = check_known(y, self.classes_, X), self._priors()
+        truth = np.searchsorted(self.classes_, y)
+        if priors is not None and not priors[truth].all():
+            impossible = np.unique(y[priors[truth] == 0]).tolist()
+            raise ValueError(
+                f"y has {impossible!r}, to which priors={priors.tolist()} give 0; "
+                "leave those images out, or give their classes a prior above 0."
+            )
+        return truth
+
+    def _class_offsets(self):
+        """Offsets of the sorted labels."""
+        offsets = align("class_offsets", self.class_offsets, self.classes_)
+        return check_class_offsets(offsets, self.classes_)
+
+    def _log_prior(self):
+        """Class offsets plus log priors, (n_classes,); -inf for a prior of 0."""
+        return with_priors(self._class_offsets(), self._priors())
 
     def _log_posterior(self, plan, errors, log_prior):
         return log_posterior(

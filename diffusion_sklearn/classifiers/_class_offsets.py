@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
+from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn.classifiers._labels import align
 from diffusion_sklearn.engine._posterior import check_priors
@@ -44,7 +45,7 @@ def fit_class_offsets(clf, X, priors=None):
     Raises
     ------
     ValueError
-        If a prior is 0.
+        If a prior is 0, of `priors` or of `clf`.
 
     Warns
     -----
@@ -74,17 +75,20 @@ def fit_class_offsets(clf, X, priors=None):
     (10,)
     >>> clf = clf.set_params(class_offsets=offsets)
     """
+    check_is_fitted(clf, "classes_")
     priors = align("priors", priors, clf.classes_)
     priors = check_priors(priors, clf.classes_)
-    priors = clf._priors() if priors is None else priors
-    if priors is None:
-        priors = np.full(clf.n_classes_, 1 / clf.n_classes_)
-    if not priors.all():
-        absent = clf.classes_[priors == 0].tolist()
-        raise ValueError(
-            f"priors={priors.tolist()} give {absent} a prior of 0; fit the classifier "
-            "on the other classes only."
-        )
+    own = clf._priors()  # part of the posterior
+    uniform = np.full(clf.n_classes_, 1 / clf.n_classes_)
+    given = [values for values in (priors, own, uniform) if values is not None]
+    for values in given:
+        if not values.all():
+            absent = clf.classes_[values == 0].tolist()
+            raise ValueError(
+                f"priors={values.tolist()} give {absent} a prior of 0; fit the "
+                "classifier on the other classes only."
+            )
+    priors = given[0]
     log_joint = clf._log_joint(X)  # (n, k)
     chosen = np.bincount(log_joint.argmax(axis=1), minlength=len(priors))
     n = len(log_joint)

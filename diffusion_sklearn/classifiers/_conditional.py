@@ -93,7 +93,7 @@ class ConditionalDiffusionClassifier(BaseDiffusionClassifier):
         model itself chooses the candidates, by gradients of the error with respect to
         the condition at `null_condition` and a search among the classes
         (:doc:`/reference/method`); the other classes have the probability that follows
-        from their predicted errors.
+        from their predicted errors, priors and offsets.
     n_candidates : int, default=20
         Number of candidates. With as many classes, "gradient" does nothing.
     prefilter_weight : float, default=0.0

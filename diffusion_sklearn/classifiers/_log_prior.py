@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from diffusion_sklearn.classifiers._labels import align
 from diffusion_sklearn.classifiers._prefilter import candidates, prefilter_log_proba
 from diffusion_sklearn.engine._gradients import predict_errors
-from diffusion_sklearn.engine._posterior import check_class_offsets, with_priors
 from diffusion_sklearn.engine._workers import has_workers, predict_errors_of_workers
 
 
@@ -30,36 +28,24 @@ def resolve_log_prior(clf, X, images, plan):
         The prefilter's probability of the classes outside its candidates.
     n_evaluations : int or ndarray of shape (n_images,)
         Network evaluations that the prefilter took.
-
-    Raises
-    ------
-    ValueError
-        If no class of an image is left.
     """
-    priors = clf._priors()
-    offsets = align("class_offsets", clf.class_offsets, clf.classes_)
-    log_prior = with_priors(check_class_offsets(offsets, clf.classes_), priors)
+    log_prior = clf._log_prior()
     shape = len(images), clf.n_classes_
     active, outside, n_evaluations = np.ones(shape, bool), np.zeros(shape), 0
     if clf.prefilter_ is not None:
+        scores, n_evaluations = _prefilter_scores(clf, X, images, plan, log_prior)
         eligible = np.isfinite(log_prior)
-        log_proba, n_evaluations = _prefilter_scores(clf, X, images, plan, eligible)
-        active, proba = candidates(log_proba, clf.n_candidates, eligible)
+        active, proba = candidates(scores, clf.n_candidates, eligible)
         outside = np.where(active, 0, proba)
         if clf.prefilter_weight:
             proba = np.maximum(proba, np.finfo(float).tiny)
             log_prior = log_prior + clf.prefilter_weight * np.log(proba)
-    log_prior = np.where(active, log_prior, -np.inf)
-    if np.isneginf(log_prior).all(axis=1).any():
-        raise ValueError(
-            f"priors={priors.tolist()} rule out every class that is left for an "
-            "image; raise n_candidates or give each class a prior above 0."
-        )
-    return log_prior, outside, n_evaluations
+    return np.where(active, log_prior, -np.inf), outside, n_evaluations
 
 
-def _prefilter_scores(clf, X, images, plan, eligible):
+def _prefilter_scores(clf, X, images, plan, log_prior):
     """The prefilter's log-probabilities, and the evaluations that they took."""
+    eligible = np.isfinite(log_prior)
     if not isinstance(clf.prefilter_, str):
         return prefilter_log_proba(clf.prefilter_, X, clf.classes_), 0
     if eligible.sum() <= clf.n_candidates:
@@ -70,4 +56,5 @@ def _prefilter_scores(clf, X, images, plan, eligible):
         errors, n_evaluations = predict_errors_of_workers(*search, clf.n_jobs)
     else:
         errors, n_evaluations = predict_errors(*search)
-    return -errors * plan.n_elements / clf.temperature, n_evaluations
+    scores = log_prior - errors * plan.n_elements / clf.temperature
+    return scores, n_evaluations

@@ -1,6 +1,7 @@
 """The prefilter: a cheap classifier chooses the classes to evaluate."""
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
@@ -67,11 +68,22 @@ def prefilter_log_proba(prefilter, X, classes):
     -------
     log_proba : ndarray of shape (n_images, n_classes), float64
         Not normalised where the prefilter has other classes too.
+
+    Raises
+    ------
+    ValueError
+        If a probability is NaN or negative.
     """
     given = prefilter.predict_proba(X)  # (n, its classes)
     proba = np.zeros((len(given), len(classes)))
     for column, label in enumerate(prefilter.classes_):
         proba[:, classes == label] = given[:, [column]]
+    impossible = np.flatnonzero(~(proba >= 0).all(axis=1))
+    if len(impossible):
+        raise ValueError(
+            f"prefilter={prefilter!r} gave NaN or less than 0 as a probability, first "
+            f"for X[{impossible[0]}]; pass one that is trained well, or None."
+        )
     with np.errstate(divide="ignore"):
         return np.log(proba)
 
@@ -95,13 +107,11 @@ def candidates(log_proba, n_candidates, eligible):
     proba : ndarray of shape (n_images, n_classes), float64
         The prefilter's probability of every class.
     """
+    # A class of probability 0 still comes before those that are not eligible.
+    log_proba = np.maximum(log_proba, np.finfo(float).min)
     log_proba = np.where(eligible, log_proba, -np.inf)
     rank = (-log_proba).argsort(axis=1, kind="stable").argsort(axis=1)
-    active = eligible & (rank < n_candidates)
-    highest = log_proba.max(axis=1, keepdims=True)
-    proba = np.exp(log_proba - np.where(np.isfinite(highest), highest, 0))
-    total = np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-    return active, proba / total
+    return eligible & (rank < n_candidates), softmax(log_proba, axis=1)
 
 
 def combine_with_prefilter(log_proba, outside):

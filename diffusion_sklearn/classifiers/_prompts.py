@@ -72,7 +72,7 @@ def read_prompts(prompts):
     OSError
         If the file can't be read.
     ValueError
-        If a column is missing, or a prompt is no text.
+        If a column is missing, a prompt is no text or a class index no integer.
     """
     if isinstance(prompts, (str, Path)):
         by_label = {}
@@ -85,7 +85,14 @@ def read_prompts(prompts):
                     "write a CSV with the columns prompt, classname and classidx."
                 )
             for row in rows:
-                for label in (row["classname"], int(row["classidx"])):
+                try:
+                    labels = row["classname"], int(row["classidx"])
+                except (TypeError, ValueError) as error:
+                    raise ValueError(
+                        f"prompts={str(prompts)!r} has classidx={row['classidx']!r} in "
+                        f"line {rows.line_num}; write an integer there."
+                    ) from error
+                for label in labels:
                     by_label.setdefault(label, []).append(row["prompt"])
     else:
         by_label = {

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from sklearn.utils.validation import check_is_fitted
 
-from diffusion_sklearn.classifiers._labels import check_known
 from diffusion_sklearn.engine._posterior import with_priors
 
 DEGREE = 2
@@ -44,7 +44,8 @@ def fit_timestep_weights(clf, X, y, *, alpha=0.3):
     Raises
     ------
     ValueError
-        If a label is none of the classifier's, or `alpha` is negative.
+        If a label is none of the classifier's or of prior 0, the numbers of images and
+        labels differ, or `alpha` is negative.
 
     See Also
     --------
@@ -68,23 +69,23 @@ def fit_timestep_weights(clf, X, y, *, alpha=0.3):
     (1000,)
     >>> clf = clf.set_params(timestep_weights=weights).fit(classes=clf.classes_)
     """
+    check_is_fitted(clf, "classes_")
     if not alpha >= 0:
         raise ValueError(f"alpha={alpha!r} must be 0 or more.")
-    y = check_known(y, clf.classes_)
-    truth = np.searchsorted(clf.classes_, y)
+    truth = clf._check_truth(X, y)
     priors = clf._priors()
     errors = clf._all_errors(X)  # (n, k, m)
-    if len(errors) != len(y):
-        raise ValueError(f"X has {len(errors)} images and y {len(y)} labels.")
     powers = (
         np.linspace(-1, 1, clf.backbone_.n_timesteps) ** np.arange(DEGREE + 1)[:, None]
     )
     scores = -errors * (clf._fitted_plan().n_elements / clf.temperature)
-    c = fit_log_weights(scores, truth, priors, powers[:, clf.trials_.timesteps], alpha)
+    basis = powers[:, clf.trials_.timesteps]
+    offsets = clf._class_offsets()
+    c = fit_log_weights(scores, truth, priors, basis, alpha, offsets)
     return np.exp(c @ powers)
 
 
-def fit_log_weights(scores, truth, priors, basis, alpha):
+def fit_log_weights(scores, truth, priors, basis, alpha, offsets=0.0):
     """Coefficients of log weights, by penalized likelihood.
 
     Parameters
@@ -99,6 +100,8 @@ def fit_log_weights(scores, truth, priors, basis, alpha):
         Log weights are combinations of its rows.
     alpha : float
         Of the squared coefficients.
+    offsets : float or ndarray of shape (k,), default=0
+        Added to the log-likelihood of each class.
 
     Returns
     -------
@@ -109,7 +112,8 @@ def fit_log_weights(scores, truth, priors, basis, alpha):
 
     def objective(c):
         weighted = parts * np.exp(c @ basis)
-        log_proba = log_softmax(with_priors(weighted.sum(axis=2), priors), axis=1)
+        log_joint = with_priors(weighted.sum(axis=2) + offsets, priors)
+        log_proba = log_softmax(log_joint, axis=1)
         gap = np.exp(log_proba)
         gap[rows, truth] -= 1
         gradient = basis @ np.einsum("nk,nkm->m", gap, weighted) + 2 * alpha * c

@@ -100,7 +100,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         model itself chooses the candidates, by gradients of the error with respect to
         the condition at `null_condition` and a search among the classes
         (:doc:`/reference/method`); the other classes have the probability that follows
-        from their predicted errors.
+        from their predicted errors, priors and offsets.
     n_candidates : int, default=20
         Number of candidates. With as many classes, "gradient" does nothing.
     prefilter_weight : float, default=0.0
@@ -163,11 +163,12 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
 
     Notes
     -----
-    `model`, `device`, `dtype`, `classes`, `class_names`, `prompt_template`, `n_trials`,
-    `timesteps`, `random_state` and `prefilter` take effect at the next `fit`; all
-    other parameters are read at prediction, so that ``fit().set_params(...)`` and
-    ``set_params(...).fit()`` give the same numbers. A pickle holds the model's name,
-    never its weights, and so does a file of skops: load it with
+    `model`, `device`, `dtype`, `classes`, `class_names`, `prompt_template`, `prompts`,
+    `n_trials`, `timesteps`, `random_state` and `prefilter` take effect at the next
+    `fit`; all other parameters are read at prediction, so that
+    ``fit().set_params(...)`` and ``set_params(...).fit()`` give the same numbers. A
+    pickle holds the model's name, never its weights, and so does a file of skops: load
+    it with
     ``trusted=skops.io.get_untrusted_types(file=path)`` once all of these types are of
     ``diffusion_sklearn``.
 

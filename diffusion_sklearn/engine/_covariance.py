@@ -1,6 +1,7 @@
 """Covariance of the errors over trials, from which a race predicts their means."""
 
 from dataclasses import dataclass, field, fields, replace
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -121,7 +122,8 @@ class TrialCovariance:
             The file.
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        np.savez(path, **{k: v for k, v in values.items() if v is not None})
+        with open(path, "wb") as file:  # of a path NumPy changes the ending
+            np.savez(file, **{k: v for k, v in values.items() if v is not None})
 
     @classmethod
     def load(cls, path):
@@ -144,12 +146,12 @@ class TrialCovariance:
             If the file holds something else.
         """
         try:
-            with np.load(path) as arrays:
+            with open(path, "rb") as file, np.load(file) as arrays:
                 names = {f.name for f in fields(cls)} & set(arrays)
                 values = {name: arrays[name] for name in names}
             scalars = {k: v.item() for k, v in values.items() if v.ndim == 0}
             return cls(**{**values, **scalars})
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, EOFError, BadZipFile) as error:
             raise ValueError(
                 f"trial_covariance={str(path)!r} is no file of a TrialCovariance; make "
                 "one by fit_trial_covariance(clf, X).save(path)."

@@ -291,7 +291,10 @@ def race(errors, active, timesteps, alpha, n_trials, offsets=0.0):
     freedom = n_others * 2 * (n_done - 1) / 3
     bound = student_t.isf(alpha / n_others, freedom) * spread  # (n, k)
     bound *= np.sqrt(1 / n_done - 1 / n_trials)
-    return active & ~(others & (mean > np.take_along_axis(mean, best, axis=1) + bound))
+    dropped = others & (mean > np.take_along_axis(mean, best, axis=1) + bound)
+    # Trials of weight 0 say nothing, whatever the offsets.
+    dropped &= gap.any(axis=(1, 2))[:, None]
+    return active & ~dropped
 
 
 def predicted_race(
@@ -351,6 +354,9 @@ def predicted_race(
     active : ndarray of shape (n_images, n_classes), bool
     """
     coefficients, variance, whiten = prediction
+    n_used = np.count_nonzero(whiten.diagonal())  # not trials of weight 0
+    if n_used == 0:
+        return active
     mean = np.where(active, errors @ coefficients + offsets, np.inf)  # (n, k)
     best = mean.argmin(axis=1)[:, None]  # (n, 1)
     n_active = active.sum(axis=1, keepdims=True)  # (n, 1)
@@ -358,9 +364,9 @@ def predicted_race(
     n_first = np.isfinite(errors[:, :, 0]).sum(axis=1, keepdims=True)
 
     gap, residual = _differences(errors, active, best)
-    freedom = n_others * errors.shape[2]
+    freedom = n_others * n_used
     pooled = ((residual @ whiten) ** 2).sum(axis=(1, 2))[:, None] / freedom
-    own = ((gap @ whiten) ** 2).sum(axis=2) / errors.shape[2]  # of a difference
+    own = ((gap @ whiten) ** 2).sum(axis=2) / n_used  # of a difference
     spread = np.sqrt(variance * np.maximum(2 * pooled, own / 2))  # (n, k)
     bound = student_t.isf(alpha / np.maximum(n_first - 1, 1), freedom) * spread
     dropped = mean > np.take_along_axis(mean, best, axis=1) + bound

@@ -139,7 +139,8 @@ def trial_weights(timestep_weights, trials, backbone, target):
     Raises
     ------
     ValueError
-        Unless they are numbers, finite and not negative, one for each timestep.
+        Unless they are numbers, finite and not negative, one for each timestep, and
+        not all 0.
     """
     if isinstance(timestep_weights, str):
         schedule = backbone.noise_schedule
@@ -174,7 +175,8 @@ def check_weights(timestep_weights, timesteps, n_timesteps):
     Raises
     ------
     ValueError
-        Unless they are numbers, finite and not negative, one for each timestep.
+        Unless they are numbers, finite and not negative, one for each timestep, and
+        not all 0.
     """
     if timestep_weights is None:
         return np.ones(len(timesteps))
@@ -193,5 +195,12 @@ def check_weights(timestep_weights, timesteps, n_timesteps):
         raise ValueError(
             "timestep_weights must be finite and not negative; they range from "
             f"{weights.min()} to {weights.max()}."
+        )
+    if not weights.any():
+        at = np.unique(timesteps)[:5].tolist()
+        raise ValueError(
+            f"timestep_weights are 0 at all timesteps of the trials ({at}, ...), which "
+            "leaves no error to compare classes by; pass a weight above 0 for some of "
+            "them, or other timesteps."
         )
     return weights

@@ -4,7 +4,7 @@ import numpy as np
 
 from diffusion_sklearn._versions import import_optional
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
-from diffusion_sklearn.engine._posterior import log_posterior, with_priors
+from diffusion_sklearn.engine._posterior import log_posterior
 from diffusion_sklearn.engine._trials import thin
 
 
@@ -58,7 +58,7 @@ def count_correct(clf, errors, y):
     Parameters
     ----------
     clf : estimator
-        Fitted; gives priors, temperature and the size of a latent.
+        Fitted; gives priors, class offsets, temperature and the size of a latent.
     errors : ndarray of shape (n_images, n_classes, n_trials)
         With or without weights.
     y : ndarray of shape (n_images,)
@@ -68,8 +68,8 @@ def count_correct(clf, errors, y):
     -------
     n_correct : int
     """
-    plan, log_prior = clf._fitted_plan(), with_priors(0.0, clf._priors())
-    log_proba = log_posterior(errors, plan.n_elements, log_prior, clf.temperature)
+    n_elements, log_prior = clf._fitted_plan().n_elements, clf._log_prior()
+    log_proba = log_posterior(errors, n_elements, log_prior, clf.temperature)
     return int((clf.classes_[log_proba.argmax(axis=1)] == y).sum())
 
 
@@ -85,7 +85,7 @@ def as_batch(image):
     -------
     X : list, ndarray or Tensor of 1 image
     """
-    if hasattr(image, "ndim"):  # an array or a tensor
+    if hasattr(image, "ndim") and not isinstance(image, str):  # nor a path of NumPy
         return image[None]
     return [image]
 

@@ -74,7 +74,7 @@ def compare_classifiers(classifiers, X, y):
     Raises
     ------
     ValueError
-        With fewer than two classifiers, or if lengths differ.
+        With fewer than two classifiers, or if lengths or kinds of labels differ.
 
     Notes
     -----
@@ -105,7 +105,7 @@ def compare_classifiers(classifiers, X, y):
     >>> bool(comparison.difference[1, 0] > 0)
     True
     """
-    if len(classifiers) < 2:
+    if not hasattr(classifiers, "items") or len(classifiers) < 2:
         raise ValueError(
             f"classifiers={list(classifiers)!r} must name two or more; pass a dict of "
             "names to fitted classifiers."
@@ -113,7 +113,7 @@ def compare_classifiers(classifiers, X, y):
     y = column_or_1d(y)
     if len(y) != len(X):
         raise ValueError(f"X has {len(X)} images and y {len(y)} labels.")
-    correct = np.array([clf.predict(X) == y for clf in classifiers.values()])
+    correct = np.array([_is_right(*item, X, y) for item in classifiers.items()])
     n_models, n = correct.shape
     difference = np.zeros((n_models, n_models))
     interval, p_value = np.zeros((n_models, n_models, 2)), np.ones((n_models, n_models))
@@ -133,6 +133,16 @@ def compare_classifiers(classifiers, X, y):
     return ClassifierComparison(
         list(classifiers), correct.mean(axis=1), difference, interval, p_value, correct
     )
+
+
+def _is_right(name, clf, X, y):
+    predicted = np.asarray(clf.predict(X))
+    if isinstance(predicted[0], str) != isinstance(y[0], str):
+        raise ValueError(
+            f"classifiers[{name!r}] predicts labels such as {predicted[0]!r}, and y "
+            f"has {y[0]!r}; pass y with the labels of its classes_."
+        )
+    return predicted == y
 
 
 class ClassifierComparisonDisplay:

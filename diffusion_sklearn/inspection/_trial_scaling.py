@@ -121,7 +121,7 @@ class TrialScalingDisplay:
         """
         check_classifier(clf)
         if not hasattr(clf, "classes_"):
-            clf = clone(clf).fit(y=y)
+            clf = clone(clf).set_params(prefilter=None).fit(y=y)
         y = check_known(y, clf.classes_, X)
         if not isinstance(strategies, dict):
             strategies = {_name(timesteps): timesteps for timesteps in strategies}

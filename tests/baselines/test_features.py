@@ -248,6 +248,16 @@ def test_names_and_data_frames(features):
     assert features.get_feature_names_out().tolist() == names
 
 
+def test_another_size_of_images_is_for_the_next_fit(features):
+    """As are the shape and the names of the features that depend on it."""
+    features.set_params(output="flat").fit()
+    before = features.transform(PHOTOS)
+    features.set_params(image_size=16)
+    np.testing.assert_array_equal(features.transform(PHOTOS), before)
+    larger = features.fit().transform(PHOTOS)
+    assert larger.shape[1] == len(features.get_feature_names_out()) > before.shape[1]
+
+
 # Hooks --------------------------------------------------------------------------------
 
 
@@ -451,6 +461,8 @@ def test_rows_are_maps():
         for form in (X, X.reshape(60, -1)):
             np.testing.assert_array_equal(head.predict_proba(form), expected)
     assert ResNetHead(**HEAD).fit(X[:, :, 0, 0], y).feature_shape_ == (3, 1, 1)
+    rows.set_params(feature_shape=None).fit(X[:, :2], y)  # forgets the rows before
+    assert rows.predict(X[:, :2].reshape(60, -1)).shape == (60,)
 
 
 def test_the_network_is_what_it_is_said_to_be():

@@ -46,6 +46,17 @@ class Remember(ClassifierMixin, BaseEstimator):
         return np.repeat(self.classes_[:1], len(X))
 
 
+class BrightIsElephant(ClassifierMixin, BaseEstimator):
+    """Gives its labels as an array of the str of this batch alone."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        return np.array(["elephant" if x.mean() > 127 else "ant" for x in X])
+
+
 @pytest.fixture(params=["text", "class"])
 def clf(request):
     model = SD if request.param == "text" else DIT
@@ -367,6 +378,16 @@ def test_what_the_estimator_is_given(clf):
     small.predict(IMAGES)
     expected = [Image.fromarray(x).resize((4, 4), Image.BICUBIC) for x in IMAGES]
     np.testing.assert_array_equal(small.estimator_.seen_, np.stack(expected))
+
+
+def test_no_label_is_cut_to_the_length_of_the_first_batch(clf):
+    clf.set_params(estimator=BrightIsElephant(), class_ids=None)
+    if clf.model is DIT:
+        clf.set_params(class_ids=[0, 1])
+    clf.fit(classes=["ant", "elephant"])
+    images = np.zeros((300, 8, 8, 3), np.uint8)
+    images[260:] = 255  # of the second batch
+    assert clf.predict(images).tolist() == ["ant"] * 260 + ["elephant"] * 40
 
 
 def test_squares_keep_every_value():

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from diffusion_sklearn import ConditionalDiffusionClassifier, fit_class_offsets
 
@@ -79,6 +81,12 @@ def test_what_is_wrong_is_told(clf, images):
     clf.set_params(class_offsets=None)
     with pytest.raises(ValueError, match="prior of 0"):
         fit_class_offsets(clf, images, [0.5, 0.5, 0.0])
+    clf.set_params(priors=[0.5, 0.5, 0.0])
+    with pytest.raises(ValueError, match="prior of 0"):
+        fit_class_offsets(clf, images, [0.4, 0.3, 0.3])
+    with pytest.raises(NotFittedError):
+        fit_class_offsets(clone(clf), images)
+    clf.set_params(priors=None)
     many = np.repeat(images[:1], 40, axis=0)
     with pytest.warns(UserWarning, match="is the prediction for 40 of 40 images"):
         fit_class_offsets(clf, many)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
@@ -121,6 +122,34 @@ def test_a_prior_of_0_rules_a_class_out(clf):
     assert np.isnan(result.errors[:, 0]).all()  # and is no candidate
 
 
+class Constant(DummyClassifier):
+    """Gives every image the same probabilities, of all classes that there are."""
+
+    def __init__(self, proba=(1.0, 0.0, 0.0, 0.0)):
+        super().__init__()
+        self.proba = proba
+
+    def predict_proba(self, X):
+        return np.tile(self.proba, (len(X), 1))
+
+
+def test_a_prefilter_that_is_sure_of_a_class_of_prior_0(clf):
+    """The candidates are of the other classes, between which it does not choose."""
+    params = {"prefilter": Constant(), "n_candidates": 1}
+    clf.set_params(priors=[0.0, 0.2, 0.3, 0.5], **params).fit(ROWS, Y)
+    result = clf.denoising_errors(ROWS)
+    assert (np.isfinite(result.errors).any(axis=2).sum(axis=1) == 1).all()
+    proba = np.exp(result.log_proba)
+    np.testing.assert_allclose(proba, [[0, 1 / 3, 1 / 3, 1 / 3]] * 12)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -1.0])
+def test_a_prefilter_that_gives_no_probabilities(clf, wrong):
+    clf.set_params(prefilter=Constant((wrong, 0.0, 1.0, 0.0))).fit(ROWS, Y)
+    with pytest.raises(ValueError, match=r"prefilter=.* gave NaN .* for X\[0\]"):
+        clf.predict(ROWS)
+
+
 def test_what_workers_return_may_be_read_only():
     log_proba = np.array([[np.log(0.5), np.log(0.5), -np.inf]])
     log_proba.flags.writeable = False
@@ -194,8 +223,26 @@ def test_the_fitted_weight_follows_the_better_expert(clf):
     assert fit_prefilter_weight(clf, ROWS, truth, cv=3) <= 0.25
 
 
-def test_what_keeps_a_weight_from_being_fitted(clf):
+def test_the_fitted_weight_is_that_of_the_classifier_with_its_offsets(clf):
+    """Offsets that follow the labels leave nothing to a prefilter that guesses."""
+    labels = np.array(["ant"] * 12)
+    clf.set_params(prefilter=Constant((0.4, 0.2, 0.2, 0.2)), n_candidates=4)
     clf.fit(ROWS, Y)
+    plain = fit_prefilter_weight(clf, ROWS, labels, cv=3)
+    clf.set_params(class_offsets=[1e4, 0.0, 0.0, 0.0])
+    assert fit_prefilter_weight(clf, ROWS, labels, cv=3) == 0 < plain
+
+
+def test_what_keeps_a_weight_from_being_fitted(clf):
+    with pytest.raises(NotFittedError):
+        fit_prefilter_weight(clf, ROWS, Y)
+    clf.fit(ROWS, Y)
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[12, 6\]"):
+        fit_prefilter_weight(clf, ROWS, Y[:6])
+    clf.set_params(priors=[0.0, 0.3, 0.3, 0.4])
+    with pytest.raises(ValueError, match=r"y has \['ant'\], to which priors=.* give 0"):
+        fit_prefilter_weight(clf, ROWS, Y)
+    clf.set_params(priors=None)
     with pytest.raises(ValueError, match="none of"):
         fit_prefilter_weight(clf, ROWS, ["dog"] * 12)
     with pytest.raises(ValueError, match="cv=13 must be from 2 to the 12"):

@@ -175,3 +175,8 @@ def test_what_is_wrong_with_prompts(sd_folder, tmp_path):
     file.write_text("prompt,class\nx,y\n")
     with pytest.raises(ValueError, match="no column"):
         clone(clf).set_params(prompts=file).fit()
+    for line, shown in (("a bee,bee,", "''"), ("a bee,bee", "None")):
+        file.write_text(f"prompt,classname,classidx\na cat,cat,0\n{line}\n")
+        message = rf"prompts=.*has classidx={shown} in line 3"
+        with pytest.raises(ValueError, match=message):
+            clone(clf).set_params(prompts=file).fit()

@@ -88,6 +88,24 @@ def test_a_dropped_class_is_compared_by_its_prediction(dit):
         np.testing.assert_allclose(log_proba, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("trial_covariance", "pruning"), [(None, 0.99), ("auto", ((5, 2), 0.99))]
+)
+def test_priors_and_a_window_of_timesteps(trial_covariance, pruning):
+    """The first looks are at trials outside the window, of weight 0."""
+    window = np.zeros(1000)
+    window[430:570] = 1
+    clf = ConditionalDiffusionClassifier(
+        model="fashion-dit",
+        n_trials=30,
+        timestep_weights=window,
+        priors=[0.5, 0.3, 0.2],
+        trial_covariance=trial_covariance,
+        pruning=pruning,
+    ).fit(classes=["bag", "sandal", "trouser"])
+    assert clf.predict(PHOTOS.images[2:4]).tolist() == ["trouser", "trouser"]
+
+
 def test_neither_batch_nor_order_nor_other_images_count(dit):
     images = PHOTOS.images[:6]
     expected = dit.denoising_errors(images)

@@ -105,6 +105,27 @@ def test_trials_of_weight_0_come_last():
     assert variance == pytest.approx(0, abs=1e-9)
 
 
+def test_a_look_at_trials_of_which_some_have_weight_0():
+    """They count neither as a trial nor as a reason to drop what offsets put last."""
+    weights = (EVEN > 300).astype(float)
+    C = some_covariance().matrix(EVEN)
+    errors = 3 * draw(C, 200, 3) * weights
+    predictor = MeanPredictor(C * np.outer(weights, weights), np.arange(100))
+    active, offsets = np.ones((200, 3), bool), np.array([[0.0, 1e-3, 2e-3]] * 200)
+
+    def look(n_done, order):
+        predictor.order = order
+        prediction = predictor.after(n_done)
+        done = errors[:, :, order[:n_done]]
+        return predicted_race(done, active, None, prediction, 0.2, offsets=offsets)
+
+    assert look(1, np.arange(100)).all()
+    with_some = look(40, np.arange(100))
+    without = look(40 - (EVEN <= 300).sum(), np.flatnonzero(weights))
+    np.testing.assert_array_equal(with_some, without)
+    assert 0 < without.mean() < 1
+
+
 @pytest.mark.parametrize("n_done", [1, 2, 6])
 def test_a_look_by_hand(n_done):
     """One image at a time, in plain loops over classes and trials."""
@@ -258,7 +279,7 @@ def test_another_target_is_another_scale():
 
 
 def test_a_file_holds_it_whole(tmp_path):
-    covariance, path = some_covariance(), tmp_path / "covariance.npz"
+    covariance, path = some_covariance(), tmp_path / "covariance"  # no ending added
     covariance.save(path)
     loaded = TrialCovariance.load(path)
     np.testing.assert_array_equal(loaded.matrix(EVEN), covariance.matrix(EVEN))
@@ -269,8 +290,13 @@ def test_a_file_holds_it_whole(tmp_path):
     np.testing.assert_array_equal(again.levels(EVEN)[1], np.ones(100))
     facts = loaded.loss, loaded.target, loaded.n_images, loaded.model
     assert facts == ("l2", "velocity", 7, "")
-    np.savez(path, something=1)
+    np.savez(tmp_path / "else.npz", something=1)
+    (tmp_path / "else.npz").replace(path)
     with pytest.raises(ValueError, match="no file of a TrialCovariance"):
         TrialCovariance.load(path)
+    for broken in (path.read_bytes()[:100], b"", b"text"):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="no file of a TrialCovariance"):
+            TrialCovariance.load(path)
     with pytest.raises(OSError, match="absent"):
         TrialCovariance.load(tmp_path / "absent.npz")

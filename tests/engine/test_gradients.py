@@ -308,6 +308,22 @@ def test_priors_of_0_are_no_candidates():
     assert (clf.denoising_errors(IMAGES).n_evaluations == 2 * 6).all()
 
 
+@pytest.mark.parametrize("name", ["class_offsets", "priors"])
+def test_priors_and_class_offsets_choose_candidates(name):
+    """And count in the probability of the other classes."""
+    clf = of_class("DiT", n_trials=6, prefilter="gradient", n_candidates=2)
+    clf.set_params(temperature=1e3).fit(classes=NAMES)
+    plain = clf.predict_log_proba(IMAGES)
+    last = plain.argmin(axis=1)[0]
+    log_prior = np.log(np.where(np.arange(4) == last, 0.97, 0.01))
+    values = log_prior if name == "class_offsets" else np.exp(log_prior)
+    result = clf.set_params(**{name: values}).denoising_errors(IMAGES)
+    assert np.isfinite(result.errors[:, last]).any(axis=1).all()
+    alone = clone(clf).set_params(prefilter=None).fit(classes=NAMES)
+    expected = alone.predict_proba(IMAGES)
+    np.testing.assert_allclose(np.exp(result.log_proba), expected, atol=0.02)
+
+
 def test_which_trials():
     weights = np.ones(100)
     even = Trials(np.arange(5, 1000, 10), 0)

@@ -163,6 +163,14 @@ def test_race_keeps_ties_and_drops_the_surely_worse():
     np.testing.assert_array_equal(kept, [[True, True, False]])
 
 
+def test_race_waits_for_trials_of_a_weight_above_0():
+    """Offsets alone, as of priors, must not drop a class at the first looks."""
+    offsets = np.array([[0.0, 1.0, 2.0]])
+    active = np.array([[True, True, True]])
+    kept = race(np.zeros((1, 3, 4)), active, np.arange(4), 0.01, 100, offsets)
+    assert kept.all()
+
+
 def test_race_with_all_trials_leaves_no_doubt():
     errors = np.random.RandomState(0).rand(50, 4, 12)
     active = np.ones((50, 4), bool)

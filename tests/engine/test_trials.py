@@ -108,6 +108,19 @@ def test_trials_of_an_estimator_do_not_depend_on_pruning(dit_folder):
         np.testing.assert_array_equal(plan.noise((2, 2)), plans[0].noise((2, 2)))
 
 
+def test_weights_that_leave_no_trial(dit_folder):
+    """They would make all classes equal, and the first the answer for every image."""
+    weights = np.zeros(1000)
+    weights[800:] = 1
+    clf = ConditionalDiffusionClassifier(
+        model=dit_folder, timesteps=[100, 500], timestep_weights=weights, n_trials=4
+    )
+    message = r"timestep_weights are 0 at all timesteps .* \(\[100, 500\]"
+    with pytest.raises(ValueError, match=message):
+        clf.fit(classes=["ant", "bee"])
+    clf.set_params(timesteps=[100, 900]).fit(classes=["ant", "bee"])
+
+
 def test_timestep_weights(dit_folder):
     images = np.zeros((1, 8, 8, 3), np.uint8)
     classes = ["ant", "bee"]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -155,6 +157,15 @@ def test_a_change_of_guidance_takes_effect_at_once(dit_folder):
     assert not np.allclose(guided, plain)
     refitted = clf.fit(classes=[1, 2]).denoising_errors(IMAGES).errors
     np.testing.assert_array_equal(guided, refitted)
+
+
+def test_a_guidance_that_makes_all_classes_the_same(dit_folder):
+    """As diffusers' pipelines of some families spell no guidance."""
+    with pytest.raises(ValueError, match=r"guidance_scale=0 .*pass 1 for no guidance"):
+        classifier(dit_folder, guidance_scale=0)
+    clf = classifier(dit_folder).set_params(guidance_scale=0.0)
+    with pytest.raises(ValueError, match=r"guidance_scale=0 "):
+        clf.predict(IMAGES)
 
 
 def test_another_null_condition(sd_folder, dit_folder):
@@ -308,14 +319,38 @@ def test_fitting_weights_to_images_that_are_all_right_stays_finite(photos):
     np.testing.assert_array_equal(fit_timestep_weights(with_one, X, y), weights)
 
 
+def test_fitted_weights_are_for_the_classifier_with_its_offsets():
+    """Offsets that outweigh all errors leave nothing to change the weights for."""
+    rng = np.random.default_rng(0)
+    truth = np.zeros(30, int)
+    scores = rng.normal(size=(30, 3, 20)) * 5
+    basis = np.linspace(-1, 1, 20) ** np.arange(3)[:, None]
+    offsets = np.array([1e4, 0, 0])
+    c = fit_log_weights(scores, truth, None, basis, 0.3, offsets)
+    np.testing.assert_allclose(c, 0, atol=1e-6)
+    assert np.abs(fit_log_weights(scores, truth, None, basis, 0.3)).max() > 0.1
+
+
+def test_fitting_weights_reads_the_offsets(dit_folder):
+    clf = classifier(dit_folder)
+    y = np.repeat(clf.classes_[0], 3)
+    clf.set_params(class_offsets=1e6 * np.eye(len(clf.classes_))[0])
+    np.testing.assert_allclose(fit_timestep_weights(clf, IMAGES, y), 1, rtol=1e-6)
+
+
 def test_fitting_weights_needs_labels_that_fit(dit_folder):
     clf = classifier(dit_folder)
+    with pytest.raises(NotFittedError):
+        fit_timestep_weights(clone(clf), IMAGES, [1, 2, 2])
     with pytest.raises(ValueError, match=r"y has \[3\], which are none of classes_"):
         fit_timestep_weights(clf, IMAGES, [1, 2, 3])
-    with pytest.raises(ValueError, match="X has 3 images and y 2"):
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[3, 2\]"):
         fit_timestep_weights(clf, IMAGES, [1, 2])
     with pytest.raises(ValueError, match=r"alpha=-1 must be 0 or more"):
         fit_timestep_weights(clf, IMAGES, [1, 2, 2], alpha=-1)
+    clf.set_params(priors=[0.0, 1.0])
+    with pytest.raises(ValueError, match=r"y has \[1\], to which priors=.* give 0"):
+        fit_timestep_weights(clf, IMAGES, [1, 2, 2])
 
 
 # Calibration.
@@ -353,6 +388,14 @@ def test_calibration_error_of_labels_drawn_from_the_probabilities():
 def test_calibration_error_of_bad_input(truth, params, message):
     with pytest.raises(ValueError, match=message):
         expected_calibration_error(truth, np.eye(2), **params)
+
+
+@pytest.mark.parametrize("values", [[-0.1, -2.3], [np.nan, 0.5], [40, 60]])
+def test_calibration_error_of_what_is_no_probability(values):
+    with pytest.raises(ValueError, match=r"y_proba has values from .* predict_proba"):
+        expected_calibration_error([0, 1], [values, values])
+    rounded = [[1 + 1e-9, -1e-9], [0, 1]]
+    assert expected_calibration_error([0, 1], rounded) < 1e-6
 
 
 def test_auto_is_the_target_of_the_family_or_of_the_model(tmp_path, sd_folder):

@@ -45,6 +45,19 @@ def test_counts_by_hand():
     np.testing.assert_array_equal(np.diag(result.p_value), 1)
 
 
+def test_what_has_no_names():
+    models, truth = classifiers()
+    for wrong in (list(models.values()), {"first": models["first"]}):
+        with pytest.raises(ValueError, match="must name two or more; pass a dict"):
+            compare_classifiers(wrong, truth[:, None], truth)
+
+
+def test_labels_of_another_kind_are_no_wrong_answers():
+    models, truth = classifiers()
+    with pytest.raises(ValueError, match=r"classifiers\['first'\] predicts .* y has"):
+        compare_classifiers(models, truth[:, None], truth.astype(str))
+
+
 def test_the_same_answers_do_not_differ():
     models, truth = classifiers()
     same = {"a": models["first"], "b": models["first"]}

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.special import expit, logit
 from scipy.stats import binomtest
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
@@ -123,7 +124,7 @@ def test_centers(center, expected):
     np.testing.assert_array_equal(means, np.mean(expected, axis=1))
 
 
-def test_every_form_of_one_image(clf, X):
+def test_every_form_of_one_image(clf, X, tmp_path):
     def errors(image):
         display = DenoisingErrorDisplay.from_estimator(
             clf, image, n_noises=1, timesteps=2
@@ -133,7 +134,10 @@ def test_every_form_of_one_image(clf, X):
 
     want = errors(X[0])
     tensor = torch.from_numpy(X[0]).permute(2, 0, 1)
-    for image in (Image.fromarray(X[0]), tensor):
+    path = tmp_path / "image.png"
+    Image.fromarray(X[0]).save(path)
+    path_of_numpy = np.array([str(path)])[0]
+    for image in (Image.fromarray(X[0]), tensor, path, path_of_numpy):
         np.testing.assert_allclose(errors(image), want, rtol=1e-5)
 
 
@@ -223,6 +227,28 @@ def test_scaling_is_that_of_classifiers_fitted_one_by_one(clf, X, y, fitted):
         ]
         np.testing.assert_array_equal(line.get_xdata(), [1, 2, 5])
         np.testing.assert_allclose(drawn_y(line), scores)
+
+
+@pytest.mark.parametrize("favourite", [0, 1])
+def test_accuracies_are_those_with_class_offsets(clf, X, favourite):
+    y = np.repeat(LABELS[favourite], len(X))
+    clf.set_params(class_offsets=1e6 * np.eye(3)[favourite])
+    assert clf.score(X, y) == 1
+    display = TrialScalingDisplay.from_estimator(
+        clf, X, y, strategies=["even"], n_trials=[6]
+    )
+    assert display.accuracy.tolist() == [[1]]
+    display = TimestepAccuracyDisplay.from_estimator(clf, X, y, n_bands=1)
+    assert display.n_correct.tolist() == [len(y)]
+
+
+def test_scaling_of_an_unfitted_classifier_needs_no_prefilter(clf, X, y):
+    new = type(clf)(**clf.get_params(deep=False))
+    new.set_params(prefilter=LogisticRegression())
+    given = {"strategies": ["even"], "n_trials": [2]}
+    display = TrialScalingDisplay.from_estimator(new, X, y, **given)
+    expected = TrialScalingDisplay.from_estimator(clf, X, y, **given)
+    np.testing.assert_array_equal(display.accuracy, expected.accuracy)
 
 
 def test_scaling_defaults(clf, X, y):

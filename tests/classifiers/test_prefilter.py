@@ -223,6 +223,29 @@ def test_the_fitted_weight_follows_the_better_expert(clf):
     assert fit_prefilter_weight(clf, ROWS, truth, cv=3) <= 0.25
 
 
+class Drawn(DummyClassifier):
+    """Gives every image probabilities drawn at random."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.seed = seed
+
+    def predict_proba(self, X):
+        return np.random.default_rng(self.seed).dirichlet(np.ones(4), len(X))
+
+
+def test_the_fitted_weight_is_0_where_chance_explains_a_gain(clf):
+    """The smallest weight within one standard error of the best, not the best."""
+    clf.set_params(n_candidates=4)
+    truth = clone(clf).set_params(prefilter=None).fit(ROWS, Y).predict(ROWS)
+    truth[::4] = NAMES[0]  # sometimes wrong
+    weights = [
+        fit_prefilter_weight(clf.set_params(prefilter=Drawn(k)).fit(ROWS, Y), ROWS, truth)
+        for k in range(10)
+    ]
+    assert weights.count(0) >= 9
+
+
 def test_the_fitted_weight_is_that_of_the_classifier_with_its_offsets(clf):
     """Offsets that follow the labels leave nothing to a prefilter that guesses."""
     labels = np.array(["ant"] * 12)

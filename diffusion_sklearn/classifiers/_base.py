@@ -5,6 +5,7 @@ import warnings
 from abc import abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -426,13 +427,16 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """The plan of this fit, made once for the same parameters."""
         backbone, trials = get_unchanged(self._spec), self.trials_
         weights = trial_weights(self.timestep_weights, trials, backbone, self.target)
+        covariance = self.trial_covariance
+        if isinstance(covariance, str | Path) and Path(covariance).is_file():
+            covariance = covariance, Path(covariance).stat().st_mtime_ns
         key = (
             backbone,
             str(backbone.device),
             backbone.dtype,
             weights.tobytes(),
             repr(changes.get("pruning", self.pruning)),
-            self.trial_covariance,
+            covariance,
             self.loss,
             self.target,
             self.guidance_scale,

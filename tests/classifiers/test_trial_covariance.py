@@ -1,12 +1,15 @@
 """The race by prediction as the estimators run it."""
 
+import os
 import shutil
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DiTPipeline
+from sklearn.base import clone
 
 from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
@@ -134,6 +137,21 @@ def test_it_is_read_at_prediction(dit_folder, tmp_path):
     assert len(staged) > 1
     for proba in staged:
         np.testing.assert_allclose(proba.sum(axis=1), 1)
+
+
+def test_a_file_written_anew_is_read_anew(dit_folder, tmp_path):
+    file = tmp_path / "covariance.npz"
+    clf = ConditionalDiffusionClassifier(model=dit_folder, n_trials=8, pruning=0.6)
+    covariance = fit_trial_covariance(clf.fit(classes=NAMES), IMAGES)
+    covariance.save(file)
+    clf.set_params(trial_covariance=file, classes=NAMES).fit()
+    old = clf.denoising_errors(IMAGES).n_evaluations
+    replace(covariance, nugget=100 * covariance.nugget).save(file)
+    os.utime(file, ns=(1, 1))  # another time of writing, however coarse the clock
+    new = clf.denoising_errors(IMAGES).n_evaluations
+    expected = clone(clf).fit().denoising_errors(IMAGES).n_evaluations
+    np.testing.assert_array_equal(new, expected)
+    assert (new != old).any()
 
 
 def test_auto_is_for_the_model_as_it_was_learned(tmp_path):

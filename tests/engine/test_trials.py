@@ -108,6 +108,17 @@ def test_trials_of_an_estimator_do_not_depend_on_pruning(dit_folder):
         np.testing.assert_array_equal(plan.noise((2, 2)), plans[0].noise((2, 2)))
 
 
+def test_a_list_longer_than_the_budget(dit_folder):
+    clf = ConditionalDiffusionClassifier(
+        model=dit_folder, timesteps=[100, 500, 900], n_trials=2
+    )
+    with pytest.warns(UserWarning, match=r"only the first 2 of the 3 .* n_trials=3"):
+        clf.fit(classes=["ant", "bee"])
+    assert clf.trials_.timesteps.tolist() == [100, 500]
+    clf.set_params(n_trials=4).fit(classes=["ant", "bee"])
+    assert clf.trials_.timesteps.tolist() == [100, 500, 900, 100]
+
+
 def test_weights_that_leave_no_trial(dit_folder):
     """They would make all classes equal, and the first the answer for every image."""
     weights = np.zeros(1000)

@@ -85,7 +85,15 @@ def read_prompts(prompts):
                     "write a CSV with the columns prompt, classname and classidx."
                 )
             for row in rows:
-                for label in (row["classname"], int(row["classidx"])):
+                try:
+                    index = int(row["classidx"])
+                except (TypeError, ValueError) as error:  # None where it is missing
+                    raise ValueError(
+                        f"prompts={str(prompts)!r}, line {rows.line_num}: classidx="
+                        f"{row['classidx']!r} is no integer; a row is prompt, "
+                        "classname and classidx, a prompt with commas in quotes."
+                    ) from error
+                for label in (row["classname"], index):
                     by_label.setdefault(label, []).append(row["prompt"])
     else:
         by_label = {

@@ -354,13 +354,9 @@ def processor(**changes):
 @pytest.mark.parametrize(
     "what",
     [
-        "factor",
-        "function",
         "default",
-        "closure",
         "of_class",
-        "of_property",
-        "decorated",
+        *slow("factor", "function", "closure", "of_property", "decorated"),
     ],
 )
 def test_code_of_a_user_with_another_number(what, tmp_path):
@@ -375,6 +371,7 @@ def test_code_of_a_user_with_another_number(what, tmp_path):
     assert np.abs(errors(clf.fit()) - plain).max() > 1e-4  # not those that were kept
 
 
+@pytest.mark.slow
 def test_code_of_a_user_in_another_process():
     """The order of a set of str is another one there."""
     code = (

@@ -204,7 +204,7 @@ def get_backbone(spec):
         return _make_own(pipeline.to(device), spec)
 
     key = (spec.revision, spec.variant, spec.config, str(device), dtype)
-    backbone = get_or_load(model, key, load)
+    backbone = get_or_load(model, key, load, spec.config)
     if spec.dtype == "auto":
         return backbone
     stored = quantized_dtypes(backbone.pipeline) - {dtype}

@@ -334,6 +334,15 @@ def test_resume_of_an_evaluation_under_another_name(
     assert json.loads(Path("ev/evaluation.json").read_text())["n_images"] == 5
 
 
+def test_results_of_another_evaluation_are_no_class(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    for output in ("one", "two"):
+        assert main(["evaluate", ".", *MODEL, "--output", output]) == 0
+    for output in ("one", "two"):
+        report = json.loads(Path(output, "evaluation.json").read_text())
+        assert report["classes"] == ["bag", "coat"] and report["n_images"] == 4
+
+
 def test_rank_is_the_place_of_the_true_class(photos, tmp_path, capsys):
     for name in ("dress", "shirt", "sandal", "sneaker"):  # without images
         (photos / name).mkdir()

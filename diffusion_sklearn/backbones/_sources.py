@@ -30,7 +30,7 @@ HUB_URL = re.compile(
 
 _loaded = {}  # key -> (state of the files, model)
 _derived = WeakKeyDictionary()  # owner -> {slot: (key, what was made)}
-READ = {".json", ".safetensors", ".bin", ".ckpt", ".pt", ".txt", ".model"}
+READ = {".json", ".safetensors", ".bin", ".ckpt", ".pt", ".txt", ".model", ".jinja"}
 """Kinds of files that a model is read from."""
 _lock = threading.RLock()
 

@@ -535,6 +535,16 @@ def test_a_folder_saved_anew_is_loaded_anew(n_jobs, tmp_path, sd_folder):
     assert np.abs(first - expected).max() > 1e-3
 
 
+@pytest.mark.slow
+def test_a_changed_chat_template_is_read(tmp_path):
+    PIPELINES["Z-Image"]().save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path)
+    file = tmp_path / "tokenizer" / "chat_template.jinja"
+    file.write_text("{{ messages[0].content }}, " + file.read_text())
+    before, now = (b.condition(["cat"]) for b in (backbone, load_backbone(tmp_path)))
+    assert before.mask.sum() != now.mask.sum()
+
+
 def test_saved_again_unchanged_or_gone(tmp_path, sd_folder):
     folder = tmp_path / "model"
     shutil.copytree(sd_folder, folder)

@@ -261,7 +261,11 @@ class _Part:
             return repr(value)
         if id(value) not in self._texts:
             self._texts[id(value)] = value, "itself"  # where it has itself inside
-            self._texts[id(value)] = value, self._text_of_object(value, path, name)
+            text = again = self._text_of_object(value, path, name)
+            if isinstance(value, torch.Tensor):
+                again = f"{text} of {path}.{name}"  # tells which tensors are one
+            self._texts[id(value)] = value, again
+            return text
         return self._texts[id(value)][1]
 
     def _text_of_object(self, value, path, name):
@@ -273,8 +277,7 @@ class _Part:
             if hasattr(value, "__tensor_flatten__"):  # of torchao and quanto
                 _, settings = value.__tensor_flatten__()
                 kind = f"{self._class(type(value))} {self._text(settings, path, name)}"
-            place = len(self.tensors)  # tells which tensors are one
-            return f"{place} {value.dtype} {tuple(value.shape)} {kind}".rstrip()
+            return f"{value.dtype} {tuple(value.shape)} {kind}".rstrip()
         if isinstance(value, np.ndarray):
             return f"{value.dtype} {value.shape} {digest(np.ascontiguousarray(value))}"
         if isinstance(value, Mapping):

@@ -43,7 +43,8 @@ def shown(function):
         try:
             yield from function(*args)
         except EXPECTED as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            text = escape(str(error), quote=False)  # it is shown as HTML
+            raise gr.Error(text, print_exception=False) from None
 
     return wrapped
 

@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections.abc import Mapping
 from itertools import pairwise
-from types import CodeType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -205,7 +205,8 @@ class _Part:
         return digest("\n".join(self.lines).encode() + checksums(self.tensors))
 
     def add_modules(self, root):
-        for path, module in root.named_modules():
+        # A module in two places has two names.
+        for path, module in root.named_modules(remove_duplicate=False):
             if hasattr(module, "_orig_mod"):  # made by torch.compile, around another
                 continue
             names = [self.name, *path.split(".")]
@@ -260,7 +261,11 @@ class _Part:
             return repr(value)
         if id(value) not in self._texts:
             self._texts[id(value)] = value, "itself"  # where it has itself inside
-            self._texts[id(value)] = value, self._text_of_object(value, path, name)
+            text = again = self._text_of_object(value, path, name)
+            if isinstance(value, torch.Tensor):
+                again = f"{text} of {path}.{name}"  # tells which tensors are one
+            self._texts[id(value)] = value, again
+            return text
         return self._texts[id(value)][1]
 
     def _text_of_object(self, value, path, name):
@@ -310,6 +315,7 @@ class _Part:
         """Name of a class; with its code, where it is of no library."""
         if id(cls) not in self._texts:
             text = f"{cls.__module__}.{cls.__qualname__}"
+            self._texts[id(cls)] = cls, text  # where its code names it
             self._texts[id(cls)] = cls, text + "".join(map(self._code, cls.__mro__))
         return self._texts[id(cls)][1]
 
@@ -319,14 +325,44 @@ class _Part:
             text, of_library = "", _is_library(cls.__module__)
             for name, value in vars(cls).items():
                 value = getattr(value, "__func__", value)
-                if not isinstance(value, FunctionType):
-                    continue
-                if not of_library:
-                    text += f" {name}={_code(value.__code__)}"
-                elif not _is_of_library(value):
+                is_function = isinstance(value, FunctionType)
+                if not of_library and isinstance(value, property):
+                    text += f" {name}={self._used([value.fget])}"
+                elif not of_library and (is_function or name[:2] != "__"):
+                    text += f" {name}={self._used([value])}"
+                elif is_function and not _is_of_library(value):
                     self.unseen.append(f"a changed {cls.__qualname__}.{name}")
             self._methods[cls] = text
         return self._methods[cls]
+
+    def _function(self, function):
+        """The code of a function, and what it uses beside its arguments."""
+        if id(function) not in self._texts:
+            text = _code(function.__code__)
+            self._texts[id(function)] = function, text  # where it calls itself
+            cells = [cell for cell in function.__closure__ or () if cell != CellType()]
+            used = [cell.cell_contents for cell in cells]
+            if not _is_of_library(function):  # else it wraps one that is not
+                used += function.__defaults__ or ()
+                used += (function.__kwdefaults__ or {}).values()
+                used += _globals(function)
+            self._texts[id(function)] = function, f"{text} {self._used(used)}"
+        return self._texts[id(function)][1]
+
+    def _used(self, values):
+        """Values that code uses, of those kinds that it does not change itself."""
+        texts = []
+        for value in values:
+            if isinstance(value, FunctionType):
+                of_library = _is_of_library(value) and not value.__closure__
+                texts.append(value.__name__ if of_library else self._function(value))
+            elif isinstance(value, type):
+                texts.append(self._class(value))
+            elif value is None or isinstance(value, bool | int | float | str):
+                texts.append(repr(value))
+            elif isinstance(value, tuple):
+                texts.append(self._used(value))
+        return repr(texts)
 
 
 def _that_count(attributes, cls):
@@ -370,8 +406,26 @@ def _is_of_library(function):
 
 def _code(code):
     """Digest of what a function does, whatever file and line it is in."""
-    constants = [_code(c) if isinstance(c, CodeType) else c for c in code.co_consts]
+    constants = [
+        _code(c)
+        if isinstance(c, CodeType)
+        else sorted(map(repr, c))  # its order depends on the process
+        if isinstance(c, frozenset)
+        else c
+        for c in code.co_consts
+    ]
     return digest(repr((code.co_code, code.co_names, constants)).encode())
+
+
+def _globals(function):
+    """Values of its module that a function may use."""
+    known, module = function.__globals__, function.__module__
+    names, codes = {}, [function.__code__]
+    for code in codes:  # grows by the functions inside
+        names |= dict.fromkeys(code.co_names)
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+    values = [known[name] for name in names if name in known]
+    return [v for v in values if getattr(v, "__module__", module) == module]
 
 
 def _only_watches(hook):

@@ -174,12 +174,14 @@ def get_backbone(spec):
     Raises
     ------
     ValueError
-        If the pipeline of a Backbone, or a pipeline to be copied, was changed.
+        If the pipeline of a Backbone, or a pipeline to be copied, was changed, or has
+        something attached that makes every error wrong.
     OSError
         If the model can't be had.
     """
     model = spec.model
     if isinstance(model, Backbone):
+        check_attachments(model.pipeline)
         if not model.is_current():
             raise ValueError(
                 "The backbone passed as model was made from other parts or configs "
@@ -202,7 +204,7 @@ def get_backbone(spec):
         return _make_own(pipeline.to(device), spec)
 
     key = (spec.revision, spec.variant, spec.config, str(device), dtype)
-    backbone = get_or_load(model, key, load)
+    backbone = get_or_load(model, key, load, spec.config)
     if spec.dtype == "auto":
         return backbone
     stored = quantized_dtypes(backbone.pipeline) - {dtype}

@@ -30,15 +30,15 @@ HUB_URL = re.compile(
 
 _loaded = {}  # key -> (state of the files, model)
 _derived = WeakKeyDictionary()  # owner -> {slot: (key, what was made)}
-READ = {".json", ".safetensors", ".bin", ".ckpt", ".pt", ".txt", ".model"}
+READ = {".json", ".safetensors", ".bin", ".ckpt", ".pt", ".txt", ".model", ".jinja"}
 """Kinds of files that a model is read from."""
 _lock = threading.RLock()
 
 
-def get_or_load(name, key, load):
+def get_or_load(name, key, load, config=None):
     """Load a model at the first call of the process, and return it at all others.
 
-    Where the files of a folder have changed since, the model is loaded anew.
+    Where its files have changed since, the model is loaded anew.
 
     Parameters
     ----------
@@ -48,6 +48,8 @@ def get_or_load(name, key, load):
         Revision, device and dtype.
     load : callable
         Without arguments; returns the model.
+    config : str, default=None
+        Folder or Hub id that the configs are read from; None: `name`.
 
     Returns
     -------
@@ -55,6 +57,7 @@ def get_or_load(name, key, load):
     """
     with _lock:
         files, key = _state_of_files(name), (name, key)
+        files |= {} if config is None else _state_of_files(config)
         before, _ = _loaded.get(key, (None, None))
         if key not in _loaded or (files and files != before):
             _loaded.pop(key, None)  # two may not fit into memory

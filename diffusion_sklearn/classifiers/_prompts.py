@@ -86,13 +86,14 @@ def read_prompts(prompts):
                 )
             for row in rows:
                 try:
-                    labels = row["classname"], int(row["classidx"])
-                except (TypeError, ValueError) as error:
+                    index = int(row["classidx"])
+                except (TypeError, ValueError) as error:  # None where it is missing
                     raise ValueError(
-                        f"prompts={str(prompts)!r} has classidx={row['classidx']!r} in "
-                        f"line {rows.line_num}; write an integer there."
+                        f"prompts={str(prompts)!r}, line {rows.line_num}: classidx="
+                        f"{row['classidx']!r} is no integer; a row is prompt, "
+                        "classname and classidx, a prompt with commas in quotes."
                     ) from error
-                for label in labels:
+                for label in (row["classname"], index):
                     by_label.setdefault(label, []).append(row["prompt"])
     else:
         by_label = {

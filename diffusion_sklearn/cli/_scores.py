@@ -76,8 +76,15 @@ def evaluate_images(clf, data, members, args):
             f"--resume: the rows in {args.output} were made with other "
             f"{', '.join(changed)}; pass the same options or another --output."
         )
-    write_json(path, report)  # the scores follow
     done = {row["path"] for row in rows}
+    others = sorted(done - set(map(printable, data.images)))
+    if others:
+        raise ValueError(
+            f"--resume: {args.output / ROWS} has {len(others)} files that are none of "
+            f"the images, such as {others[0]}; name the folder as in the first "
+            "command, with no image or sample taken away, or pass another --output."
+        )
+    write_json(path, report)  # the scores follow
     pairs = zip(data.images, data.target, strict=True)
     pairs = [(p, label) for p, label in pairs if printable(p) not in done]
     places = {label: k for k, label in enumerate(data.classes.tolist())}

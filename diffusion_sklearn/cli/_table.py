@@ -139,8 +139,10 @@ def read_rows(path, columns=COLUMNS):
         rows = parquet.read_table(path).to_pylist()
     else:
         data = path.read_bytes()
-        os.truncate(path, data.rfind(b"\n") + 1)
-        lines = data[: data.rfind(b"\n") + 1].decode().splitlines()
+        data = data[: data.rfind(b"\n") + 1]
+        os.truncate(path, len(data))
+        # Names of files may have what str.splitlines breaks a line at.
+        lines = data.decode().split("\n")[:-1]
         rows = (
             csv.DictReader(lines) if path.suffix == ".csv" else map(json.loads, lines)
         )

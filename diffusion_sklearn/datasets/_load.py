@@ -278,7 +278,7 @@ def _read_pairs(folder, spec, max_images):
             f"folder={str(folder)!r} lacks examples.jsonl; it needs a line for each "
             "example, with image_0, image_1, caption_0, caption_1 and collapsed_tag."
         )
-    lines = read_text(path).splitlines()
+    lines = read_text(path).split("\n")  # JSON may have what str.splitlines breaks at
     rows = [json.loads(line) for line in lines if line.strip()]
     rows = [rows[k] for k in _sample(len(rows), max_images)]
     files = [[folder / "images" / row[f"image_{i}"] for i in (0, 1)] for row in rows]

@@ -18,6 +18,9 @@ OTHER_PHOTOS = HEIF | {
 }
 """Suffixes of images that Pillow reads only with a plugin, if at all."""
 
+RESULTS = "evaluation.json"
+"""In the output folder of the command ``evaluate``, which has pictures but no class."""
+
 
 def images_below(folder):
     """Files with the suffix of an image, in a folder and those below it, sorted.
@@ -77,6 +80,8 @@ def _files_below(folder, unreadable):
 def read_class_folders(folder, exclude=None):
     """Find the images of a folder with a sub-folder for each class.
 
+    Output folders of ``evaluate`` are no classes.
+
     Parameters
     ----------
     folder : Path
@@ -103,6 +108,7 @@ def read_class_folders(folder, exclude=None):
         path
         for path in folder.iterdir()
         if path.is_dir() and path.name[0] != "." and path.resolve() != skipped
+        if not (path / RESULTS).exists()
     )
     if len(subfolders) < 2:
         raise ValueError(

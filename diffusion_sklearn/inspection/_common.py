@@ -32,6 +32,20 @@ def figure_and_axes(ax):
     return ax.figure, ax
 
 
+def plain(label):
+    """A label as text for matplotlib, which reads formulas between dollar signs.
+
+    Parameters
+    ----------
+    label : object
+
+    Returns
+    -------
+    text : str
+    """
+    return str(label).replace("$", r"\$")
+
+
 def check_classifier(clf):
     """Raise unless an estimator is a diffusion classifier.
 

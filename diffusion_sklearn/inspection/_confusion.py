@@ -3,6 +3,7 @@
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from diffusion_sklearn._versions import import_optional
+from diffusion_sklearn.inspection._common import plain
 
 MAX_CLASSES = 30  # with numbers in the cells
 
@@ -28,7 +29,8 @@ def confusion_figure(matrix, classes):
     side = min(4 + 0.35 * len(classes), 30)
     Figure = import_optional("matplotlib.figure", "plot").Figure
     figure = Figure(figsize=(side, side), layout="constrained")
-    ConfusionMatrixDisplay(matrix, display_labels=classes).plot(
+    labels = list(map(plain, classes))
+    ConfusionMatrixDisplay(matrix, display_labels=labels).plot(
         ax=figure.subplots(),
         include_values=len(classes) <= MAX_CLASSES,
         xticks_rotation="vertical",

@@ -10,6 +10,7 @@ from diffusion_sklearn.inspection._common import (
     as_batch,
     check_classifier,
     figure_and_axes,
+    plain,
     resolve_timesteps,
 )
 
@@ -161,7 +162,7 @@ class DenoisingErrorDisplay:
                     self.timesteps, curve, color=color, alpha=0.4, linewidth=0.8
                 )
             self.mean_lines_ += self.ax_.plot(
-                self.timesteps, curves.mean(axis=0), color=color, label=str(label)
+                self.timesteps, curves.mean(axis=0), color=color, label=plain(label)
             )
         suffix = "" if center is None else f", from the mean of each {center}"
         self.ax_.set(xlabel="timestep", ylabel=f"denoising error{suffix}")

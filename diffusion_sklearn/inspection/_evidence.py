@@ -9,6 +9,7 @@ from diffusion_sklearn.inspection._common import (
     as_batch,
     check_classifier,
     figure_and_axes,
+    plain,
 )
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow's mode "L"
@@ -124,7 +125,8 @@ class EvidenceDisplay:
         )
         self.colorbar_ = self.figure_.colorbar(self.im_, ax=self.ax_)
         self.colorbar_.set_label(
-            f"{self.b}  \N{LEFTWARDS ARROW}  evidence  \N{RIGHTWARDS ARROW}  {self.a}"
+            f"{plain(self.b)}  \N{LEFTWARDS ARROW}  evidence  "
+            f"\N{RIGHTWARDS ARROW}  {plain(self.a)}"
         )
         self.ax_.axis("off")
         return self

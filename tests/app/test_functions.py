@@ -68,6 +68,20 @@ def test_names_are_escaped(photo):
     assert "<b>" not in _photos.Photo("<b>.png", photo.square).html
 
 
+def test_errors_are_escaped():
+    """Gradio shows them as HTML."""
+    gradio = pytest.importorskip("gradio")
+    from diffusion_sklearn.app._page import shown
+
+    @shown
+    def fail():
+        yield page.compare(SETTINGS, None, "a <x> & 'b'", "a <x> & 'b'")
+
+    with pytest.raises(gradio.Error) as error:
+        next(fail())
+    assert error.value.message.startswith("Both classes are \"a &lt;x&gt; &amp; 'b'\"")
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -241,10 +241,12 @@ def test_no_copy_of_an_offloaded_pipeline(make):
 @pytest.mark.parametrize("when", ["before", "between"])
 def test_caches_between_forward_passes(config, when):
     pipeline = flux()
+    backbone = load_backbone(pipeline)
     expected = errors(pipeline) if when == "between" else None
     pipeline.transformer.enable_cache(config)
-    with pytest.raises(ValueError, match=r"pipeline\.transformer\.disable_cache\(\)"):
-        errors(pipeline)
+    for model in pipeline, backbone:
+        with pytest.raises(ValueError, match=r"pipeline\.transformer\.disable_cache\("):
+            errors(model)
     pipeline.transformer.disable_cache()
     if expected is not None:
         np.testing.assert_array_equal(errors(pipeline), expected)

@@ -1,8 +1,12 @@
 """What was changed in a model is noticed, and its own answer is given."""
 
+import copy
 import gc
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -315,6 +319,90 @@ def test_two_signs_and_an_order():
     assert fingerprint(pipeline) != before
 
 
+CODE = """
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+FACTOR, FUNCTION, DEFAULT, WORDS = {numbers}
+def scaled(x):
+    return x * FUNCTION
+def make(inside):
+    class Mine(AttnProcessor):
+        of_class = {of_class}
+        @property
+        def of_property(self):
+            return {of_property}
+        @torch.no_grad()
+        def decorated(self, x):
+            return x * {decorated}
+        def __call__(self, *args, factor=DEFAULT, **kwargs):
+            x = scaled(super().__call__(*args, **kwargs)) * factor * FACTOR * inside
+            x = self.decorated(x) * self.of_class * self.of_property
+            return x if kwargs.keys() & {{"a", "b", "c", "d"}} else x
+    return Mine
+"""
+
+
+def processor(**changes):
+    """An attention processor as a user would write it in a notebook."""
+    numbers = [changes.get(name, 1) for name in ("factor", "function", "default")]
+    inline = {"of_class": 1, "of_property": 1, "decorated": 1} | changes
+    module = {"__name__": "notebook"}
+    exec(CODE.format(numbers=[*numbers, "abc"], **inline), module)
+    return module["make"](changes.get("closure", 1))()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "default",
+        "of_class",
+        *slow("factor", "function", "closure", "of_property", "decorated"),
+    ],
+)
+def test_code_of_a_user_with_another_number(what, tmp_path):
+    pipeline = tiny_sd("epsilon")
+    clf = text_classifier(pipeline, memory=tmp_path)
+    pipeline.unet.set_attn_processor(processor())
+    before, plain = fingerprint(pipeline), errors(clf.fit())
+    pipeline.unet.set_attn_processor(processor())
+    assert fingerprint(pipeline) == before
+    pipeline.unet.set_attn_processor(processor(**{what: 0.5}))
+    assert changed_parts(fingerprint(pipeline), before) == "unet"
+    assert np.abs(errors(clf.fit()) - plain).max() > 1e-4  # not those that were kept
+
+
+@pytest.mark.slow
+def test_code_of_a_user_in_another_process():
+    """The order of a set of str is another one there."""
+    code = (
+        "from tests.backbones.test_fingerprint import *; p = tiny_sd('epsilon');"
+        "p.unet.set_attn_processor(processor()); print(fingerprint(p)['unet'])"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert len(digests) == 1
+
+
+def test_which_block_is_there_twice():
+    pipeline = PIPELINES["DiT"]()
+    blocks = pipeline.transformer.transformer_blocks
+    first, second = blocks[0], copy.deepcopy(blocks[0])
+    second.ff.net[0].proj.weight.data[:] *= 2
+    digests = []
+    for order in ([first, second, first], [first, second, second]):
+        pipeline.transformer.transformer_blocks = torch.nn.ModuleList(order)
+        digests.append(fingerprint(pipeline))
+    assert changed_parts(*digests) == "transformer"
+
+
 def test_state_of_sampling_and_training_is_no_change():
     pipeline = tiny_sd("epsilon")
     clf = text_classifier(pipeline).fit()
@@ -445,6 +533,16 @@ def test_a_folder_saved_anew_is_loaded_anew(n_jobs, tmp_path, sd_folder):
         errors(clf)
     np.testing.assert_allclose(errors(clf.fit()), expected, rtol=1e-5)
     assert np.abs(first - expected).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_a_changed_chat_template_is_read(tmp_path):
+    PIPELINES["Z-Image"]().save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path)
+    file = tmp_path / "tokenizer" / "chat_template.jinja"
+    file.write_text("{{ messages[0].content }}, " + file.read_text())
+    before, now = (b.condition(["cat"]) for b in (backbone, load_backbone(tmp_path)))
+    assert before.mask.sum() != now.mask.sum()
 
 
 def test_saved_again_unchanged_or_gone(tmp_path, sd_folder):

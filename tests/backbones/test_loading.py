@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DiTPipeline
 from sklearn.base import clone
 
 from diffusion_sklearn import (
@@ -242,6 +243,23 @@ def test_a_name_of_several_classes():
         clf.fit(classes=["crane", "cat"])
     clf.fit(classes=["crane, machine", "bird"])
     assert clf.class_ids_.tolist() == [0, 1]
+
+
+def test_a_name_of_several_classes_in_a_pipeline_that_diffusers_loaded(
+    dit_folder, tmp_path
+):
+    """Its ``labels`` have the last class alone."""
+    folder = shutil.copytree(dit_folder, tmp_path / "model")
+    file = folder / "model_index.json"
+    names = {"0": "crane", "1": "crane", "2": "cat", "3": "dog, hound", "4": "eel"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"id2label": names}))
+    pipeline = DiTPipeline.from_pretrained(folder)
+    clf = ConditionalDiffusionClassifier(model=pipeline, n_trials=2)
+    with pytest.raises(ValueError, match=r"several classes.*'crane': \[0, 1\]"):
+        clf.fit(classes=["crane", "cat"])
+    pipeline = DiTPipeline.from_pretrained(folder)
+    pipeline.labels = {"crane": 4, "cat": 2}  # names of the user's
+    assert load_backbone(pipeline).labels == pipeline.labels
 
 
 def test_a_pipeline_without_names():

@@ -43,6 +43,17 @@ def test_the_same_numbers_as_the_folder(file, sd_folder):
     np.testing.assert_allclose(errors(backbone), errors(sd_folder), rtol=1e-5)
 
 
+def test_changed_configs_are_read_anew(file, sd_folder, tmp_path):
+    folder = shutil.copytree(sd_folder, tmp_path / "configs")
+    backbone = load_backbone(file, config=folder)
+    assert load_backbone(file, config=folder) is backbone
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(scheduler.read_text()) | {"prediction_type": "v_prediction"}
+    scheduler.write_text(json.dumps(config))
+    assert backbone.prediction_type == "epsilon"
+    assert load_backbone(file, config=folder).prediction_type == "velocity"
+
+
 @pytest.mark.parametrize(
     "make, layouts",
     [

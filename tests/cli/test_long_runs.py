@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,19 @@ def test_resume_after_a_killed_run(photos, tmp_path, capsys):
     assert "has other columns than" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_resume_with_breaks_of_lines_in_file_names(suffix, photos, tmp_path):
+    """str.splitlines breaks a line at more than a line feed."""
+    for k, mark in enumerate("\x0c\x1c\x85\u2028"):
+        shutil.copy(photos / "bag" / "z.png", photos / "bag" / f"{k}{mark}.png")
+    output = tmp_path / f"rows{suffix}"
+    argv = ["classify", str(photos), *CLASSES, *MODEL, "--output", str(output)]
+    assert main(argv) == 0
+    whole = output.read_bytes()
+    assert main([*argv, "--resume"]) == 0
+    assert output.read_bytes() == whole
+
+
 def test_parquet_has_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(_table, "ROW_GROUP", 2)
     row = dict.fromkeys(_table.COLUMNS) | {"label": "bag", "probability": 0.5}
@@ -302,6 +316,31 @@ def test_resume_of_an_evaluation(photos, tmp_path, capsys, monkeypatch):
     whole = json.loads((tmp_path / "whole" / "evaluation.json").read_text())
     for name in ("scores", "n_images", "confusion_matrix", "evaluations", "skipped"):
         assert report[name] == whole[name]
+
+
+def test_resume_of_an_evaluation_under_another_name(
+    photos, tmp_path, capsys, monkeypatch
+):
+    """Its images would be counted twice."""
+    monkeypatch.chdir(tmp_path)
+    argv = [*MODEL, "--output", "ev", "--resume"]
+    assert main(["evaluate", "set", *argv]) == 0
+    whole = Path("ev/predictions.csv").read_bytes()
+    assert main(["evaluate", str(photos), *argv]) == 1
+    assert "has 4 files that are none of the images" in capsys.readouterr().err
+    assert Path("ev/predictions.csv").read_bytes() == whole
+    Path("set/coat/new.png").write_bytes(Path("set/coat/a.png").read_bytes())
+    assert main(["evaluate", "set", *argv]) == 0
+    assert json.loads(Path("ev/evaluation.json").read_text())["n_images"] == 5
+
+
+def test_results_of_another_evaluation_are_no_class(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    for output in ("one", "two"):
+        assert main(["evaluate", ".", *MODEL, "--output", output]) == 0
+    for output in ("one", "two"):
+        report = json.loads(Path(output, "evaluation.json").read_text())
+        assert report["classes"] == ["bag", "coat"] and report["n_images"] == 4
 
 
 def test_rank_is_the_place_of_the_true_class(photos, tmp_path, capsys):

@@ -256,16 +256,21 @@ def test_folder_errors(tmp_path):
 
 def test_winoground_folder(tmp_path):
     (tmp_path / "images").mkdir()
-    line = {"caption_0": "a b", "caption_1": "b a", "collapsed_tag": "Object"}
+    captions = ["a\u2028b", "b a"]
+    line = {
+        "caption_0": captions[0],
+        "caption_1": captions[1],
+        "collapsed_tag": "Object",
+    }
     with pytest.raises(ValueError, match=r"lacks examples\.jsonl"):
         load_dataset("winoground", folder=tmp_path)
     rows = [
         line | {"image_0": f"ex_{k}_img_0", "image_1": f"ex_{k}_img_1"} for k in "012"
     ]
-    text = "\n".join(json.dumps(row) for row in rows)
-    (tmp_path / "examples.jsonl").write_text(text)
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "examples.jsonl").write_text(text, "utf-8", newline="")
     data = load_dataset("winoground", folder=tmp_path)
-    assert data.captions.tolist() == [["a b", "b a"]] * 3
+    assert data.captions.tolist() == [captions] * 3
     assert data.images[2] == [tmp_path / "images" / f"ex_2_img_{i}.png" for i in (0, 1)]
     assert data.tags.tolist() == ["Object"] * 3
     assert len(load_dataset("winoground", folder=tmp_path, max_images=2).tags) == 2

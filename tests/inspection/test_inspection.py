@@ -25,6 +25,7 @@ from diffusion_sklearn.inspection import (
     TimestepAccuracyDisplay,
     TrialScalingDisplay,
 )
+from diffusion_sklearn.inspection._confusion import confusion_figure
 from tests.models import slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -49,6 +50,17 @@ def clf(request, dit_folder, sd_folder):
     else:
         clf = ZeroShotDiffusionClassifier(model=sd_folder, **how)
     return clf.fit(classes=LABELS)
+
+
+def test_labels_with_dollar_signs(tmp_path):
+    """Between two of them, matplotlib reads a formula; these are none."""
+    labels = ["a$_$", "b"]
+    confusion = confusion_figure(np.eye(2, dtype=int), np.array(labels))
+    confusion.savefig(tmp_path / "confusion.png")
+    errors = DenoisingErrorDisplay(np.zeros((2, 1, 2)), np.arange(2), classes=labels)
+    errors.plot().figure_.savefig(tmp_path / "errors.png")
+    evidence = EvidenceDisplay(np.zeros((2, 2)), np.zeros((2, 2)), *labels).plot()
+    evidence.figure_.savefig(tmp_path / "evidence.png")
 
 
 @pytest.fixture(scope="module")

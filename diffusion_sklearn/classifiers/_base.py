@@ -130,6 +130,12 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             If a parameter is not possible, or no label set is given.
         OSError
             If the model can't be had.
+
+        Warns
+        -----
+        UserWarning
+            If more timesteps are listed than there are trials, or if the weights of the
+            timesteps were not measured for this model.
         """
         self._check_parameters(self.n_trials)
         y, labels, names, classes_given = self._resolve_labels(X, y, classes)
@@ -154,6 +160,15 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         plan = self._make_plan(spec, trials, conditions, n_prompts)
         if has_guessed_weights(self.target, self.timestep_weights, backbone):
             warnings.warn(GUESSED_WEIGHTS.format(backbone.name), stacklevel=2)
+        n_listed = 0 if isinstance(self.timesteps, str) else len(self.timesteps)
+        if n_listed > self.n_trials:
+            warnings.warn(
+                f"n_trials={self.n_trials} leaves out timesteps: only the first "
+                f"{self.n_trials} of the {n_listed} listed are used. Pass "
+                f"n_trials={n_listed} or more, or fewer timesteps.",
+                UserWarning,
+                stacklevel=2,
+            )
         prefilter = self.prefilter
         if isinstance(prefilter, str):  # "gradient"
             check_gradients(backbone, self.null_condition)

@@ -1,6 +1,5 @@
 """The trials: (timestep, noise) pairs that all images and classes share."""
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,11 +97,6 @@ def make_trials(plan, n_trials, n_timesteps, random_state):
     ------
     ValueError
         If a listed timestep is none of the model's.
-
-    Warns
-    -----
-    UserWarning
-        If more timesteps are listed than there are trials.
     """
     seed = int(random_state.randint(2**31))
     name = plan if isinstance(plan, str) else None
@@ -119,14 +113,6 @@ def make_trials(plan, n_trials, n_timesteps, random_state):
             raise ValueError(
                 f"timesteps={plan!r} has {bad}, but the model was trained with "
                 f"timesteps 0 to {n_timesteps - 1}; list only those."
-            )
-        if len(listed) > n_trials:
-            warnings.warn(
-                f"n_trials={n_trials} leaves out timesteps: only the first {n_trials} "
-                f"of the {len(listed)} listed are used. Pass n_trials={len(listed)} or "
-                "more, or fewer timesteps.",
-                UserWarning,
-                stacklevel=4,
             )
         timesteps = np.resize(listed, n_trials)
     return Trials(timesteps.astype(np.int64), seed, is_nested=name == "anytime")

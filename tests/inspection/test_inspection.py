@@ -215,6 +215,7 @@ def test_accuracy_of_bands(clf, X, y):
 # Accuracy by number of trials --------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:n_trials=1 leaves out timesteps")
 @pytest.mark.parametrize("fitted", [*slow(True), False])
 def test_scaling_is_that_of_classifiers_fitted_one_by_one(clf, X, y, fitted):
     given = clf if fitted else type(clf)(**clf.get_params(deep=False))

@@ -35,7 +35,8 @@ def server():
         yield port, folder
         process.terminate()
         process.wait(60)
-        assert [path.name for path in folder.iterdir()] == ["log"]  # no upload is left
+        left = {path.name.partition("_")[0] for path in folder.iterdir()}
+        assert left <= {"log", "torchinductor"}  # the latter of torch; no upload
 
 
 @pytest.fixture(scope="module")

@@ -129,8 +129,9 @@ def class_rows(task, make, images, labels, few, unlabelled, folder):
     correct, cost = {}, {}
     for system, params in {**TARGETS, **others}.items():
         clf = make(**params).fit(classes=names)
-        # The weight and the offsets are of other images: they belong to the name.
-        key = f"{task}-race-{system}-{joblib.hash((weight, offsets))}"
+        # The weight or the offsets are of other images: they belong to the name.
+        fitted = params.get("prefilter_weight"), params.get("class_offsets")
+        key = f"{task}-race-{system}-{joblib.hash(fitted)}"
         choice, cost[system] = choices_in_chunks(clf, images, folder, key)
         correct[system] = clf.classes_[choice] == labels
     correct[CLIP] = clip.predict(images) == labels

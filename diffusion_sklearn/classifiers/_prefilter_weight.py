@@ -31,7 +31,8 @@ def fit_prefilter_weight(clf, X, y, *, cv=5):
         Fitted, with a prefilter. All classes are evaluated, with all trials, whatever
         its `n_candidates`, `prefilter_weight` and `pruning`.
     X : list, array-like or Tensor of n_images
-        Images, as for ``clf.predict``, which the prefilter was not trained on.
+        Images, as for ``clf.predict``, like those to come, which the prefilter was not
+        trained on.
     y : array-like of shape (n_images,)
         Their labels, of ``clf.classes_``.
     cv : int, default=5

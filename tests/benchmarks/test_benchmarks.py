@@ -152,7 +152,7 @@ def test_opposite_noise():
 
 def test_vs_loop_benchmark(monkeypatch, capsys):
     monkeypatch.setattr(vs_loop, "PETS", ((5, 4), (20, 1)))
-    rows = vs_loop.compare("fashion-dit", 1, 2, 3, 3, None)
+    rows = vs_loop.compare("fashion-dit", 1, 2, 3, None)
     assert [row["how"] for row in rows] == ["plain loop", "the same stages", "default"]
     assert rows[1]["same_labels"] == 1 and rows[1]["evaluations"] == 110
     assert rows[2]["gain"] == rows[2]["accuracy"] - rows[1]["accuracy"]

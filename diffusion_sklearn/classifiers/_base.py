@@ -134,8 +134,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         Warns
         -----
         UserWarning
-            If more timesteps are listed than there are trials, or if the weights of the
-            timesteps were not measured for this model.
+            If more timesteps are listed than there are trials, if the weights of the
+            timesteps were not measured for this model, or if ``guidance_scale=0`` makes
+            all classes the same.
         """
         self._check_parameters(self.n_trials)
         y, labels, names, classes_given = self._resolve_labels(X, y, classes)
@@ -368,9 +369,11 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                 f"prefilter, not {self.prefilter!r}; pass one, or prefilter_weight=0."
             )
         if self.guidance_scale == 0:
-            raise ValueError(
+            warnings.warn(
                 "guidance_scale=0 predicts with the null condition alone, the same "
-                "for every class; pass 1 for no guidance."
+                "for every class; pass 1 for no guidance.",
+                UserWarning,
+                stacklevel=4,
             )
         check_timesteps(self.timesteps)
 

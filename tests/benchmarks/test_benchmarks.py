@@ -405,6 +405,7 @@ def test_zero_shot_tables_of_the_paper(paper):
     assert rows["3", "fashion-clip", "all"]["accuracy"] == expected
 
 
+@pytest.mark.filterwarnings("ignore:n_trials=1 leaves out timesteps")
 def test_tables_of_labels_and_figures_of_the_paper(paper):
     rows = paper("tables-4-5", "figure-3", "figure-4")
     photos = load_fashion_photos()

@@ -1,4 +1,4 @@
-"""Checksums of weights, computed on the device where they are."""
+"""Digests of bytes; checksums of weights, computed on the device where they are."""
 
 import functools
 import hashlib
@@ -9,6 +9,22 @@ from torch.nn import functional as F
 
 CHUNK = 2**14  # words of four bytes with a checksum of their own
 SMALL = 2**16  # words; smaller tensors are read together
+
+
+def digest(data):
+    """SHA-256 of some bytes.
+
+    Parameters
+    ----------
+    data : bytes-like or ndarray
+        What to name.
+
+    Returns
+    -------
+    name : str
+        In hexadecimal.
+    """
+    return hashlib.sha256(memoryview(data).cast("B")).hexdigest()
 
 
 @functools.cache

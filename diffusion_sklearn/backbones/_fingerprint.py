@@ -1,20 +1,23 @@
 """Fingerprints: what tells a model from every other, and from itself after a change."""
 
-import dis
 import functools
-import hashlib
-import sys
 from collections.abc import Mapping
-from itertools import pairwise
-from types import CellType, CodeType, FunctionType, MethodType
+from types import CellType, FunctionType, MethodType
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch.nn.modules import module as global_hooks
 
-from diffusion_sklearn.backbones._checksums import checksums, is_empty
+from diffusion_sklearn.backbones._checksums import checksums, digest, is_empty
 from diffusion_sklearn.backbones._tokens import tokenizer_of
+from diffusion_sklearn.backbones._user_code import (
+    code_digest,
+    globals_of,
+    is_library,
+    is_of_library,
+    only_watches,
+)
 
 UNUSED = {"safety_checker", "feature_extractor", "image_encoder", "watermarker"}
 """Parts of a pipeline that classify nothing: they are not loaded."""
@@ -40,28 +43,6 @@ PRIVATE = {
 """Private attributes of classes of a library that count; of other classes all do."""
 SAME_ATTENTION = None, "eager", "sdpa", "flash_attention_2", "flex_attention"
 """Implementations of transformers' attention that agree up to rounding."""
-LIBRARIES = {
-    *("torch", "diffusers", "transformers", "peft", "accelerate", "torchao", "optimum"),
-    *("bitsandbytes", "tokenizers", "huggingface_hub", "numpy", "diffusion_sklearn"),
-    *sys.stdlib_module_names - {"__main__"},
-}
-"""Packages whose code is taken as it is; only the code of other packages is read."""
-
-
-def digest(data):
-    """SHA-256 of some bytes.
-
-    Parameters
-    ----------
-    data : bytes-like or ndarray
-        What to name.
-
-    Returns
-    -------
-    name : str
-        In hexadecimal.
-    """
-    return hashlib.sha256(memoryview(data).cast("B")).hexdigest()
 
 
 def fingerprint(pipeline):
@@ -114,7 +95,7 @@ def unseen(pipeline):
         *global_hooks._global_forward_hooks.values(),
         *global_hooks._global_forward_pre_hooks.values(),
     )
-    if not all(map(_only_watches, anywhere)):
+    if not all(map(only_watches, anywhere)):
         seen.append("a forward hook on all modules")
     return ", ".join(dict.fromkeys(seen))
 
@@ -234,7 +215,7 @@ class _Part:
                 attributes["_internal_dict"] = self._configs[id(config)][1]
             self.add(module, path, attributes)
             hooks = *module._forward_hooks.values(), *module._forward_pre_hooks.values()
-            if not all(map(_only_watches, hooks)):
+            if not all(map(only_watches, hooks)):
                 self.unseen.append(f"a forward hook on {path}")
 
     def add_tokenizer(self, tokenizer):
@@ -300,7 +281,7 @@ class _Part:
         if isinstance(value, type):
             return self._class(value)
         if callable(value) and hasattr(value, "__qualname__"):  # a function
-            if not _is_of_library(value):
+            if not is_of_library(value):
                 self.unseen.append(f"the function {name} of {path}")
             return f"{value.__module__}.{value.__qualname__}"
         text = self._class(type(value))
@@ -316,13 +297,13 @@ class _Part:
         if id(cls) not in self._texts:
             text = f"{cls.__module__}.{cls.__qualname__}"
             self._texts[id(cls)] = cls, text  # where its code names it
-            self._texts[id(cls)] = cls, text + "".join(map(self._code, cls.__mro__))
+            self._texts[id(cls)] = cls, text + "".join(map(self._own_code, cls.__mro__))
         return self._texts[id(cls)][1]
 
-    def _code(self, cls):
+    def _own_code(self, cls):
         """The code of a class, without its parents', where it is of no library."""
         if cls not in self._methods:
-            text, of_library = "", _is_library(cls.__module__)
+            text, of_library = "", is_library(cls.__module__)
             for name, value in vars(cls).items():
                 value = getattr(value, "__func__", value)
                 is_function = isinstance(value, FunctionType)
@@ -330,7 +311,7 @@ class _Part:
                     text += f" {name}={self._used([value.fget])}"
                 elif not of_library and (is_function or name[:2] != "__"):
                     text += f" {name}={self._used([value])}"
-                elif is_function and not _is_of_library(value):
+                elif is_function and not is_of_library(value):
                     self.unseen.append(f"a changed {cls.__qualname__}.{name}")
             self._methods[cls] = text
         return self._methods[cls]
@@ -338,14 +319,14 @@ class _Part:
     def _function(self, function):
         """The code of a function, and what it uses beside its arguments."""
         if id(function) not in self._texts:
-            text = _code(function.__code__)
+            text = code_digest(function.__code__)
             self._texts[id(function)] = function, text  # where it calls itself
             cells = [cell for cell in function.__closure__ or () if cell != CellType()]
             used = [cell.cell_contents for cell in cells]
-            if not _is_of_library(function):  # else it wraps one that is not
+            if not is_of_library(function):  # else it wraps one that is not
                 used += function.__defaults__ or ()
                 used += (function.__kwdefaults__ or {}).values()
-                used += _globals(function)
+                used += globals_of(function)
             self._texts[id(function)] = function, f"{text} {self._used(used)}"
         return self._texts[id(function)][1]
 
@@ -354,7 +335,7 @@ class _Part:
         texts = []
         for value in values:
             if isinstance(value, FunctionType):
-                of_library = _is_of_library(value) and not value.__closure__
+                of_library = is_of_library(value) and not value.__closure__
                 texts.append(value.__name__ if of_library else self._function(value))
             elif isinstance(value, type):
                 texts.append(self._class(value))
@@ -367,14 +348,14 @@ class _Part:
 
 def _that_count(attributes, cls):
     """Attributes of an object that may change an output."""
-    is_library = _is_library(cls.__module__)
+    from_library = is_library(cls.__module__)
     return {
         name: value
         for name, value in attributes.items()
         if name not in UNREAD
-        if not (is_library and name[0] == "_" and name not in PRIVATE)
+        if not (from_library and name[0] == "_" and name not in PRIVATE)
         or (
-            isinstance(value, FunctionType | MethodType) and not _is_of_library(value)
+            isinstance(value, FunctionType | MethodType) and not is_of_library(value)
         )  # a method that was replaced
     }
 
@@ -389,76 +370,6 @@ def _tensors(module):
         for name, tensor in tensors.items()
         if tensor is not None
     }
-
-
-@functools.cache
-def _is_library(module):
-    """Whether the module of this name is of a library."""
-    return str(module).partition(".")[0] in LIBRARIES
-
-
-def _is_of_library(function):
-    """Whether a function was defined by a library, whatever its name says."""
-    function = getattr(function, "__func__", function)
-    module = getattr(function, "__globals__", {}).get("__name__")
-    return _is_library(module or function.__module__ or "builtins")
-
-
-def _code(code):
-    """Digest of what a function does, whatever file and line it is in."""
-    constants = [
-        _code(c)
-        if isinstance(c, CodeType)
-        else sorted(map(repr, c))  # its order depends on the process
-        if isinstance(c, frozenset)
-        else c
-        for c in code.co_consts
-    ]
-    return digest(repr((code.co_code, code.co_names, constants)).encode())
-
-
-def _globals(function):
-    """Values of its module that a function may use."""
-    known, module = function.__globals__, function.__module__
-    names, codes = {}, [function.__code__]
-    for code in codes:  # grows by the functions inside
-        names |= dict.fromkeys(code.co_names)
-        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
-    values = [known[name] for name in names if name in known]
-    return [v for v in values if getattr(v, "__module__", module) == module]
-
-
-def _only_watches(hook):
-    """Whether a forward hook changes nothing, as far as its code shows.
-
-    It returns None, or what ``append`` returns, and changes no value in place. Those of
-    libraries collect outputs, or compute a weight from others of the module.
-    """
-    hook = getattr(hook, "__func__", hook)
-    if not isinstance(hook, FunctionType):
-        module = type(hook).__module__
-        return _is_library(module) and module != "functools"  # a partial
-    if _is_of_library(hook):
-        return True
-    steps = [step for step in dis.get_instructions(hook) if step.opname != "CACHE"]
-    names = [
-        step.argval for step in steps if step.opname in ("LOAD_ATTR", "LOAD_METHOD")
-    ]
-    stores = any(
-        step.opname in ("STORE_SUBSCR", "STORE_SLICE")
-        or (step.opname == "STORE_FAST" and before.argrepr.endswith("="))
-        for before, step in pairwise(steps)
-    )
-    if stores or any(name.endswith("_") for name in names):
-        return False
-    results = [step.argval for step in steps if step.opname == "RETURN_CONST"] + [
-        before.argval if before.opname == "LOAD_CONST" else before.opname
-        for before, step in pairwise(steps)
-        if step.opname == "RETURN_VALUE"
-    ]
-    jumps = any("JUMP" in step.opname for step in steps)
-    appends = names[:1] == ["append"] and results == ["CALL"] and not jumps
-    return appends or set(results) == {None}
 
 
 _vocabularies = WeakKeyDictionary()  # tokenizer -> (its added tokens, a digest)

@@ -13,7 +13,8 @@ import torch
 from tqdm.auto import tqdm
 
 from diffusion_sklearn.backbones._batches import in_batches
-from diffusion_sklearn.backbones._fingerprint import digest, unseen
+from diffusion_sklearn.backbones._checksums import digest
+from diffusion_sklearn.backbones._fingerprint import unseen
 from diffusion_sklearn.backbones._modes import evaluation_mode
 from diffusion_sklearn.backbones._sources import quiet
 from diffusion_sklearn.backbones._text import encoders_in_place

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils import check_random_state
 
-from diffusion_sklearn.backbones._fingerprint import digest
+from diffusion_sklearn.backbones._checksums import digest
 from diffusion_sklearn.engine._covariance import TrialCovariance, learn_covariance
 from diffusion_sklearn.engine._trials import Trials, thin
 

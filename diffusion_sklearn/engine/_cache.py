@@ -9,8 +9,9 @@ from contextlib import closing, nullcontext
 
 import numpy as np
 
+from diffusion_sklearn.backbones._checksums import digest
 from diffusion_sklearn.backbones._conditions import to_dict
-from diffusion_sklearn.backbones._fingerprint import digest, unseen
+from diffusion_sklearn.backbones._fingerprint import unseen
 from diffusion_sklearn.engine._losses import TERMS, loss_terms
 from diffusion_sklearn.engine._store import (
     RECORD,

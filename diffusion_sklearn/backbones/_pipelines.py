@@ -31,30 +31,27 @@ from diffusion_sklearn.backbones._sources import load_pretrained, quiet
 def load_pipeline(spec, dtype):
     """The pipeline of a name, a folder or a file, in the given dtype."""
     save_with = "pipeline.save_pretrained(folder, safe_serialization=True)"
-    if not Path(spec.model).is_file():
+    file = spec.model if Path(spec.model).is_file() else None
 
-        def read(source, how):
-            return _read_pipeline(source, dtype, how, spec.variant)
+    def read_from(source, how):
+        return _read_pipeline(source, dtype, how, spec.variant, file)
 
-        return load_pretrained(spec.model, spec.revision, read, BUNDLED, save_with)
-    config = spec.config or find_config(spec.model)
-
-    def read_file(source, how):
-        return _read_pipeline(source, dtype, how, file=spec.model)
-
+    if not file:
+        return load_pretrained(spec.model, spec.revision, read_from, BUNDLED, save_with)
+    config = spec.config or find_config(file)
     try:
-        return load_pretrained(config, None, read_file, BUNDLED, save_with)
+        return load_pretrained(config, None, read_from, BUNDLED, save_with)
     except OSError as error:
         raise OSError(
-            f"model={spec.model!r} can't be loaded with the configs of {config!r}; "
+            f"model={file!r} can't be loaded with the configs of {config!r}; "
             f"load_backbone(file, config=...) takes them from elsewhere. {error}"
         ) from error
 
 
 def _read_pipeline(source, dtype, how, variant=None, file=None):
     """Read the parts that are needed, each with its weights complete."""
-    import diffusers  # noqa: F401 (before their messages are silenced)
-    import transformers.utils.logging  # noqa: F401
+    import diffusers  # noqa: F401 (parts are of either; before both are silenced)
+    import transformers.utils.logging  # noqa: F401 (as diffusers)
 
     with quiet():
         folder, names = list_files(source, how, "model_index.json")
@@ -103,7 +100,6 @@ def _read_pipeline(source, dtype, how, variant=None, file=None):
 def _pipeline_class(index):
     """The class of a ``model_index.json``, of diffusers or written by the user."""
     import diffusers
-    import transformers  # noqa: F401 (parts are of either)
 
     name, by_name = index.get("_class_name"), families()
     own = {cls.__name__: cls for cls in with_subclasses(diffusers.DiffusionPipeline)}

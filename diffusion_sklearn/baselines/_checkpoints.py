@@ -278,6 +278,9 @@ def run_in_batches(compute, n, batch_size, verbose=0, advice=""):
         for output in in_batches(compute, n, batch_size, advice):
             if outputs is None:
                 outputs = np.empty((n, *output.shape[1:]), output.dtype)
+            if output.dtype != outputs.dtype:  # labels of a batch may be longer str
+                both = np.promote_types(outputs.dtype, output.dtype)
+                outputs = outputs.astype(both)
             outputs[start : start + len(output)] = output
             start += len(output)
             bar.update(len(output))

@@ -16,17 +16,14 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from diffusion_sklearn.backbones._batches import (
-    BatchSize,
-    in_batches,
-    resolve_batch_size,
-)
+from diffusion_sklearn.backbones._batches import BatchSize, resolve_batch_size
 from diffusion_sklearn.backbones._conditions import flatten
 from diffusion_sklearn.backbones._loading import backbone_spec, get_backbone
 from diffusion_sklearn.backbones._stable_diffusion import HUB_MODEL
 from diffusion_sklearn.baselines._checkpoints import (
     LABEL_CONSTRAINTS,
     ModelEstimator,
+    run_in_batches,
 )
 from diffusion_sklearn.baselines._drawing import (
     Sampler,
@@ -337,8 +334,7 @@ class SyntheticDataClassifier(BaseImageClassifier, ModelEstimator):
             batch = squares(images[rows], self._size, rows.start)
             return np.asarray(predict(self._prepare(batch)))
 
-        batches = in_batches(compute, len(images), BatchSize(IMAGES_PER_BATCH))
-        return np.concatenate(list(batches))  # labels of a batch may be shorter str
+        return run_in_batches(compute, len(images), BatchSize(IMAGES_PER_BATCH))
 
     def _make_estimator(self):
         if self.estimator is not None:

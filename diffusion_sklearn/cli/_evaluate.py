@@ -24,6 +24,7 @@ from diffusion_sklearn.cli._scores import (
 from diffusion_sklearn.cli._table import check_new, check_writable, printable
 from diffusion_sklearn.datasets._load import load_dataset, read_table
 from diffusion_sklearn.datasets._specs import DatasetSpec
+from diffusion_sklearn.images._folders import RESULTS
 from diffusion_sklearn.metrics import winoground_scores
 
 COST = "{mean:.0f} an image, 95 % below {percentile_95:.0f}"
@@ -65,7 +66,7 @@ def run_evaluate(args):
         max_images=args.max_images,
         class_names=None if args.names is None else read_table(args.names),
     )
-    for name in ("evaluation.json", ROWS):
+    for name in (RESULTS, ROWS):
         check_new(args.output / name, args.resume)
     spec = data.spec
     budget = {name: getattr(spec, name) for name in BUDGET} if spec.n_trials else {}
@@ -93,7 +94,7 @@ def run_evaluate(args):
         "command": args.command_line,
         "versions": versions(),
     } | scores
-    write_json(args.output / "evaluation.json", report)
+    write_json(args.output / RESULTS, report)
     score_names = SCORE_NAMES if args.dataset else {}
     _write_html(args.output / "report.html", report, rows, data, score_names)
     if to_stdout:

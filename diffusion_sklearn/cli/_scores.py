@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix, recall_score
 from diffusion_sklearn.cli._arguments import BUDGET
 from diffusion_sklearn.cli._classify import classify_files
 from diffusion_sklearn.cli._table import COLUMNS, printable, read_rows, row_writer
+from diffusion_sklearn.images._folders import RESULTS
 from diffusion_sklearn.inspection._confusion import confusion_figure
 from diffusion_sklearn.metrics import clopper_pearson
 
@@ -66,7 +67,7 @@ def evaluate_images(clf, data, members, args):
     ValueError
         If the evaluation to resume had other settings.
     """
-    report, path = describe(clf, data, members), args.output / "evaluation.json"
+    report, path = describe(clf, data, members), args.output / RESULTS
     args.output.mkdir(parents=True, exist_ok=True)
     rows = read_rows(args.output / ROWS, ROW_COLUMNS) if args.resume else []
     before = json.loads(path.read_text("utf-8")) if rows else report

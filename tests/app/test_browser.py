@@ -20,7 +20,10 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("gradio") is None, reason="no gradio"),
+    pytest.mark.skipif(
+        find_spec("gradio") is None,
+        reason='no gradio (pip install "diffusion-sklearn[app]")',
+    ),
     pytest.mark.skipif(
         CHROMIUM is None, reason="no chromium (apt-get install chromium)"
     ),

@@ -70,7 +70,8 @@ def test_names_are_escaped(photo):
 
 def test_errors_are_escaped():
     """Gradio shows them as HTML."""
-    gradio = pytest.importorskip("gradio")
+    reason = 'no gradio (pip install "diffusion-sklearn[app]")'
+    gradio = pytest.importorskip("gradio", reason=reason)
     from diffusion_sklearn.app._page import shown
 
     @shown

@@ -9,7 +9,9 @@ from benchmarks._common import make_scene_task
 from benchmarks.accuracy._replay import compute_in_chunks
 from diffusion_sklearn import ZeroShotDiffusionClassifier
 from diffusion_sklearn.backbones._loading import get_backbone
+from diffusion_sklearn.classifiers._evaluate import errors_of
 from diffusion_sklearn.classifiers._pairs import read_pairs
+from diffusion_sklearn.classifiers._plans import make_plan, model_and_trials
 from diffusion_sklearn.datasets import (
     load_fashion_winoground,
     make_fashion_scenes,
@@ -58,7 +60,7 @@ def pair_errors(clf, images, captions, with_null=False, log_prior=0, pruning=Non
     The unconditional error is the last, where wanted. With them the log posterior of
     the captions, which `log_prior`, (n_images, n_captions), is added to.
     """
-    spec, trials = clf._model_and_trials()
+    spec, trials = model_and_trials(clf)
     images, prompts, columns, _ = read_pairs(images, captions, clf._read_images)
     backbone = get_backbone(spec)
     conditions = backbone.condition(prompts)
@@ -66,10 +68,10 @@ def pair_errors(clf, images, captions, with_null=False, log_prior=0, pruning=Non
         conditions = torch.cat([conditions, backbone.encode_null(None)])
         columns = np.insert(columns, columns.shape[1], len(prompts), axis=1)
     n_prompts = np.ones(len(conditions), int)
-    plan = clf._make_plan(spec, trials, conditions, n_prompts, pruning=pruning)
+    plan = make_plan(clf, spec, trials, conditions, n_prompts, pruning=pruning)
     prior = np.full((len(images), len(conditions)), -np.inf)
     np.put_along_axis(prior, columns, log_prior, axis=1)
-    errors = clf._errors_of(plan, images, prior)
+    errors = errors_of(clf, plan, images, prior)
     log_proba = clf._log_posterior(plan, errors, prior)
     return (
         np.take_along_axis(errors, columns[..., None], axis=1),

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
 from benchmarks.accuracy._replay import replay_rounds
+from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.engine._errors import iter_errors
 from diffusion_sklearn.engine._pruning import pruning_rounds, stage_ends
 from diffusion_sklearn.engine._trials import Trials, thin
@@ -70,7 +71,7 @@ def table(model, first, n, seed, antithetic=False):
     """Errors (n, 10 + 1, n_trials) with the null class last, truth, and the trials."""
     how = {"n_trials": N_TRIALS, "pruning": None, "target": "epsilon"}
     clf, images, truth = make_task(model, n, first=first, random_state=seed, **how)
-    plan, trials = clf._fitted_plan(), clf.trials_
+    plan, trials = fitted_plan(clf), clf.trials_
     conditions = torch.cat([plan.conditions, plan.backbone.encode_null()])
     if antithetic:  # both trials of a pair have the same timestep
         trials = PairedTrials(trials.timesteps[::2].repeat(2), trials.seed)

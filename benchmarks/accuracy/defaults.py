@@ -19,7 +19,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-from scipy.special import softmax
+from scipy.special import log_softmax
 
 from benchmarks._common import (
     describe_machine,
@@ -42,6 +42,8 @@ from diffusion_sklearn import (
     fit_class_offsets,
     fit_prefilter_weight,
 )
+from diffusion_sklearn.classifiers._plans import fitted_plan
+from diffusion_sklearn.classifiers._prefilter_weight import weight_of_errors
 from diffusion_sklearn.datasets import load_fashion_mnist, load_fashion_photos
 from diffusion_sklearn.inspection import compare_classifiers
 from diffusion_sklearn.metrics import clopper_pearson
@@ -58,7 +60,7 @@ N_FIT = 100
 
 def in_space(clf, errors):
     """Errors of the noise as those of the target of a classifier."""
-    plan = clf._fitted_plan()
+    plan = fitted_plan(clf)
     if plan.target == "epsilon":
         return errors
     alphas = clf.backbone_.noise_schedule.alphas_cumprod.cpu().double().numpy()
@@ -67,14 +69,8 @@ def in_space(clf, errors):
 
 def log_likelihood(clf, errors):
     """Of all trials, (n_images, n_classes)."""
-    plan = clf._fitted_plan()
+    plan = fitted_plan(clf)
     return -(errors * plan.weights).mean(axis=-1) * plan.n_elements
-
-
-def weight_of(clf, errors, truth, proba):
-    """The weight of a product, from errors and the other's probabilities."""
-    clf.prefilter_, clf._all_errors = Stored(clf.classes_, proba), lambda X: errors
-    return fit_prefilter_weight(clf, np.arange(len(truth)), clf.classes_[truth])
 
 
 def rows_of(task, correct, cost, weight):
@@ -164,7 +160,8 @@ def caption_rows(name, n, folder):
     clf = ZeroShotDiffusionClassifier(model="fashion-scenes", pruning=None)
     clf.fit(classes=load_fashion_photos().target_names[: errors.shape[1]])
     truth = np.zeros(n_fit, int)
-    weight = weight_of(clf, in_space(clf, errors), truth, softmax(theirs, axis=1))
+    theirs = log_softmax(theirs, axis=1)
+    weight = weight_of_errors(clf, in_space(clf, errors), truth, theirs)
     theirs = clip.score_pairs(*make_scene_questions(name, n, "test"))[:, 0]
     systems = {system: (params, None) for system, params in TARGETS.items()}
     systems[PRODUCT] = {}, weight * theirs
@@ -197,8 +194,9 @@ def winoground_rows(n, folder):
     def weight_of_choices(errors, theirs):
         # Two choices an example, one for each row, of which the diagonal is right.
         own = np.concatenate([errors[:, 0], errors[:, 1, ::-1]])
-        proba = softmax(np.concatenate([theirs[:, 0], theirs[:, 1, ::-1]]), axis=1)
-        return weight_of(clf, own, np.zeros(len(own), int), proba)
+        theirs = np.concatenate([theirs[:, 0], theirs[:, 1, ::-1]])
+        truth = np.zeros(len(own), int)
+        return weight_of_errors(clf, own, truth, log_softmax(theirs, axis=1))
 
     errors, theirs = tables(min(N_FIT, n), "train")
     text_weight = weight_of_choices(errors[:, :, :2], theirs)

@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
 from diffusion_sklearn import fit_timestep_weights
+from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.engine._posterior import log_posterior
 from diffusion_sklearn.engine._weights import named_weights
 from diffusion_sklearn.metrics import clopper_pearson, expected_calibration_error
@@ -52,7 +53,7 @@ def weightings(backbone):
 
 def measure(name, errors, truth, clf):
     """A row: accuracy with its interval, and the calibration error."""
-    log_proba = log_posterior(errors, clf._fitted_plan().n_elements)
+    log_proba = log_posterior(errors, fitted_plan(clf).n_elements)
     return row_of(name, log_proba, truth, clf.classes_)
 
 

@@ -21,6 +21,7 @@ from benchmarks._common import describe_machine, make_parser, make_task, write
 from benchmarks.accuracy._replay import errors_in_chunks, replay_rounds
 from benchmarks.accuracy._shifts import SHIFTS, shift
 from diffusion_sklearn import fit_trial_covariance
+from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.datasets import load_fashion_mnist
 from diffusion_sklearn.metrics import clopper_pearson
 
@@ -47,7 +48,7 @@ def make_table(task, n, name, seed, folder):
 
 def rounds_and_order(clf, method):
     """Rounds of trials with their rules, and the order of the trials."""
-    plan = clf._fitted_plan()
+    plan = fitted_plan(clf)
     if method == CLARK_JAINI:
         rounds = [(end, [t_test]) for end in range(20, len(plan.trials))]
         return [*rounds, (len(plan.trials), [])], plan.trials.order()
@@ -68,7 +69,7 @@ def t_test(errors, active, timesteps):
 def replay(clf, errors, method, pruning, trial_covariance="auto"):
     """Choice and evaluations of each image, from the table of all errors."""
     clf.set_params(pruning=pruning, trial_covariance=trial_covariance)
-    plan = clf._fitted_plan()
+    plan = fitted_plan(clf)
     rounds, order = rounds_and_order(clf, method)
     coefficients = None if plan.predictor is None else plan.coefficients
     timesteps = plan.trials.timesteps
@@ -78,7 +79,7 @@ def replay(clf, errors, method, pruning, trial_covariance="auto"):
 def score(clf, errors, truth, method, **how):
     """One row of the table."""
     choice, cost = replay(clf, errors, method, **how)
-    full = (errors @ clf._fitted_plan().weights).argmin(axis=1)
+    full = (errors @ fitted_plan(clf).weights).argmin(axis=1)
     n_differ, n = int((choice != full).sum()), len(truth)
     gain = (choice == truth).astype(float) - (full == truth)
     return {

@@ -23,8 +23,8 @@ from benchmarks.accuracy._replay import errors_in_chunks
 from benchmarks.accuracy._shifts import SHIFTS, shift
 from benchmarks.accuracy.paper import NETWORKS, robustness
 from benchmarks.accuracy.race import make_table
-from diffusion_sklearn import fit_timestep_weights
 from diffusion_sklearn.baselines import PretrainedImageClassifier
+from diffusion_sklearn.classifiers._timestep_weights import weights_of_errors
 from diffusion_sklearn.datasets import load_fashion_mnist
 from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.metrics import clopper_pearson
@@ -46,8 +46,7 @@ def train_table(clf, n, name, folder):
 def refitted(clf, errors, truth):
     """Weights of the trials: fitted, and the best window, of labelled images."""
     timesteps = clf.trials_.timesteps
-    clf._all_errors = lambda X: errors
-    fitted = fit_timestep_weights(clf, None, clf.classes_[truth])[timesteps]
+    fitted = weights_of_errors(clf, errors, truth)[timesteps]
     windows = [
         ((timesteps >= low) & (timesteps < high)).astype(float)
         for low, high in product(EDGES, EDGES)

@@ -20,8 +20,11 @@ from benchmarks._common import describe_machine, make_parser, make_scene_task, w
 from benchmarks.accuracy._replay import errors_in_chunks
 from benchmarks.accuracy.race import make_table
 from benchmarks.accuracy.robustness import train_table
-from diffusion_sklearn import fit_timestep_weights
-from diffusion_sklearn.classifiers._timestep_weights import fit_log_weights
+from diffusion_sklearn.classifiers._plans import fitted_plan
+from diffusion_sklearn.classifiers._timestep_weights import (
+    fit_log_weights,
+    weights_of_errors,
+)
 
 N_LABELS = (5, 20, 100)
 ALPHA = 0.3
@@ -32,7 +35,7 @@ def by_basis(rows_of):
 
     def fit(clf, errors, truth):
         rows = rows_of(np.linspace(-1, 1, clf.backbone_.n_timesteps))
-        scores = -errors * clf._fitted_plan().n_elements
+        scores = -errors * fitted_plan(clf).n_elements
         at_trials = rows[:, clf.trials_.timesteps]
         return np.exp(fit_log_weights(scores, truth, None, at_trials, ALPHA) @ rows)
 
@@ -40,8 +43,7 @@ def by_basis(rows_of):
 
 
 def polynomial(clf, errors, truth):
-    clf._all_errors = lambda X: errors
-    return fit_timestep_weights(clf, None, clf.classes_[truth], alpha=ALPHA)
+    return weights_of_errors(clf, errors, truth, ALPHA)
 
 
 CENTRES = np.linspace(-0.9, 0.9, 10)
@@ -64,7 +66,7 @@ def train_items(clf, n, folder):
 
 def measure(clf, errors, truth, weights):
     """Accuracy and negative log-likelihood of the labels."""
-    scale = clf._fitted_plan().n_elements / errors.shape[2]
+    scale = fitted_plan(clf).n_elements / errors.shape[2]
     log_proba = log_softmax(-errors @ weights[clf.trials_.timesteps] * scale, axis=1)
     accuracy = (log_proba.argmax(axis=1) == truth).mean()
     return accuracy, -log_proba[np.arange(len(truth)), truth].mean()

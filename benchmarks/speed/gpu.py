@@ -35,6 +35,7 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
+from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.datasets import load_fashion_photos
 
 
@@ -129,7 +130,7 @@ def study(name, cls, make, args):
     pipeline = make(real).to(args.device, dtype)
     clf = cls(model=pipeline, n_trials=250, pruning=PETS)
     clf.fit(classes=load_fashion_photos().target_names)
-    backbone, plan = clf.backbone_, clf._fitted_plan()
+    backbone, plan = clf.backbone_, fitted_plan(clf)
     size, device = backbone.image_size, backbone.device
     images = np.random.RandomState(0).randint(0, 256, (args.n_images, size, size, 3))
     images = images.astype(np.uint8)

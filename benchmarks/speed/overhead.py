@@ -15,6 +15,7 @@ from contextlib import nullcontext
 import torch
 
 from benchmarks._common import describe_machine, make_parser, make_task, write
+from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.engine._kernels import fast_kernels
 
 BATCHES = (32, 64, 128, 256, 512)
@@ -26,7 +27,7 @@ KINDS = {
 
 def bare(clf, n, batch, kind):
     """Seconds of n evaluations of the network alone."""
-    backbone, conditions = clf.backbone_, clf._fitted_plan().conditions
+    backbone, conditions = clf.backbone_, fitted_plan(clf).conditions
     noised = torch.randn(batch, *backbone.latent_shape(backbone.image_size))
     t = torch.randint(backbone.n_timesteps, (batch,))
     rows = conditions[torch.arange(batch) % len(conditions)]

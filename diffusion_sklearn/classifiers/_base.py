@@ -1,69 +1,53 @@
 """Parameters, fit and predictions that both diffusion classifiers share."""
 
-import logging
 import warnings
 from abc import abstractmethod
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
 from diffusion_sklearn.backbones._loading import (
-    backbone_spec,
     get_backbone,
-    get_unchanged,
 )
-from diffusion_sklearn.backbones._sources import get_or_make
-from diffusion_sklearn.backbones._spec import describe
+from diffusion_sklearn.classifiers._evaluate import mean_errors, open_errors
 from diffusion_sklearn.classifiers._fitted_table import fitted_table
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
-from diffusion_sklearn.classifiers._labels import align, check_distinct, check_known
+from diffusion_sklearn.classifiers._labels import align, check_distinct
 from diffusion_sklearn.classifiers._log_prior import resolve_log_prior
 from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
+from diffusion_sklearn.classifiers._plans import (
+    fitted_plan,
+    load_and_draw,
+    make_plan,
+    model_and_trials,
+)
 from diffusion_sklearn.classifiers._prefilter import (
     combine_with_prefilter,
     fit_prefilter,
 )
-from diffusion_sklearn.classifiers._trial_covariance import resolve_trial_covariance
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.engine._errors import (
     DenoisingErrors,
     error_difference,
-    iter_errors,
     iter_looks,
 )
 from diffusion_sklearn.engine._gradients import check_gradients
-from diffusion_sklearn.engine._plan import Plan
 from diffusion_sklearn.engine._posterior import (
     check_class_offsets,
     check_priors,
     log_posterior,
-    with_priors,
 )
-from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.engine._pruning import check_pruning
 from diffusion_sklearn.engine._store import ErrorStore
-from diffusion_sklearn.engine._trials import check_timesteps, make_trials
+from diffusion_sklearn.engine._trials import check_timesteps
 from diffusion_sklearn.engine._weights import (
     GUESSED_WEIGHTS,
     has_guessed_weights,
-    resolve_target,
-    trial_weights,
 )
-from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_workers
 from diffusion_sklearn.images._pixels import to_pixels
-
-logger = logging.getLogger(__name__)
-
-_ESTIMATOR_FOR = {
-    "text": "ZeroShotDiffusionClassifier",
-    "class": "ConditionalDiffusionClassifier",
-}
 
 
 class FitKey:
@@ -142,7 +126,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         y, labels, names, classes_given = self._resolve_labels(X, y, classes)
         check_priors(align("priors", self.priors, labels), labels)
         check_class_offsets(align("class_offsets", self.class_offsets, labels), labels)
-        spec, trials = self._load_and_draw()
+        spec, trials = load_and_draw(self)
         backbone = get_backbone(spec)
         class_conditions = self._resolve_conditions(
             backbone, labels, names, classes_given
@@ -158,7 +142,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             max(1e-5, torch.finfo(embeddings.dtype).eps),
         )
         n_prompts = np.array(list(map(len, class_conditions)))
-        plan = self._make_plan(spec, trials, conditions, n_prompts)
+        plan = make_plan(self, spec, trials, conditions, n_prompts)
         if has_guessed_weights(self.target, self.timestep_weights, backbone):
             warnings.warn(GUESSED_WEIGHTS.format(backbone.name), stacklevel=2)
         n_listed = 0 if isinstance(self.timesteps, str) else len(self.timesteps)
@@ -204,10 +188,10 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         log_proba : ndarray of shape (n_images, n_classes), float64
             Columns in the order of `classes_`.
         """
-        images, plan = self._check_images(X), self._fitted_plan()
+        images, plan = self._check_images(X), fitted_plan(self)
         log_prior, outside, _ = resolve_log_prior(self, X, images, plan)
         log_proba = np.empty(log_prior.shape)
-        with self._open_errors(plan, images, log_prior) as (groups, bar):
+        with open_errors(self, plan, images, log_prior) as (groups, bar):
             for group, errors, n_evaluations in groups:
                 bar.update(n_evaluations)
                 log_proba[group] = self._log_posterior(plan, errors, log_prior[group])
@@ -257,12 +241,12 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             With ``errors`` (n_images, n_classes, n_trials) float32, NaN where pruned,
             ``timesteps``, ``n_evaluations``, ``log_proba`` and ``classes``.
         """
-        images, plan = self._check_images(X), self._fitted_plan()
+        images, plan = self._check_images(X), fitted_plan(self)
         log_prior, outside, n_before = resolve_log_prior(self, X, images, plan)
         log_proba = np.empty(log_prior.shape)
         all_errors = np.empty((*log_prior.shape, len(plan.trials)), np.float32)
         n_evaluations = np.empty(len(images), np.int64)
-        with self._open_errors(plan, images, log_prior) as (groups, bar):
+        with open_errors(self, plan, images, log_prior) as (groups, bar):
             for group, errors, n_rows in groups:
                 bar.update(n_rows)
                 all_errors[group], n_evaluations[group] = errors, n_rows
@@ -304,7 +288,7 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                     f"{name}={label!r} is none of classes_={self.classes_.tolist()}."
                 )
         pair = np.searchsorted(self.classes_, [a, b])
-        plan = self._fitted_plan(pruning=None)
+        plan = fitted_plan(self, pruning=None)
         size, maps = plan.image_size, []
         for index in range(len(images)):
             pixels = to_pixels(images[index : index + 1], size, index)
@@ -347,9 +331,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         .. [1] Nalisnick, Matsukawa, Teh, Gorur and Lakshminarayanan, "Do Deep
            Generative Models Know What They Don't Know?", ICLR 2019.
         """
-        images, (spec, trials) = self._read_images(X), self._model_and_trials()
+        images, (spec, trials) = self._read_images(X), model_and_trials(self)
         null = get_backbone(spec).encode_null(self.null_condition)
-        errors = self._mean_errors(spec, trials, images, null, guidance_scale=1)
+        errors = mean_errors(self, spec, trials, images, null, guidance_scale=1)
         return -errors[:, 0]
 
     def _html_repr(self):
@@ -382,118 +366,12 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         self._check_parameters(len(self.trials_))  # they may have been set since fit
         return self._read_images(X)
 
-    def _load_and_draw(self):
-        """The model's spec, and trials for it."""
-        spec = backbone_spec(self.model, self.device, self.dtype)
-        backbone = get_backbone(spec)
-        if backbone.kind != self._kind:
-            raise ValueError(
-                f"model={describe(self.model)} is conditioned on {backbone.kind}, but "
-                f"{type(self).__name__} needs a model conditioned on {self._kind}; use "
-                f"{_ESTIMATOR_FOR[backbone.kind]} instead."
-            )
-        dtype = str(backbone.dtype).removeprefix("torch.")
-        logger.info("%s on %s, %s", backbone.name, backbone.device, dtype)
-        trials = make_trials(
-            self.timesteps,
-            self.n_trials,
-            backbone.n_timesteps,
-            check_random_state(self.random_state),
-        )
-        return replace(spec, fingerprint=backbone.fingerprint()), trials
-
-    def _model_and_trials(self):
-        """Those of `fit`, or new ones for an estimator that is not fitted."""
-        fitted = hasattr(self, "trials_")
-        self._check_parameters(len(self.trials_) if fitted else self.n_trials)
-        if not fitted:
-            return self._load_and_draw()
-        get_unchanged(self._spec)
-        return self._spec, self.trials_
-
-    def _make_plan(self, spec, trials, conditions, n_prompts, **changes):
-        """The plan of a prediction, from the parameters as they are now or changed."""
-        backbone, params = get_backbone(spec), {**vars(self), **changes}
-        image_size = self.image_size or backbone.image_size
-        has_guidance = params["guidance_scale"] != 1
-        null = backbone.encode_null(self.null_condition) if has_guidance else None
-        target = resolve_target(self.target, backbone)
-        covariance = resolve_trial_covariance(
-            params["trial_covariance"],
-            backbone,
-            self.loss,
-            target,
-            is_usual=image_size == backbone.image_size and not has_guidance,
-        )
-        return Plan(
-            spec,
-            trials,
-            conditions,
-            n_prompts,
-            weights=trial_weights(self.timestep_weights, trials, backbone, self.target),
-            pruning=params["pruning"],
-            loss=self.loss,
-            target=target,
-            guidance_scale=params["guidance_scale"],
-            null=null,
-            image_size=image_size,
-            batch_size=self.batch_size,
-            covariance=covariance,
-        )
-
-    def _fitted_plan(self, **changes):
-        """The plan of this fit, made once for the same parameters."""
-        backbone, trials = get_unchanged(self._spec), self.trials_
-        weights = trial_weights(self.timestep_weights, trials, backbone, self.target)
-        covariance = self.trial_covariance
-        if isinstance(covariance, str | Path) and Path(covariance).is_file():
-            covariance = covariance, Path(covariance).stat().st_mtime_ns
-        key = (
-            backbone,
-            str(backbone.device),
-            backbone.dtype,
-            weights.tobytes(),
-            repr(changes.get("pruning", self.pruning)),
-            covariance,
-            self.loss,
-            self.target,
-            self.guidance_scale,
-            self.null_condition,
-            self.image_size,
-            self.batch_size,
-        )
-        conditions, n_prompts = self._conditions, self._n_prompts
-
-        def make():
-            return self._make_plan(self._spec, trials, conditions, n_prompts, **changes)
-
-        return get_or_make(self._fit, key, make)
-
-    @contextmanager
-    def _open_errors(self, plan, images, log_prior=None, use_memory=True):
-        """Errors of groups of images, computed here or by workers, and their bar."""
-        if log_prior is None:
-            log_prior = np.zeros((len(images), plan.n_classes))
-        offsets = -log_prior * self.temperature / plan.n_elements
-        store = ErrorStore.of(self.memory) if use_memory else None
-        with (
-            ErrorCache.open(store, plan) as cache,
-            ProgressBar(len(images), self.verbose) as bar,
-        ):
-            if has_workers(self.n_jobs, len(images)):
-                groups = iter_errors_of_workers(
-                    plan, images, offsets, store, self.n_jobs
-                )
-            else:
-                groups = iter_errors(plan, images, offsets, cache)
-            yield groups, bar
-
     def _iter_looks(self, X):
         """Errors and log posterior of all images after every look of the race.
 
         `errors` is the same array at every look.
         """
-        images, plan = self._check_images(X), self._fitted_plan()
+        images, plan = self._check_images(X), fitted_plan(self)
         log_prior, outside, n_before = resolve_log_prior(self, X, images, plan)
         offsets = -log_prior * self.temperature / plan.n_elements
         pixels = to_pixels(images, plan.image_size)
@@ -508,32 +386,6 @@ class BaseDiffusionClassifier(BaseImageClassifier):
                     self.classes_,
                 )
 
-    def _priors(self):
-        """Priors of the sorted labels; None: uniform."""
-        priors = align("priors", self.priors, self.classes_)
-        return check_priors(priors, self.classes_)
-
-    def _check_truth(self, X, y):
-        """Index of the class of each image, one of a prior above 0, (n_images,)."""
-        y, priors = check_known(y, self.classes_, X), self._priors()
-        truth = np.searchsorted(self.classes_, y)
-        if priors is not None and not priors[truth].all():
-            impossible = np.unique(y[priors[truth] == 0]).tolist()
-            raise ValueError(
-                f"y has {impossible!r}, to which priors={priors.tolist()} give 0; "
-                "leave those images out, or give their classes a prior above 0."
-            )
-        return truth
-
-    def _class_offsets(self):
-        """Offsets of the sorted labels."""
-        offsets = align("class_offsets", self.class_offsets, self.classes_)
-        return check_class_offsets(offsets, self.classes_)
-
-    def _log_prior(self):
-        """Class offsets plus log priors, (n_classes,); -inf for a prior of 0."""
-        return with_priors(self._class_offsets(), self._priors())
-
     def _log_posterior(self, plan, errors, log_prior):
         return log_posterior(
             errors * plan.weights,
@@ -542,71 +394,6 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             self.temperature,
             plan.coefficients,
         )
-
-    def _all_errors(self, X, trials=None):
-        """Errors of all classes and trials, whatever the pruning and the prefilter.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor of n_images
-            Images, as for :meth:`predict`.
-        trials : Trials, default=None
-            Other trials, whose errors are not kept in `memory`; None: those of `fit`.
-
-        Returns
-        -------
-        errors : ndarray of shape (n_images, n_classes, n_trials), float64
-        """
-        images = self._check_images(X)
-        if trials is None:
-            return self._errors_of(self._fitted_plan(pruning=None), images)
-        get_unchanged(self._spec)
-        plan = self._make_plan(
-            self._spec, trials, self._conditions, self._n_prompts, pruning=None
-        )
-        return self._errors_of(plan, images, use_memory=False)
-
-    def _log_joint(self, X):
-        """Log probability of images and classes by all trials, without class offsets.
-
-        Parameters
-        ----------
-        X : list, array-like or Tensor of n_images
-            Images, as for :meth:`predict`.
-
-        Returns
-        -------
-        log_joint : ndarray of shape (n_images, n_classes), float64
-        """
-        plan, priors = self._fitted_plan(pruning=None), self._priors()
-        errors = (self._all_errors(X) * plan.weights).mean(axis=2)
-        return with_priors(-errors * plan.n_elements / self.temperature, priors)
-
-    def _errors_of(self, plan, images, log_prior=None, use_memory=True):
-        """Errors of all images at once, (n_images, n_classes, n_trials)."""
-        all_errors = []
-        with self._open_errors(plan, images, log_prior, use_memory) as (groups, bar):
-            for _, errors, n_evaluations in groups:
-                bar.update(n_evaluations)
-                all_errors.append(errors)
-        return np.concatenate(all_errors)
-
-    def _mean_errors(self, spec, trials, images, conditions, active=None, **changes):
-        """Weighted mean error of each condition, summed over the latent, (n, k).
-
-        NaN where `active`, (n, k), is False.
-        """
-        n_prompts = np.ones(len(conditions), int)
-        plan = self._make_plan(
-            spec, trials, conditions, n_prompts, pruning=None, **changes
-        )
-        log_prior = None if active is None else np.where(active, 0, -np.inf)
-        means = []
-        with self._open_errors(plan, images, log_prior) as (groups, bar):
-            for _, errors, n_evaluations in groups:
-                bar.update(n_evaluations)
-                means.append((errors * plan.weights).mean(axis=2))
-        return np.concatenate(means) * plan.n_elements
 
     @abstractmethod
     def _resolve_conditions(self, backbone, labels, names, classes_given):

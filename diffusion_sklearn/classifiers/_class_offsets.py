@@ -7,7 +7,9 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from sklearn.utils.validation import check_is_fitted
 
+from diffusion_sklearn.classifiers._evaluate import all_errors, log_joint
 from diffusion_sklearn.classifiers._labels import align
+from diffusion_sklearn.classifiers._log_prior import fitted_priors
 from diffusion_sklearn.engine._posterior import check_priors
 
 
@@ -78,7 +80,7 @@ def fit_class_offsets(clf, X, priors=None):
     check_is_fitted(clf, "classes_")
     priors = align("priors", priors, clf.classes_)
     priors = check_priors(priors, clf.classes_)
-    own = clf._priors()  # part of the posterior
+    own = fitted_priors(clf)  # part of the posterior
     uniform = np.full(clf.n_classes_, 1 / clf.n_classes_)
     given = [values for values in (priors, own, uniform) if values is not None]
     for values in given:
@@ -89,9 +91,9 @@ def fit_class_offsets(clf, X, priors=None):
                 "classifier on the other classes only."
             )
     priors = given[0]
-    log_joint = clf._log_joint(X)  # (n, k)
-    chosen = np.bincount(log_joint.argmax(axis=1), minlength=len(priors))
-    n = len(log_joint)
+    scores = log_joint(clf, all_errors(clf, X))  # (n, k)
+    chosen = np.bincount(scores.argmax(axis=1), minlength=len(priors))
+    n = len(scores)
     limit = np.maximum(2 * priors * n, priors * n + 10)
     if (chosen > limit).any():
         most = int((chosen - limit).argmax())
@@ -103,9 +105,9 @@ def fit_class_offsets(clf, X, priors=None):
         )
 
     def objective(offsets):
-        scores = log_joint + offsets
-        total = logsumexp(scores, axis=1)
-        mean = np.exp(scores - total[:, None]).mean(axis=0)
+        shifted = scores + offsets
+        total = logsumexp(shifted, axis=1)
+        mean = np.exp(shifted - total[:, None]).mean(axis=0)
         return total.mean() - priors @ offsets, mean - priors
 
     optimum = minimize(objective, np.zeros(len(priors)), jac=True, method="BFGS")

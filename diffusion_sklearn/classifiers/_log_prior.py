@@ -2,8 +2,14 @@
 
 import numpy as np
 
+from diffusion_sklearn.classifiers._labels import align, check_known
 from diffusion_sklearn.classifiers._prefilter import candidates, prefilter_log_proba
 from diffusion_sklearn.engine._gradients import predict_errors
+from diffusion_sklearn.engine._posterior import (
+    check_class_offsets,
+    check_priors,
+    with_priors,
+)
 from diffusion_sklearn.engine._workers import has_workers, predict_errors_of_workers
 
 
@@ -29,7 +35,7 @@ def resolve_log_prior(clf, X, images, plan):
     n_evaluations : int or ndarray of shape (n_images,)
         Network evaluations that the prefilter took.
     """
-    log_prior = clf._log_prior()
+    log_prior = fitted_log_prior(clf)
     shape = len(images), clf.n_classes_
     active, outside, n_evaluations = np.ones(shape, bool), np.zeros(shape), 0
     if clf.prefilter_ is not None:
@@ -58,3 +64,52 @@ def _prefilter_scores(clf, X, images, plan, log_prior):
         errors, n_evaluations = predict_errors(*search)
     scores = log_prior - errors * plan.n_elements / clf.temperature
     return scores, n_evaluations
+
+
+def fitted_priors(clf):
+    """Priors of the sorted labels; None: uniform."""
+    priors = align("priors", clf.priors, clf.classes_)
+    return check_priors(priors, clf.classes_)
+
+
+def fitted_offsets(clf):
+    """Class offsets of the sorted labels."""
+    offsets = align("class_offsets", clf.class_offsets, clf.classes_)
+    return check_class_offsets(offsets, clf.classes_)
+
+
+def fitted_log_prior(clf):
+    """Class offsets plus log priors, (n_classes,); -inf for a prior of 0."""
+    return with_priors(fitted_offsets(clf), fitted_priors(clf))
+
+
+def check_truth(clf, X, y):
+    """Index of the true class of each image.
+
+    Parameters
+    ----------
+    clf : estimator
+        A fitted diffusion classifier.
+    X : sequence of n_images
+        Images, as the user passed them.
+    y : array-like of shape (n_images,)
+        Labels.
+
+    Returns
+    -------
+    truth : ndarray of shape (n_images,), int64
+
+    Raises
+    ------
+    ValueError
+        If a label is no class, or one of a prior of 0.
+    """
+    y, priors = check_known(y, clf.classes_, X), fitted_priors(clf)
+    truth = np.searchsorted(clf.classes_, y)
+    if priors is not None and not priors[truth].all():
+        impossible = np.unique(y[priors[truth] == 0]).tolist()
+        raise ValueError(
+            f"y has {impossible!r}, to which priors={priors.tolist()} give 0; "
+            "leave those images out, or give their classes a prior above 0."
+        )
+    return truth

@@ -6,6 +6,8 @@ from scipy.special import log_softmax
 from sklearn.model_selection import KFold
 from sklearn.utils.validation import check_is_fitted
 
+from diffusion_sklearn.classifiers._evaluate import all_errors, log_joint
+from diffusion_sklearn.classifiers._log_prior import check_truth, fitted_offsets
 from diffusion_sklearn.classifiers._prefilter import prefilter_log_proba
 
 WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -75,11 +77,34 @@ def fit_prefilter_weight(clf, X, y, *, cv=5):
             f"clf has prefilter={clf.prefilter!r}, which is no expert of its own; set "
             "a classifier, and fit again."
         )
-    truth = clf._check_truth(X, y)
+    truth = check_truth(clf, X, y)
     if not 2 <= cv <= len(y):
         raise ValueError(f"cv={cv!r} must be from 2 to the {len(y)} labels.")
-    scores = clf._log_joint(X) + clf._class_offsets()  # (n, k)
     log_proba = prefilter_log_proba(clf.prefilter_, X, clf.classes_)
+    return weight_of_errors(clf, all_errors(clf, X), truth, log_proba, cv)
+
+
+def weight_of_errors(clf, errors, truth, log_proba, cv=5):
+    """The weight of a prefilter, from errors and its log-probabilities.
+
+    Parameters
+    ----------
+    clf : estimator
+        A fitted diffusion classifier.
+    errors : ndarray of shape (n_images, n_classes, n_trials)
+        Of all classes and trials.
+    truth : ndarray of shape (n_images,), int64
+        Index of the true class.
+    log_proba : ndarray of shape (n_images, n_classes)
+        The prefilter's.
+    cv : int
+        As in :func:`fit_prefilter_weight`.
+
+    Returns
+    -------
+    weight : float
+    """
+    scores = log_joint(clf, errors) + fitted_offsets(clf)  # (n, k)
     log_proba = np.maximum(log_proba, np.log(np.finfo(float).tiny))
 
     def nats(log_scale, weight, rows):
@@ -89,13 +114,13 @@ def fit_prefilter_weight(clf, X, y, *, cv=5):
     def mean_nats(*args):
         return nats(*args).mean()
 
-    held_out = np.empty((len(WEIGHTS), len(y)))
-    for train, test in KFold(cv, shuffle=True, random_state=0).split(y):
+    held_out = np.empty((len(WEIGHTS), len(truth)))
+    for train, test in KFold(cv, shuffle=True, random_state=0).split(truth):
         for weight, values in zip(WEIGHTS, held_out, strict=True):
             fitted = minimize_scalar(
                 mean_nats, bounds=(-10, 10), args=(weight, train), method="bounded"
             )
             values[test] = nats(fitted.x, weight, test)
     excess = held_out - held_out[held_out.mean(axis=1).argmin()]
-    standard_error = excess.std(axis=1) / np.sqrt(len(y))
+    standard_error = excess.std(axis=1) / np.sqrt(len(truth))
     return WEIGHTS[(excess.mean(axis=1) <= standard_error).argmax()]

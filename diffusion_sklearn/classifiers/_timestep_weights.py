@@ -5,6 +5,13 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.utils.validation import check_is_fitted
 
+from diffusion_sklearn.classifiers._evaluate import all_errors
+from diffusion_sklearn.classifiers._log_prior import (
+    check_truth,
+    fitted_offsets,
+    fitted_priors,
+)
+from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.engine._posterior import with_priors
 
 DEGREE = 2
@@ -72,15 +79,34 @@ def fit_timestep_weights(clf, X, y, *, alpha=0.3):
     check_is_fitted(clf, "classes_")
     if not alpha >= 0:
         raise ValueError(f"alpha={alpha!r} must be 0 or more.")
-    truth = clf._check_truth(X, y)
-    priors = clf._priors()
-    errors = clf._all_errors(X)  # (n, k, m)
+    truth = check_truth(clf, X, y)
+    return weights_of_errors(clf, all_errors(clf, X), truth, alpha)
+
+
+def weights_of_errors(clf, errors, truth, alpha=0.3):
+    """Weights of all timesteps, from errors of labelled images.
+
+    Parameters
+    ----------
+    clf : estimator
+        A fitted diffusion classifier.
+    errors : ndarray of shape (n_images, n_classes, n_trials)
+        Of all classes and trials.
+    truth : ndarray of shape (n_images,), int64
+        Index of the true class.
+    alpha : float
+        As in :func:`fit_timestep_weights`.
+
+    Returns
+    -------
+    weights : ndarray of shape (n_timesteps,), float64
+    """
     powers = (
         np.linspace(-1, 1, clf.backbone_.n_timesteps) ** np.arange(DEGREE + 1)[:, None]
     )
-    scores = -errors * (clf._fitted_plan().n_elements / clf.temperature)
+    scores = -errors * (fitted_plan(clf).n_elements / clf.temperature)
     basis = powers[:, clf.trials_.timesteps]
-    offsets = clf._class_offsets()
+    priors, offsets = fitted_priors(clf), fitted_offsets(clf)
     c = fit_log_weights(scores, truth, priors, basis, alpha, offsets)
     return np.exp(c @ powers)
 

@@ -1,10 +1,11 @@
-"""The trial covariance: learned from unlabelled images, or the model's own."""
+"""The trial covariance, learned from unlabelled images."""
 
 import numpy as np
 from sklearn.utils import check_random_state
 
-from diffusion_sklearn.backbones._checksums import digest
-from diffusion_sklearn.engine._covariance import TrialCovariance, learn_covariance
+from diffusion_sklearn.classifiers._evaluate import errors_of
+from diffusion_sklearn.classifiers._plans import fingerprint_of_errors, make_plan
+from diffusion_sklearn.engine._covariance import learn_covariance
 from diffusion_sklearn.engine._trials import Trials, thin
 
 N_TRIALS, MAX_CLASSES = 100, 20
@@ -65,7 +66,8 @@ def fit_trial_covariance(clf, X):
         subset = check_random_state(1).choice(subset, MAX_CLASSES, replace=False)
         subset.sort()
     of_class = np.arange(clf.n_classes_).repeat(clf._n_prompts)
-    plan = clf._make_plan(
+    plan = make_plan(
+        clf,
         clf._spec,
         trials,
         clf._conditions[np.isin(of_class, subset)],
@@ -73,74 +75,12 @@ def fit_trial_covariance(clf, X):
         pruning=None,
         trial_covariance=None,
     )
-    errors = clf._errors_of(plan, images, use_memory=False)
+    errors = errors_of(clf, plan, images, use_memory=False)
     return learn_covariance(
         errors,
         plan.weights,
         timesteps,
         loss=clf.loss,
         target=plan.target,
-        model=_fingerprint(backbone),
+        model=fingerprint_of_errors(backbone),
     )
-
-
-def _fingerprint(backbone):
-    """Fingerprint of what the errors depend on, whatever encodes the conditions."""
-    parts = {"unet", "transformer", "vae", "scheduler"}
-    own = {k: v for k, v in backbone.fingerprint().items() if k in parts}
-    return digest(repr(sorted(own.items())).encode())
-
-
-def resolve_trial_covariance(given, backbone, loss, target, is_usual):
-    """The covariance of the errors of a loss and target.
-
-    Parameters
-    ----------
-    given : TrialCovariance, str, Path or None
-        The estimators' parameter.
-    backbone : Backbone
-        The model.
-    loss, target : str
-        Of the errors; `target` is a prediction type.
-    is_usual : bool
-        Whether images are of the model's own size and there is no guidance, as where
-        the model's own covariance was learned.
-
-    Returns
-    -------
-    covariance : TrialCovariance or None
-        None: the race is by a test of means.
-
-    Raises
-    ------
-    OSError
-        If there is no such file.
-    ValueError
-        If it was learned with another model or another loss.
-    """
-    if given is None:
-        return None
-    if isinstance(given, str) and given == "auto":
-        file = backbone.folder and backbone.folder / f"trial_covariance_{loss}.npz"
-        if not is_usual or not file or not file.is_file():
-            return None
-        covariance = TrialCovariance.load(file)
-        by_name = isinstance(getattr(backbone.spec, "model", None), str)
-        if not by_name and covariance.model != _fingerprint(backbone):
-            return None  # a pipeline object that was changed
-        return covariance.in_space(loss, target, backbone.noise_schedule)
-    if not isinstance(given, TrialCovariance):
-        given = TrialCovariance.load(given)
-    if given.model not in ("", _fingerprint(backbone)):
-        raise ValueError(
-            f"trial_covariance={given!r} was learned with another model than "
-            f"{backbone.name}, or with this one in another dtype than "
-            f"{backbone.dtype}; pass fit_trial_covariance(clf, X) of this one, or None."
-        )
-    covariance = given.in_space(loss, target, backbone.noise_schedule)
-    if covariance is None:
-        raise ValueError(
-            f"trial_covariance={given!r} does not fit loss={loss!r} and "
-            f"target={target!r}; learn one with these, or pass None."
-        )
-    return covariance

@@ -9,7 +9,9 @@ from sklearn.utils._param_validation import HasMethods
 from diffusion_sklearn.backbones._conditions import concatenate, flatten
 from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
+from diffusion_sklearn.classifiers._evaluate import mean_errors
 from diffusion_sklearn.classifiers._pairs import read_pairs
+from diffusion_sklearn.classifiers._plans import model_and_trials
 from diffusion_sklearn.classifiers._prompts import (
     make_prompts,
     prompts_of_labels,
@@ -255,7 +257,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
         >>> clf.score_pairs(pairs.images[:5], pairs.captions[:5]).shape
         (5, 2, 2)
         """
-        spec, trials = self._model_and_trials()
+        spec, trials = model_and_trials(self)
         images, prompts, columns, shape = read_pairs(
             images, captions, self._read_images
         )
@@ -267,7 +269,7 @@ class ZeroShotDiffusionClassifier(BaseDiffusionClassifier):
             columns = np.insert(columns, columns.shape[1], len(prompts), axis=1)
         active = np.zeros((len(images), len(conditions)), bool)
         np.put_along_axis(active, columns, True, axis=1)
-        errors = self._mean_errors(spec, trials, images, conditions, active)
+        errors = mean_errors(self, spec, trials, images, conditions, active)
         errors = np.take_along_axis(errors, columns, axis=1)
         if subtract_unconditional:
             errors = errors[:, :-1] - errors[:, -1:]

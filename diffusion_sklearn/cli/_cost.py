@@ -8,6 +8,7 @@ import torch
 from rich.filesize import decimal
 
 from diffusion_sklearn.backbones._loading import get_backbone
+from diffusion_sklearn.classifiers._plans import fitted_plan, load_and_draw, make_plan
 from diffusion_sklearn.cli._classify import find_images, make_classifier, read_classes
 from diffusion_sklearn.cli._output import format_seconds, print_json, print_table
 from diffusion_sklearn.engine._errors import encode, evaluate
@@ -36,7 +37,7 @@ def run_cost(args):
         args.fail("--sample is classified; name the classes with --classes-file.")
     paths, clf = find_images(args.sample)[:N_SAMPLE], make_classifier(args)
     if has_names:
-        plan = clf.fit(classes=read_classes(args))._fitted_plan()
+        plan = fitted_plan(clf.fit(classes=read_classes(args)))
     else:
         plan = _anonymous_plan(clf, n_classes)
     measured, (low, high) = _measure(plan), _bounds(plan)
@@ -99,7 +100,7 @@ def _range(low, high, form):
 
 def _anonymous_plan(clf, n_classes):
     """A plan for a number of classes, all with the condition of one."""
-    spec, trials = clf._load_and_draw()
+    spec, trials = load_and_draw(clf)
     backbone, n_prompts = get_backbone(spec), 1
     if backbone.kind == "class" and n_classes > backbone.n_labels:
         raise ValueError(
@@ -110,7 +111,7 @@ def _anonymous_plan(clf, n_classes):
         n_prompts = len(clf.prompt_template)
     condition = backbone.condition([0 if backbone.kind == "class" else ""])
     conditions = condition[torch.zeros(n_classes * n_prompts, dtype=torch.int64)]
-    return clf._make_plan(spec, trials, conditions, np.full(n_classes, n_prompts))
+    return make_plan(clf, spec, trials, conditions, np.full(n_classes, n_prompts))
 
 
 def _bounds(plan):

@@ -4,6 +4,8 @@ import numpy as np
 
 from diffusion_sklearn._versions import import_optional
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
+from diffusion_sklearn.classifiers._log_prior import fitted_log_prior
+from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.engine._posterior import log_posterior
 from diffusion_sklearn.engine._trials import thin
 
@@ -82,7 +84,7 @@ def count_correct(clf, errors, y):
     -------
     n_correct : int
     """
-    n_elements, log_prior = clf._fitted_plan().n_elements, clf._log_prior()
+    n_elements, log_prior = fitted_plan(clf).n_elements, fitted_log_prior(clf)
     log_proba = log_posterior(errors, n_elements, log_prior, clf.temperature)
     return int((clf.classes_[log_proba.argmax(axis=1)] == y).sum())
 

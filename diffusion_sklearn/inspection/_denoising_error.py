@@ -5,6 +5,7 @@ from numbers import Integral
 
 import numpy as np
 
+from diffusion_sklearn.classifiers._evaluate import all_errors
 from diffusion_sklearn.engine._trials import Trials
 from diffusion_sklearn.inspection._common import (
     as_batch,
@@ -113,7 +114,7 @@ class DenoisingErrorDisplay:
         timesteps = resolve_timesteps(timesteps, clf.backbone_.n_timesteps)
         trial_timesteps = np.repeat(timesteps, n_noises)
         trials = _RepeatedNoise(trial_timesteps, clf.trials_.seed, n_noises=n_noises)
-        errors = clf._all_errors(as_batch(image), trials)  # (1, k, t * m)
+        errors = all_errors(clf, as_batch(image), trials)  # (1, k, t * m)
         errors = errors.reshape(-1, len(timesteps), n_noises).swapaxes(1, 2)
         return cls(errors, timesteps, classes=clf.classes_).plot(ax, center=center)
 

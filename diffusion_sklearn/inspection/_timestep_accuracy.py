@@ -5,6 +5,7 @@ from numbers import Integral
 
 import numpy as np
 
+from diffusion_sklearn.classifiers._evaluate import all_errors
 from diffusion_sklearn.classifiers._labels import check_known
 from diffusion_sklearn.inspection._common import (
     check_classifier,
@@ -120,7 +121,7 @@ class TimestepAccuracyDisplay:
             raise ValueError(
                 f"n_bands={n_bands!r} must be an int from 1 to {n_timesteps}, or None."
             )
-        errors = clf._all_errors(X)  # (n, k, m)
+        errors = all_errors(clf, X)  # (n, k, m)
         n_correct = [
             count_correct(clf, errors[:, :, group == g], y) for g in range(len(points))
         ]

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from diffusion_sklearn.classifiers._evaluate import all_errors
 from diffusion_sklearn.classifiers._labels import check_known
 from diffusion_sklearn.engine._trials import check_timesteps, make_trials
 from diffusion_sklearn.engine._weights import trial_weights
@@ -144,7 +145,7 @@ class TrialScalingDisplay:
                 rng, backbone = check_random_state(clf.random_state), clf.backbone_
                 trials = make_trials(timesteps, nested[-1], backbone.n_timesteps, rng)
                 weights = clf.timestep_weights, trials, backbone, clf.target
-                errors = clf._all_errors(X, trials) * trial_weights(*weights)
+                errors = all_errors(clf, X, trials) * trial_weights(*weights)
                 n_correct += [count_correct(clf, errors[:, :, :n], y) for n in nested]
             accuracy.append(np.array(n_correct) / len(y))
         display = cls(budgets, np.array(accuracy), strategies=list(strategies))

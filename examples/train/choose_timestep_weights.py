@@ -19,6 +19,7 @@ from scipy.special import log_softmax
 
 from benchmarks.accuracy._tables import scene_table
 from diffusion_sklearn import ZeroShotDiffusionClassifier
+from diffusion_sklearn.classifiers._plans import fitted_plan
 
 POWERS = (0, 0.125, 0.25, 0.375, 0.5, 0.75, 1)
 WINDOWS = ((0, 1000), (150, 1000), (0, 850), (150, 850), (300, 1000))
@@ -68,7 +69,7 @@ def fit(tables, penalty, knots, start, n_elements):
 def main():
     tables = training_tables(Path(sys.argv[1]))
     clf = ZeroShotDiffusionClassifier(model="fashion-scenes").fit(classes=["bag"])
-    n_elements, t = clf._fitted_plan().n_elements, clf.trials_.timesteps
+    n_elements, t = fitted_plan(clf).n_elements, clf.trials_.timesteps
     alphas = clf.backbone_.noise_schedule.alphas_cumprod.cpu().double().numpy()[t]
 
     def report(name, weights_of):

@@ -1,6 +1,7 @@
 """What the page does, without a browser and without Gradio."""
 
 import base64
+import csv
 import io
 import shlex
 import subprocess
@@ -108,7 +109,8 @@ def test_command_and_python_give_the_same(photo, tmp_path, monkeypatch, capsys):
     program, *words = shlex.split(command)
     assert program == "diffusion-sklearn"
     assert main(words) == 0
-    assert f"{proba.max():.10f}" in capsys.readouterr().out
+    (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
+    np.testing.assert_allclose(float(row["probability"]), proba.max(), rtol=1e-6)
 
     code = SETTINGS.code(
         "predict_proba(photos)", photos=[photo.file], classes=SETTINGS.names

@@ -20,6 +20,7 @@ from diffusion_sklearn import (
     load_backbone,
 )
 from diffusion_sklearn.backbones._conditions import from_dict, to_dict
+from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.images._pixels import to_pixels
 from diffusion_sklearn.testing._transformers import (
@@ -543,7 +544,7 @@ def test_named_tensors_reach_workers_and_memory(name, folders, tmp_path):
     """Pooled embeddings and masks as well as tokens, in half precision too."""
     clf = classifier(folders[name], dtype="bfloat16", memory=str(tmp_path))
     expected = clf.denoising_errors(IMAGES).errors
-    plan = clf._fitted_plan()
+    plan = fitted_plan(clf)
     received = pickle.loads(pickle.dumps(replace(plan, token=name)))
     assert received is not plan
     for key, tensor in to_dict(plan.conditions).items():

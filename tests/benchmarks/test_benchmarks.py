@@ -47,6 +47,7 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
     load_backbone,
 )
+from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.datasets import (
     load_fashion_photos,
     load_fashion_winoground,
@@ -520,7 +521,7 @@ def test_pair_errors_are_those_of_score_pairs_and_of_a_race():
     assert errors.shape == (3, 5, 10)
     how = {"subtract_unconditional": True}
     expected = clf.score_pairs(images, captions, **how)[:, 0]
-    plan = clf.fit(classes=captions[0])._fitted_plan()
+    plan = fitted_plan(clf.fit(classes=captions[0]))
     means = (errors * plan.weights).mean(axis=2) * plan.n_elements
     np.testing.assert_allclose(means[:, -1:] - means[:, :-1], expected, rtol=1e-4)
 

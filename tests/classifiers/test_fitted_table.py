@@ -9,7 +9,7 @@ from diffusion_sklearn import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
 )
-from diffusion_sklearn.classifiers import _base
+from diffusion_sklearn.classifiers import _base, _plans
 
 NAMES = ["bag", "coat", "dress", "shirt"]
 
@@ -60,7 +60,8 @@ def test_no_model_is_loaded(monkeypatch):
         raise AssertionError("loaded")
 
     monkeypatch.setattr(_base, "get_backbone", fail)
-    monkeypatch.setattr(_base, "get_unchanged", fail)
+    monkeypatch.setattr(_plans, "get_backbone", fail)
+    monkeypatch.setattr(_plans, "get_unchanged", fail)
     assert table(again) == shown
 
 

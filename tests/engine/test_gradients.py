@@ -15,6 +15,8 @@ from diffusion_sklearn import (
     ZeroShotDiffusionClassifier,
 )
 from diffusion_sklearn.backbones._conditions import map_tensors
+from diffusion_sklearn.classifiers._evaluate import all_errors
+from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.engine import _gradients
 from diffusion_sklearn.engine._errors import iter_errors
 from diffusion_sklearn.engine._gradients import (
@@ -132,7 +134,7 @@ def test_scores_against_finite_differences(case):
         timestep_weights=lambda t: 1 + t / 1000,
         **params,
     ).fit(classes=NAMES)
-    plan = clf._fitted_plan()
+    plan = fitted_plan(clf)
     null = clf.backbone_.encode_null(clf.null_condition)
     scores, n_evaluations = predict_errors(plan, list(IMAGES[:2]), null, 2, EVERY)
     assert n_evaluations.tolist() == [2 * 3] * 2  # trials at 400 and 700
@@ -156,11 +158,11 @@ def test_guidance_and_other_losses(loss):
     clf.set_params(prefilter="gradient").fit(classes=NAMES)
     network = clf.backbone_.network
     null = clf.backbone_.null_condition()
-    scores, _ = predict_errors(clf._fitted_plan(), list(IMAGES[:1]), null, 2, EVERY)
+    scores, _ = predict_errors(fitted_plan(clf), list(IMAGES[:1]), null, 2, EVERY)
     (table,) = [m.weight for m in network.modules() if isinstance(m, nn.Embedding)]
     rows = table.detach().clone()
 
-    plan = clf._fitted_plan(pruning=None)
+    plan = fitted_plan(clf, pruning=None)
 
     def errors(step):
         with torch.no_grad():
@@ -234,11 +236,11 @@ def test_search(kind, small_rounds):
     clf = text("Stable Diffusion 1.x, 2.x") if kind == "text" else of_class("DiT")
     clf.set_params(timesteps=[300, 590, 800], n_trials=3, prefilter="gradient")
     clf.set_params(timestep_weights=lambda t: 2.0, n_candidates=1).fit(classes=NAMES)
-    plan, null = clf._fitted_plan(), clf.backbone_.null_condition()
+    plan, null = fitted_plan(clf), clf.backbone_.null_condition()
     errors, n_evaluations = predict_errors(plan, list(IMAGES), null, 1, EVERY)
     n_prompts = 2 if kind == "text" else 1
     assert n_evaluations.tolist() == [3 * 3 + 3 * n_prompts] * 3
-    own = 2 * clf._all_errors(IMAGES)[:, :, 1]  # at t = 590
+    own = 2 * all_errors(clf, IMAGES)[:, :, 1]  # at t = 590
     same = np.isclose(errors, own, rtol=1e-6, atol=0)
     assert same.sum(axis=1).tolist() == [3, 3, 3]
     # The first is the best of the first-order scores.
@@ -355,7 +357,7 @@ def test_models_that_can_not(dit_folder):
         def forward(self, ids):
             return torch.nn.functional.one_hot(ids, 16).float()
 
-    plan, null = pixels._fitted_plan(), pixels.backbone_.encode_null(4)
+    plan, null = fitted_plan(pixels), pixels.backbone_.encode_null(4)
     pixels.backbone_.network.class_embedding = OneHot()
     with pytest.raises(ValueError, match=r"no nn\.Embedding of its class ids"):
         predict_errors(plan, list(IMAGES), null, 1, np.ones(2, bool))
@@ -372,7 +374,7 @@ def test_bfloat16(kind, request):
     scores = {}
     for dtype in ("float32", "bfloat16"):
         clf = make[kind](model=folder, n_trials=8, dtype=dtype).fit(classes=NAMES)
-        plan, null = clf._fitted_plan(), clf.backbone_.null_condition()
+        plan, null = fitted_plan(clf), clf.backbone_.null_condition()
         scores[dtype], _ = predict_errors(plan, list(IMAGES), null, 2, EVERY)
     spread = scores["float32"].std(axis=1).mean()
     difference = scores["bfloat16"] - scores["float32"]
@@ -395,7 +397,7 @@ def test_infinite_gradients_are_an_error():
     (table,) = [
         m.weight for m in clf.backbone_.network.modules() if isinstance(m, nn.Embedding)
     ]
-    plan, null = clf._fitted_plan(), clf.backbone_.null_condition()
+    plan, null = fitted_plan(clf), clf.backbone_.null_condition()
     table.data[1] = torch.inf
     with pytest.raises(FloatingPointError, match="as a gradient; pass dtype"):
         predict_errors(plan, list(IMAGES), null, 2, EVERY)

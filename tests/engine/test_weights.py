@@ -18,6 +18,7 @@ from diffusion_sklearn import (
     fit_timestep_weights,
     load_backbone,
 )
+from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.classifiers._timestep_weights import fit_log_weights
 from diffusion_sklearn.metrics import expected_calibration_error
 from diffusion_sklearn.testing._transformers import flux
@@ -86,10 +87,10 @@ def test_weights_of_the_bound_are_those_of_ddpm():
     beta, before = 1 - alpha, abar[:-1]
     variance = beta * (1 - before) / (1 - abar[1:])
     expected = 1000 * beta**2 / (2 * variance * alpha * (1 - abar[1:]))
-    np.testing.assert_allclose(clf._fitted_plan().weights[1:], expected, rtol=1e-2)
+    np.testing.assert_allclose(fitted_plan(clf).weights[1:], expected, rtol=1e-2)
     # A Gaussian decoder at t = 0, of the variance of t = 1.
     decoder = 1000 / (2 * variance[0]) * (1 - abar[0]) / abar[0]
-    np.testing.assert_allclose(clf._fitted_plan().weights[0], decoder, rtol=1e-2)
+    np.testing.assert_allclose(fitted_plan(clf).weights[0], decoder, rtol=1e-2)
 
 
 def test_the_bound_follows_a_change_of_target():

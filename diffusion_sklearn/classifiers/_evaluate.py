@@ -16,7 +16,7 @@ from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_worker
 
 
 @contextmanager
-def open_errors(clf, plan, images, log_prior=None, use_memory=True):
+def open_errors(clf, plan, images, log_prior=None, known=None, use_memory=True):
     """Errors of groups of images, computed here or by workers, and their bar.
 
     Parameters
@@ -29,6 +29,8 @@ def open_errors(clf, plan, images, log_prior=None, use_memory=True):
         Checked.
     log_prior : ndarray of shape (n_images, n_classes), default=None
         Log prior; -inf: the class is not evaluated. None: 0.
+    known : ndarray of shape (n_images, n_classes), default=None
+        As in :func:`~diffusion_sklearn.engine._errors.iter_errors`.
     use_memory : bool, default=True
         Whether errors are read from `memory` and kept there.
 
@@ -47,9 +49,11 @@ def open_errors(clf, plan, images, log_prior=None, use_memory=True):
         ProgressBar(len(images), clf.verbose) as bar,
     ):
         if has_workers(clf.n_jobs, len(images)):
-            groups = iter_errors_of_workers(plan, images, offsets, store, clf.n_jobs)
+            groups = iter_errors_of_workers(
+                plan, images, offsets, store, clf.n_jobs, known
+            )
         else:
-            groups = iter_errors(plan, images, offsets, cache)
+            groups = iter_errors(plan, images, offsets, cache, known=known)
         yield groups, bar
 
 
@@ -66,7 +70,10 @@ def errors_of(clf, plan, images, log_prior=None, use_memory=True):
     errors : ndarray of shape (n_images, n_classes, n_trials), float64
     """
     all_errors = []
-    with open_errors(clf, plan, images, log_prior, use_memory) as (groups, bar):
+    with open_errors(clf, plan, images, log_prior, use_memory=use_memory) as (
+        groups,
+        bar,
+    ):
         for _, errors, n_evaluations in groups:
             bar.update(n_evaluations)
             all_errors.append(errors)

@@ -34,36 +34,46 @@ def resolve_log_prior(clf, X, images, plan):
         The prefilter's probability of the classes outside its candidates.
     n_evaluations : int or ndarray of shape (n_images,)
         Network evaluations that the prefilter took.
+    known : ndarray of shape (n_images, n_classes) or None
+        Errors of ``plan.search_trial`` that these found.
     """
     log_prior = fitted_log_prior(clf)
     shape = len(images), clf.n_classes_
-    active, outside, n_evaluations = np.ones(shape, bool), np.zeros(shape), 0
+    active, outside, n_evaluations, known = (
+        np.ones(shape, bool),
+        np.zeros(shape),
+        0,
+        None,
+    )
     if clf.prefilter_ is not None:
-        scores, n_evaluations = _prefilter_scores(clf, X, images, plan, log_prior)
+        scores, n_evaluations, known = _prefilter_scores(
+            clf, X, images, plan, log_prior
+        )
         eligible = np.isfinite(log_prior)
         active, proba = candidates(scores, clf.n_candidates, eligible)
         outside = np.where(active, 0, proba)
         if clf.prefilter_weight:
             proba = np.maximum(proba, np.finfo(float).tiny)
             log_prior = log_prior + clf.prefilter_weight * np.log(proba)
-    return np.where(active, log_prior, -np.inf), outside, n_evaluations
+    return np.where(active, log_prior, -np.inf), outside, n_evaluations, known
 
 
 def _prefilter_scores(clf, X, images, plan, log_prior):
-    """The prefilter's log-probabilities, and the evaluations that they took."""
+    """The prefilter's log-probabilities, their evaluations, and errors found."""
     eligible = np.isfinite(log_prior)
     if not isinstance(clf.prefilter_, str):
-        return prefilter_log_proba(clf.prefilter_, X, clf.classes_), 0
+        return prefilter_log_proba(clf.prefilter_, X, clf.classes_), 0, None
     if eligible.sum() <= clf.n_candidates:
-        return np.zeros((len(images), clf.n_classes_)), 0
+        return np.zeros((len(images), clf.n_classes_)), 0, None
     null = plan.backbone.encode_null(clf.null_condition)
     search = plan, images, null, clf.n_candidates, eligible
     if has_workers(clf.n_jobs, len(images)):
-        errors, n_evaluations = predict_errors_of_workers(*search, clf.n_jobs)
+        found = predict_errors_of_workers(*search, clf.n_jobs)
     else:
-        errors, n_evaluations = predict_errors(*search)
+        found = predict_errors(*search)
+    errors, known, n_evaluations = found
     scores = log_prior - errors * plan.n_elements / clf.temperature
-    return scores, n_evaluations
+    return scores, n_evaluations, known
 
 
 def fitted_priors(clf):

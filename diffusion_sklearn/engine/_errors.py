@@ -64,7 +64,7 @@ class DenoisingErrors:
     classes: np.ndarray
 
 
-def iter_errors(plan, images, offsets=None, cache=None, first=0):
+def iter_errors(plan, images, offsets=None, cache=None, first=0, known=None):
     """Errors of images, one group of them at a time.
 
     Parameters
@@ -80,6 +80,9 @@ def iter_errors(plan, images, offsets=None, cache=None, first=0):
         Errors computed before, and where to put new ones.
     first : int, default=0
         Index of the first image.
+    known : ndarray of shape (n_images, n_classes), default=None
+        Errors of ``plan.search_trial``, NaN where they are to be evaluated; None: all
+        are.
 
     Yields
     ------
@@ -97,13 +100,14 @@ def iter_errors(plan, images, offsets=None, cache=None, first=0):
         group = slice(start, start + plan.group_size)
         pixels = to_pixels(images[group], plan.image_size, first + start)
         with kept_memory(plan.backbone.device):
-            *_, last = iter_looks(plan, pixels, offsets[group], cache)
+            of_group = None if known is None else known[group]
+            *_, last = iter_looks(plan, pixels, offsets[group], cache, of_group)
         errors, n_evaluations = last
         place = slice(first + start, first + start + len(errors))
         yield place, errors, n_evaluations
 
 
-def iter_looks(plan, pixels, offsets, cache=None):
+def iter_looks(plan, pixels, offsets, cache=None, known=None):
     """Errors of a group of images after every look, dropping classes on the way.
 
     Parameters
@@ -112,7 +116,7 @@ def iter_looks(plan, pixels, offsets, cache=None):
         Everything that is the same for all images.
     pixels : ndarray of shape (n_group, 3, size, size)
         The images, in [-1, 1].
-    offsets, cache
+    offsets, cache, known
         As in :func:`iter_errors`.
 
     Yields
@@ -129,11 +133,14 @@ def iter_looks(plan, pixels, offsets, cache=None):
     cached = None if cache is None else cache.get(pixels)  # (n, conditions, m)
     latents, start = None, 0
     for end, rules in plan.rounds:
-        trials = plan.order[start:end]
-        # The classes of an image and trial are neighbours: (n, m, k).
-        i, j, k = np.nonzero(active[:, None, :].repeat(len(trials), axis=1))
-        if len(i) == 0:
+        if not active.any():
             break
+        trials = plan.order[start:end]
+        if known is not None and plan.search_trial in trials:
+            errors[:, :, plan.search_trial] = np.where(active, known, np.nan)
+        # The classes of an image and trial are neighbours: (n, m, k).
+        wanted = active[:, None] & np.isnan(errors[:, :, trials]).swapaxes(1, 2)
+        i, j, k = np.nonzero(wanted)
         triples = with_prompts(plan, i, trials[j], k)  # (n_rows, 3)
         values = np.full(len(triples), np.nan)
         if cached is not None:

@@ -24,7 +24,7 @@ from diffusion_sklearn.engine._losses import loss_terms
 from diffusion_sklearn.engine._trials import thin
 from diffusion_sklearn.images._pixels import to_pixels
 
-N_GRADIENTS = 16
+N_GRADIENTS = 8
 """Gradients of an image."""
 
 NOISE_LEVELS = (0.2, 0.9)
@@ -32,9 +32,6 @@ NOISE_LEVELS = (0.2, 0.9)
 
 ROWS_OF_A_GRADIENT = 8
 """A row whose activations are kept for the backward pass takes as much memory."""
-
-SEARCH_LEVEL = 0.6
-"""Timestep of the one trial on which classes are tried, as a fraction of all."""
 
 MIN_ROUND = 20
 """Classes evaluated in a round of the search, or the number of candidates if more."""
@@ -135,6 +132,8 @@ def predict_errors(plan, images, null, n_candidates, eligible, first=0):
     errors : ndarray of shape (n_images, n_classes), float64
         Weighted error, up to a constant for each image: that of one trial where it was
         evaluated, else its prediction.
+    known : ndarray of shape (n_images, n_classes), float64
+        Error of that trial, without weight; NaN where it was not evaluated.
     n_evaluations : ndarray of shape (n_images,), int64
         Rows of forward passes; the backward pass of a gradient counts as two more.
 
@@ -145,15 +144,14 @@ def predict_errors(plan, images, null, n_candidates, eligible, first=0):
     FloatingPointError
         If a gradient overflowed, as in float16.
     """
-    backbone, timesteps = plan.backbone, plan.trials.timesteps
+    backbone = plan.backbone
     trials = gradient_trials(plan.trials, plan.weights, backbone.n_timesteps)
-    level = SEARCH_LEVEL * backbone.n_timesteps
-    trial = trials[np.abs(timesteps[trials] - level).argmin()]
     rows = BatchSize(max(1, plan.rows.rows // ROWS_OF_A_GRADIENT))
     size = max(n_candidates, MIN_ROUND)
     n_rounds = math.ceil(ROUNDS_A_DOUBLING * math.log2(max(1, eligible.sum() / size)))
     n_rounds = min(n_rounds, eligible.sum() // size)
     errors = np.empty((len(images), plan.n_classes))
+    known = np.empty(errors.shape)
     n_evaluations = np.full(len(images), EVALUATIONS * len(trials))
     for start in range(0, len(images), plan.group_size):
         group = slice(start, start + plan.group_size)
@@ -165,11 +163,11 @@ def predict_errors(plan, images, null, n_candidates, eligible, first=0):
                 _features_of[plan] = _features(plan, tables)  # (k, f)
             scores = combine_trials(of_trials)
             features = _features_of.get(plan)
-            errors[group], n_rows = _search(
-                plan, latents, trial, scores, features, eligible, size, n_rounds
+            errors[group], known[group], n_rows = _search(
+                plan, latents, scores, features, eligible, size, n_rounds
             )
         n_evaluations[group] += n_rows
-    return errors, n_evaluations
+    return errors, known, n_evaluations
 
 
 def combine_trials(scores):
@@ -218,8 +216,8 @@ def _features(plan, tables):
     return features / max(scale, np.finfo(float).tiny)
 
 
-def _search(plan, latents, trial, scores, features, eligible, size, n_rounds):
-    """Errors of all classes, and evaluations of each image, as predict_errors does."""
+def _search(plan, latents, scores, features, eligible, size, n_rounds):
+    """What :func:`predict_errors` returns, for a group of images."""
     n = len(latents)
     predicted = scores.copy()
     evaluated = np.full(scores.shape, np.nan)
@@ -230,15 +228,16 @@ def _search(plan, latents, trial, scores, features, eligible, size, n_rounds):
         left = np.where(np.isnan(evaluated) & eligible, predicted, np.inf)
         k = left.argsort(axis=1, kind="stable")[:, :size].ravel()
         i = np.arange(n).repeat(size)
-        triples = with_prompts(plan, i, np.full(len(i), trial), k)
+        triples = with_prompts(plan, i, np.full(len(i), plan.search_trial), k)
         values, n_more = evaluate(plan, latents, triples)
         n_rows += n_more
-        values = mean_over_prompts(plan, k, values)
-        evaluated[i, k] = values * plan.weights[trial]
+        evaluated[i, k] = mean_over_prompts(plan, k, values)
         for image, done in enumerate(~np.isnan(evaluated)):
             inputs = np.column_stack([scores[image], features])  # (k, 1 + f)
             predicted[image] = _regress(inputs, done, evaluated[image, done])
-    return np.where(np.isnan(evaluated), predicted, evaluated), n_rows
+    errors = np.where(np.isnan(evaluated), predicted, evaluated)
+    scale = plan.weights[plan.search_trial] if n_rounds else 1
+    return errors * scale, evaluated, n_rows
 
 
 def _regress(inputs, done, values):

@@ -27,6 +27,7 @@ from diffusion_sklearn.engine._pruning import (
 from diffusion_sklearn.engine._trials import Trials
 
 MAX_GROUP_SIZE = 64  # images
+SEARCH_LEVEL = 0.6  # of all timesteps
 MAX_GROUP_ERRORS = 2**23  # errors of a group of images: 64 MiB
 
 logger = logging.getLogger(__name__)
@@ -135,6 +136,19 @@ class Plan:
         if self.predictor is not None:
             return self.predictor.order
         return self.trials.order(stage_ends(self.pruning))
+
+    @cached_property
+    def search_trial(self):
+        """Trial on which a search among many classes compares them.
+
+        The first of a race by prediction, which tells the most of all. Else the one at
+        the noise level nearest to :data:`SEARCH_LEVEL`.
+        """
+        if self.predictor is not None:
+            return self.order[0]
+        level = SEARCH_LEVEL * self.backbone.n_timesteps
+        distance = np.abs(self.trials.timesteps - level)
+        return np.where(self.weights > 0, distance, np.inf).argmin()
 
     @cached_property
     def coefficients(self):

@@ -17,6 +17,8 @@ from diffusion_sklearn import (
 from diffusion_sklearn.backbones._conditions import map_tensors
 from diffusion_sklearn.classifiers._evaluate import all_errors
 from diffusion_sklearn.classifiers._plans import fitted_plan
+from diffusion_sklearn.datasets import load_fashion_photos
+from diffusion_sklearn.engine import _errors as engine_errors
 from diffusion_sklearn.engine import _gradients
 from diffusion_sklearn.engine._errors import iter_errors
 from diffusion_sklearn.engine._gradients import (
@@ -136,7 +138,7 @@ def test_scores_against_finite_differences(case):
     ).fit(classes=NAMES)
     plan = fitted_plan(clf)
     null = clf.backbone_.encode_null(clf.null_condition)
-    scores, n_evaluations = predict_errors(plan, list(IMAGES[:2]), null, 2, EVERY)
+    scores, _, n_evaluations = predict_errors(plan, list(IMAGES[:2]), null, 2, EVERY)
     assert n_evaluations.tolist() == [2 * 3] * 2  # trials at 400 and 700
     rest = clf.target, clf.loss
     for image, found in zip(IMAGES, scores, strict=False):
@@ -158,7 +160,7 @@ def test_guidance_and_other_losses(loss):
     clf.set_params(prefilter="gradient").fit(classes=NAMES)
     network = clf.backbone_.network
     null = clf.backbone_.null_condition()
-    scores, _ = predict_errors(fitted_plan(clf), list(IMAGES[:1]), null, 2, EVERY)
+    scores, *_ = predict_errors(fitted_plan(clf), list(IMAGES[:1]), null, 2, EVERY)
     (table,) = [m.weight for m in network.modules() if isinstance(m, nn.Embedding)]
     rows = table.detach().clone()
 
@@ -237,22 +239,24 @@ def test_search(kind, small_rounds):
     clf.set_params(timesteps=[300, 590, 800], n_trials=3, prefilter="gradient")
     clf.set_params(timestep_weights=lambda t: 2.0, n_candidates=1).fit(classes=NAMES)
     plan, null = fitted_plan(clf), clf.backbone_.null_condition()
-    errors, n_evaluations = predict_errors(plan, list(IMAGES), null, 1, EVERY)
+    errors, known, n_evaluations = predict_errors(plan, list(IMAGES), null, 1, EVERY)
     n_prompts = 2 if kind == "text" else 1
     assert n_evaluations.tolist() == [3 * 3 + 3 * n_prompts] * 3
-    own = 2 * all_errors(clf, IMAGES)[:, :, 1]  # at t = 590
-    same = np.isclose(errors, own, rtol=1e-6, atol=0)
+    own = all_errors(clf, IMAGES)[:, :, 1]  # at t = 590
+    same = np.isclose(known, own, rtol=1e-6, atol=0)
     assert same.sum(axis=1).tolist() == [3, 3, 3]
+    np.testing.assert_array_equal(errors[same], 2 * known[same])
+    assert np.isnan(known[~same]).all()
     # The first is the best of the first-order scores.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_gradients, "MIN_ROUND", 20)
-        scores, _ = predict_errors(plan, list(IMAGES), null, 1, EVERY)
+        scores, *_ = predict_errors(plan, list(IMAGES), null, 1, EVERY)
     assert same[np.arange(3), scores.argmin(axis=1)].all()
     # A class that is not eligible is not evaluated.
     eligible = EVERY.copy()
     eligible[scores[0].argmin()] = False
-    errors, _ = predict_errors(plan, list(IMAGES[:1]), null, 1, eligible)
-    assert not np.isclose(errors[0], own[0], rtol=1e-6, atol=0)[~eligible].any()
+    _, known, _ = predict_errors(plan, list(IMAGES[:1]), null, 1, eligible)
+    assert np.isnan(known[0, ~eligible]).all() and np.isfinite(known[0]).sum() == 2
 
 
 def test_results_of_a_search_do_not_depend_on_other_images(small_rounds):
@@ -263,6 +267,32 @@ def test_results_of_a_search_do_not_depend_on_other_images(small_rounds):
     np.testing.assert_allclose(found, expected.log_proba, atol=1e-6)
     n_evaluations = np.concatenate([one.n_evaluations for one in alone])
     np.testing.assert_array_equal(n_evaluations, expected.n_evaluations)
+
+
+@pytest.mark.parametrize("pruning", [0.99, None])
+def test_errors_of_the_search_are_not_evaluated_again(
+    pruning, small_rounds, monkeypatch
+):
+    """Whether the race begins with the trial of the search, or comes to it later."""
+    evaluate, seen = engine_errors.evaluate, []
+
+    def recorded(plan, latents, triples, *args):
+        seen.extend(map(tuple, triples))
+        return evaluate(plan, latents, triples, *args)
+
+    clf = ConditionalDiffusionClassifier(
+        model="fashion-dit", n_trials=12, pruning=pruning, n_candidates=3
+    ).set_params(prefilter="gradient")
+    clf.fit(classes=["bag", "coat", "dress", "shirt", "trouser"])
+    photo = load_fashion_photos().images[:1]
+    with monkeypatch.context() as patch:
+        for module in (engine_errors, _gradients):
+            patch.setattr(module, "evaluate", recorded)
+        result = clf.denoising_errors(photo)
+    assert len(set(seen)) == len(seen) > 3
+    errors, done = all_errors(clf, photo), ~np.isnan(result.errors)
+    assert done.any(axis=2).sum() == 3  # those of other classes are not shown
+    np.testing.assert_allclose(result.errors[done], errors[done], rtol=1e-4)
 
 
 def test_the_regression_finds_the_best_of_many_classes(monkeypatch):
@@ -276,11 +306,11 @@ def test_the_regression_finds_the_best_of_many_classes(monkeypatch):
         return true[triples[:, 2], triples[:, 0]], np.bincount(triples[:, 0])
 
     monkeypatch.setattr(_gradients, "evaluate", evaluate)
-    plan = Mock(n_prompts=np.ones(400, int), weights=np.ones(1))
+    plan = Mock(n_prompts=np.ones(400, int), weights=np.ones(1), search_trial=0)
     plan.first_conditions = np.arange(400)
     scores = rng.standard_normal((3, 400))
-    found, n_rows = _gradients._search(
-        plan, np.zeros(3), 0, scores, features, np.ones(400, bool), 20, 2
+    found, _, n_rows = _gradients._search(
+        plan, np.zeros(3), scores, features, np.ones(400, bool), 20, 2
     )
     assert n_rows.tolist() == [40] * 3
     np.testing.assert_array_equal(found.argmin(axis=1), true.argmin(axis=0))
@@ -375,7 +405,7 @@ def test_bfloat16(kind, request):
     for dtype in ("float32", "bfloat16"):
         clf = make[kind](model=folder, n_trials=8, dtype=dtype).fit(classes=NAMES)
         plan, null = fitted_plan(clf), clf.backbone_.null_condition()
-        scores[dtype], _ = predict_errors(plan, list(IMAGES), null, 2, EVERY)
+        scores[dtype], *_ = predict_errors(plan, list(IMAGES), null, 2, EVERY)
     spread = scores["float32"].std(axis=1).mean()
     difference = scores["bfloat16"] - scores["float32"]
     difference -= difference.mean(axis=1, keepdims=True)

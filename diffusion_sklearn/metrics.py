@@ -224,7 +224,11 @@ def effective_robustness(
             f"baseline_accuracy={baseline.tolist()!r} has {len(unique_x)} different "
             "values; a line needs two or more."
         )
-    if isinstance(knot, str) and knot == "best":
+    if isinstance(knot, str) and knot != "best":
+        raise ValueError(
+            f"knot={knot!r} is not understood; pass an accuracy, 'best' or None."
+        )
+    if knot == "best":
         knots = unique_x[2:-2]
         if len(knots) == 0:
             raise ValueError(
@@ -357,6 +361,14 @@ def winoground_scores(score_matrix, tags=None, *, confidence=0.95):
             raise ValueError(
                 f"tags has shape {tags.shape}; pass one for each of the {len(scores)} "
                 "examples of score_matrix."
+            )
+        missing = [
+            k for k, tag in enumerate(tags.tolist()) if tag is None or tag != tag
+        ]
+        if missing:
+            raise ValueError(
+                f"tags has None or NaN, first for example {missing[0]}; pass a tag for "
+                "each example, such as 'none'."
             )
         for tag in np.unique(tags).tolist():
             part = {name: values[tags == tag] for name, values in correct.items()}

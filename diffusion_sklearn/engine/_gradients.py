@@ -36,7 +36,7 @@ ROWS_OF_A_GRADIENT = 8
 MIN_ROUND = 20
 """Classes evaluated in a round of the search, or the number of candidates if more."""
 
-ROUNDS_A_DOUBLING = 1.2
+ROUNDS_A_DOUBLING = 1.4
 """Rounds of the search, each time that the number of classes doubles."""
 
 N_FEATURES = 256  # of a class, random projections of its embedding
@@ -109,7 +109,7 @@ def predict_errors(plan, images, null, n_candidates, eligible, first=0):
     The first-order scores put the classes in an order. Then the best n of them, 20 or
     `n_candidates`, are evaluated on one trial, and a Bayesian linear regression on the
     class's embedding and its first-order score predicts the errors of the others; the
-    best n of those are next. With K classes there are 1.2 log2(K / n) such rounds: none
+    best n of those are next. With K classes there are 1.4 log2(K / n) such rounds: none
     up to 20 classes, of which the first-order scores are returned.
 
     Parameters

@@ -99,6 +99,12 @@ def test_each_tag_is_scored_on_its_own(kind):
         ([ALL_RIGHT, [[1, np.nan], [2, 3]]], None, r"NaN, first in example 1"),
         ([ALL_RIGHT], ["object", "both"], r"tags has shape \(2,\).*the 1 examples"),
         ([ALL_RIGHT], "object", r"tags has shape \(\)"),
+        (
+            [ALL_RIGHT] * 2,
+            ["object", None],
+            "tags has None or NaN, first for example 1",
+        ),
+        ([ALL_RIGHT], [np.nan], "tags has None or NaN, first for example 0"),
     ],
 )
 def test_impossible_tables(table, tags, match):

@@ -90,6 +90,7 @@ def test_papers_models():
         ({"baseline_shifted": KNOWN[1:]}, "shape \\(5,\\) and baseline_accuracy"),
         ({"baseline_accuracy": [0.5] * 6}, "1 different values; a line needs two"),
         ({"baseline_accuracy": [0.4, 0.5, 0.6, 0.7] * 2}, "baseline_shifted has shape"),
+        ({"knot": "mean"}, "knot='mean' is not understood; pass an accuracy"),
         ({"knot": 0.9}, "knot=0.9 must lie between the baselines' accuracies"),
     ],
 )

@@ -16,8 +16,8 @@ from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_worker
 
 
 @contextmanager
-def open_errors(clf, plan, images, log_prior=None, known=None, use_memory=True):
-    """Errors of groups of images, computed here or by workers, and their bar.
+def open_errors(clf, plan, images, log_prior=None, use_memory=True, known=None):
+    """Errors of groups of images, computed here or by workers, with a bar.
 
     Parameters
     ----------
@@ -29,16 +29,15 @@ def open_errors(clf, plan, images, log_prior=None, known=None, use_memory=True):
         Checked.
     log_prior : ndarray of shape (n_images, n_classes), default=None
         Log prior; -inf: the class is not evaluated. None: 0.
-    known : ndarray of shape (n_images, n_classes), default=None
-        As in :func:`~diffusion_sklearn.engine._errors.iter_errors`.
     use_memory : bool, default=True
         Whether errors are read from `memory` and kept there.
+    known : ndarray of shape (n_images, n_classes), default=None
+        As in :func:`~diffusion_sklearn.engine._errors.iter_errors`.
 
     Yields
     ------
     groups : iterator
         As :func:`~diffusion_sklearn.engine._errors.iter_errors` yields them.
-    bar : ProgressBar
     """
     if log_prior is None:
         log_prior = np.zeros((len(images), plan.n_classes))
@@ -54,7 +53,7 @@ def open_errors(clf, plan, images, log_prior=None, known=None, use_memory=True):
             )
         else:
             groups = iter_errors(plan, images, offsets, cache, known=known)
-        yield groups, bar
+        yield bar.over(groups)
 
 
 def errors_of(clf, plan, images, log_prior=None, use_memory=True):
@@ -69,15 +68,8 @@ def errors_of(clf, plan, images, log_prior=None, use_memory=True):
     -------
     errors : ndarray of shape (n_images, n_classes, n_trials), float64
     """
-    all_errors = []
-    with open_errors(clf, plan, images, log_prior, use_memory=use_memory) as (
-        groups,
-        bar,
-    ):
-        for _, errors, n_evaluations in groups:
-            bar.update(n_evaluations)
-            all_errors.append(errors)
-    return np.concatenate(all_errors)
+    with open_errors(clf, plan, images, log_prior, use_memory) as groups:
+        return np.concatenate([errors for _, errors, _ in groups])
 
 
 def all_errors(clf, X, trials=None):
@@ -147,9 +139,6 @@ def mean_errors(clf, spec, trials, images, conditions, active=None, **changes):
     n_prompts = np.ones(len(conditions), int)
     plan = make_plan(clf, spec, trials, conditions, n_prompts, pruning=None, **changes)
     log_prior = None if active is None else np.where(active, 0, -np.inf)
-    means = []
-    with open_errors(clf, plan, images, log_prior) as (groups, bar):
-        for _, errors, n_evaluations in groups:
-            bar.update(n_evaluations)
-            means.append((errors * plan.weights).mean(axis=2))
+    with open_errors(clf, plan, images, log_prior) as groups:
+        means = [(errors * plan.weights).mean(axis=2) for _, errors, _ in groups]
     return np.concatenate(means) * plan.n_elements

@@ -39,22 +39,14 @@ def resolve_log_prior(clf, X, images, plan):
     """
     log_prior = fitted_log_prior(clf)
     shape = len(images), clf.n_classes_
-    active, outside, n_evaluations, known = (
-        np.ones(shape, bool),
-        np.zeros(shape),
-        0,
-        None,
-    )
-    if clf.prefilter_ is not None:
-        scores, n_evaluations, known = _prefilter_scores(
-            clf, X, images, plan, log_prior
-        )
-        eligible = np.isfinite(log_prior)
-        active, proba = candidates(scores, clf.n_candidates, eligible)
-        outside = np.where(active, 0, proba)
-        if clf.prefilter_weight:
-            proba = np.maximum(proba, np.finfo(float).tiny)
-            log_prior = log_prior + clf.prefilter_weight * np.log(proba)
+    if clf.prefilter_ is None:
+        return np.full(shape, log_prior), np.zeros(shape), 0, None
+    scores, n_evaluations, known = _prefilter_scores(clf, X, images, plan, log_prior)
+    active, proba = candidates(scores, clf.n_candidates, np.isfinite(log_prior))
+    outside = np.where(active, 0, proba)
+    if clf.prefilter_weight:
+        proba = np.maximum(proba, np.finfo(float).tiny)
+        log_prior = log_prior + clf.prefilter_weight * np.log(proba)
     return np.where(active, log_prior, -np.inf), outside, n_evaluations, known
 
 

@@ -256,7 +256,7 @@ def test_search(kind, small_rounds):
     eligible = EVERY.copy()
     eligible[scores[0].argmin()] = False
     _, known, _ = predict_errors(plan, list(IMAGES[:1]), null, 1, eligible)
-    assert np.isnan(known[0, ~eligible]).all() and np.isfinite(known[0]).sum() == 2
+    np.testing.assert_array_equal(np.isfinite(known[0]), eligible)
 
 
 def test_results_of_a_search_do_not_depend_on_other_images(small_rounds):
@@ -361,10 +361,10 @@ def test_which_trials():
     even = Trials(np.arange(5, 1000, 10), 0)
     subset = gradient_trials(even, weights, 1000)
     assert len(subset) == N_GRADIENTS and (np.diff(subset) > 0).all()
-    assert 200 <= even.timesteps[subset].min() < 240
-    assert 850 < even.timesteps[subset].max() < 900
-    weights[:80] = 0
-    assert gradient_trials(even, weights, 1000).tolist() == list(range(80, 90))
+    gaps = np.diff(even.timesteps[subset], prepend=200, append=900)
+    assert gaps[1:-1].min() >= 80 and gaps.max() <= 90  # in 8 parts of 87
+    weights[:85] = 0
+    assert gradient_trials(even, weights, 1000).tolist() == list(range(85, 90))
     assert len(gradient_trials(even, weights * 0, 1000)) == N_GRADIENTS
     low = Trials(np.array([50, 3, 50]), 0)
     assert gradient_trials(low, np.ones(3), 1000).tolist() == [1, 0, 2]

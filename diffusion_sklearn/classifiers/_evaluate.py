@@ -16,8 +16,8 @@ from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_worker
 
 
 @contextmanager
-def open_errors(clf, plan, images, log_prior=None, use_memory=True, known=None):
-    """Errors of groups of images, computed here or by workers, with a bar.
+def open_errors(clf, plan, images, log_prior=None, known=None, use_memory=True):
+    """Errors of groups of images, computed here or by workers, and their bar.
 
     Parameters
     ----------
@@ -29,15 +29,16 @@ def open_errors(clf, plan, images, log_prior=None, use_memory=True, known=None):
         Checked.
     log_prior : ndarray of shape (n_images, n_classes), default=None
         Log prior; -inf: the class is not evaluated. None: 0.
-    use_memory : bool, default=True
-        Whether errors are read from `memory` and kept there.
     known : ndarray of shape (n_images, n_classes), default=None
         As in :func:`~diffusion_sklearn.engine._errors.iter_errors`.
+    use_memory : bool, default=True
+        Whether errors are read from `memory` and kept there.
 
     Yields
     ------
     groups : iterator
         As :func:`~diffusion_sklearn.engine._errors.iter_errors` yields them.
+    bar : ProgressBar
     """
     if log_prior is None:
         log_prior = np.zeros((len(images), plan.n_classes))
@@ -53,7 +54,7 @@ def open_errors(clf, plan, images, log_prior=None, use_memory=True, known=None):
             )
         else:
             groups = iter_errors(plan, images, offsets, cache, known=known)
-        yield bar.over(groups)
+        yield groups, bar
 
 
 def errors_of(clf, plan, images, log_prior=None, use_memory=True):
@@ -68,8 +69,13 @@ def errors_of(clf, plan, images, log_prior=None, use_memory=True):
     -------
     errors : ndarray of shape (n_images, n_classes, n_trials), float64
     """
-    with open_errors(clf, plan, images, log_prior, use_memory) as groups:
-        return np.concatenate([errors for _, errors, _ in groups])
+    all_errors = []
+    opened = open_errors(clf, plan, images, log_prior, use_memory=use_memory)
+    with opened as (groups, bar):
+        for _, errors, n_rows in groups:
+            bar.update(n_rows)
+            all_errors.append(errors)
+    return np.concatenate(all_errors)
 
 
 def all_errors(clf, X, trials=None):
@@ -139,6 +145,9 @@ def mean_errors(clf, spec, trials, images, conditions, active=None, **changes):
     n_prompts = np.ones(len(conditions), int)
     plan = make_plan(clf, spec, trials, conditions, n_prompts, pruning=None, **changes)
     log_prior = None if active is None else np.where(active, 0, -np.inf)
-    with open_errors(clf, plan, images, log_prior) as groups:
-        means = [(errors * plan.weights).mean(axis=2) for _, errors, _ in groups]
+    means = []
+    with open_errors(clf, plan, images, log_prior) as (groups, bar):
+        for _, errors, n_rows in groups:
+            bar.update(n_rows)
+            means.append((errors * plan.weights).mean(axis=2))
     return np.concatenate(means) * plan.n_elements

@@ -27,23 +27,6 @@ class ProgressBar:
     def __exit__(self, *error):
         self.bar.close()
 
-    def over(self, groups):
-        """Groups of images, with which the bar advances.
-
-        Parameters
-        ----------
-        groups : iterable
-            As :func:`~diffusion_sklearn.engine._errors.iter_errors` yields them.
-
-        Yields
-        ------
-        place, errors, n_evaluations
-            The same.
-        """
-        for place, errors, n_evaluations in groups:
-            self.update(n_evaluations)
-            yield place, errors, n_evaluations
-
     def update(self, n_evaluations):
         """Advance by a group of images.
 

@@ -34,14 +34,14 @@ def dit():
 @pytest.fixture(scope="module")
 def full(dit):
     dit.set_params(pruning=None)
-    result = dit.denoising_errors(PHOTOS.images[:8])
+    result = dit.denoising_errors(PHOTOS.images[:5])
     dit.set_params(pruning=0.99)
     return result
 
 
 def test_bundled_models_have_one(dit, full):
     """Half of the evaluations of the race by a test, and the full budget's labels."""
-    images = PHOTOS.images[:8]
+    images = PHOTOS.images[:5]
     predicted = dit.denoising_errors(images)
     tested = dit.set_params(trial_covariance=None).denoising_errors(images)
     dit.set_params(trial_covariance="auto")
@@ -62,7 +62,7 @@ def test_counts_and_errors_are_those_of_the_full_budget(dit, full):
     hook = network.register_forward_hook(
         lambda module, inputs, output: rows.append(len(output.sample))
     )
-    result = dit.denoising_errors(PHOTOS.images[:8])
+    result = dit.denoising_errors(PHOTOS.images[:5])
     hook.remove()
     assert result.n_evaluations.sum() == sum(rows)
     done = ~np.isnan(result.errors)

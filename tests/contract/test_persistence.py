@@ -244,6 +244,7 @@ def test_a_pipeline_that_was_replaced_still_predicts():
 # Workers -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # processes; the fast lane has threads
 def test_workers_give_the_same(clf):
     expected = clf.fit(classes=NAMES).predict_proba(IMAGES)
     errors = clf.denoising_errors(IMAGES)

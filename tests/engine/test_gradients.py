@@ -189,7 +189,7 @@ def test_results_depend_on_neither_batch_nor_order_nor_other_images():
         np.testing.assert_allclose(log_proba, expected.log_proba, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", ["threading", *slow("loky")])
 def test_workers(backend, dit_folder):
     """Threads share a network, and must not see each other's hooks."""
     clf = ConditionalDiffusionClassifier(

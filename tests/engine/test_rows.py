@@ -16,7 +16,7 @@ from diffusion_sklearn import (
 from diffusion_sklearn.engine._trials import Trials
 from tests.models import slow, tiny_dit, tiny_sd
 
-IMAGES = np.random.RandomState(1).randint(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+IMAGES = np.random.RandomState(1).randint(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 NAMES = ["ant", "bee", "cat", "eel"]
 PREFILTER = FrozenEstimator(
     DummyClassifier(strategy="uniform").fit(np.zeros((4, 1)), NAMES)

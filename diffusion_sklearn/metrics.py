@@ -356,15 +356,15 @@ def winoground_scores(score_matrix, tags=None, *, confidence=0.95):
     correct = {"text": text, "image": image, "group": text & image}
     by_tag = {}
     if tags is not None:
+        from diffusion_sklearn.classifiers._labels import is_missing  # with torch
+
         tags = np.asarray(tags)
         if tags.shape != (len(scores),):
             raise ValueError(
                 f"tags has shape {tags.shape}; pass one for each of the {len(scores)} "
                 "examples of score_matrix."
             )
-        missing = [
-            k for k, tag in enumerate(tags.tolist()) if tag is None or tag != tag
-        ]
+        missing = [k for k, tag in enumerate(tags.tolist()) if is_missing(tag)]
         if missing:
             raise ValueError(
                 f"tags has None or NaN, first for example {missing[0]}; pass a tag for "

@@ -189,9 +189,9 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             Columns in the order of `classes_`.
         """
         images, plan = self._check_images(X), fitted_plan(self)
-        log_prior, outside, _, known = resolve_log_prior(self, X, images, plan)
+        log_prior, outside, _, searched = resolve_log_prior(self, X, images, plan)
         log_proba = np.empty(log_prior.shape)
-        with open_errors(self, plan, images, log_prior, known) as (groups, bar):
+        with open_errors(self, plan, images, log_prior, searched) as (groups, bar):
             for group, errors, n_rows in groups:
                 bar.update(n_rows)
                 log_proba[group] = self._log_posterior(plan, errors, log_prior[group])
@@ -242,11 +242,13 @@ class BaseDiffusionClassifier(BaseImageClassifier):
             ``timesteps``, ``n_evaluations``, ``log_proba`` and ``classes``.
         """
         images, plan = self._check_images(X), fitted_plan(self)
-        log_prior, outside, n_before, known = resolve_log_prior(self, X, images, plan)
+        log_prior, outside, n_before, searched = resolve_log_prior(
+            self, X, images, plan
+        )
         log_proba = np.empty(log_prior.shape)
         all_errors = np.empty((*log_prior.shape, len(plan.trials)), np.float32)
         n_evaluations = np.empty(len(images), np.int64)
-        with open_errors(self, plan, images, log_prior, known) as (groups, bar):
+        with open_errors(self, plan, images, log_prior, searched) as (groups, bar):
             for group, errors, n_rows in groups:
                 bar.update(n_rows)
                 all_errors[group], n_evaluations[group] = errors, n_rows
@@ -372,11 +374,13 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         `errors` is the same array at every look.
         """
         images, plan = self._check_images(X), fitted_plan(self)
-        log_prior, outside, n_before, known = resolve_log_prior(self, X, images, plan)
+        log_prior, outside, n_before, searched = resolve_log_prior(
+            self, X, images, plan
+        )
         offsets = -log_prior * self.temperature / plan.n_elements
         pixels = to_pixels(images, plan.image_size)
         with ErrorCache.open(ErrorStore.of(self.memory), plan) as cache:
-            looks = iter_looks(plan, pixels, offsets, cache, known)
+            looks = iter_looks(plan, pixels, offsets, cache, searched)
             for errors, n_evaluations in looks:
                 log_proba = self._log_posterior(plan, errors, log_prior)
                 yield DenoisingErrors(

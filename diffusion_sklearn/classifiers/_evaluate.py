@@ -16,7 +16,7 @@ from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_worker
 
 
 @contextmanager
-def open_errors(clf, plan, images, log_prior=None, known=None, use_memory=True):
+def open_errors(clf, plan, images, log_prior=None, searched=None, use_memory=True):
     """Errors of groups of images, computed here or by workers, and their bar.
 
     Parameters
@@ -29,7 +29,7 @@ def open_errors(clf, plan, images, log_prior=None, known=None, use_memory=True):
         Checked.
     log_prior : ndarray of shape (n_images, n_classes), default=None
         Log prior; -inf: the class is not evaluated. None: 0.
-    known : ndarray of shape (n_images, n_classes), default=None
+    searched : ndarray of shape (n_images, n_classes), default=None
         As in :func:`~diffusion_sklearn.engine._errors.iter_errors`.
     use_memory : bool, default=True
         Whether errors are read from `memory` and kept there.
@@ -50,10 +50,10 @@ def open_errors(clf, plan, images, log_prior=None, known=None, use_memory=True):
     ):
         if has_workers(clf.n_jobs, len(images)):
             groups = iter_errors_of_workers(
-                plan, images, offsets, store, clf.n_jobs, known
+                plan, images, offsets, store, clf.n_jobs, searched
             )
         else:
-            groups = iter_errors(plan, images, offsets, cache, known=known)
+            groups = iter_errors(plan, images, offsets, cache, searched=searched)
         yield groups, bar
 
 

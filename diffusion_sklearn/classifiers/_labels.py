@@ -115,7 +115,7 @@ def check_labels(y):
     if isinstance(y, np.ndarray) and (y.ndim != 1 or y.dtype.kind not in "OT"):
         return y  # scikit-learn names NaN
     labels = list(y)
-    missing = [k for k, label in enumerate(labels) if _is_missing(label)]
+    missing = [k for k, label in enumerate(labels) if is_missing(label)]
     if missing:
         raise ValueError(
             f"y has None or NaN at the indices {missing[:5]}"
@@ -162,7 +162,8 @@ def check_known(y, classes, X=None):
     return y
 
 
-def _is_missing(label):
+def is_missing(label):
+    """Whether a label is None, NaN or the NA of pandas."""
     if isinstance(label, (float, np.floating)):
         return bool(np.isnan(label))
     return label is None or type(label).__name__ == "NAType"  # of pandas

@@ -34,20 +34,20 @@ def resolve_log_prior(clf, X, images, plan):
         The prefilter's probability of the classes outside its candidates.
     n_evaluations : int or ndarray of shape (n_images,)
         Network evaluations that the prefilter took.
-    known : ndarray of shape (n_images, n_classes) or None
+    searched : ndarray of shape (n_images, n_classes) or None
         Errors of ``plan.search_trial`` that these found.
     """
     log_prior = fitted_log_prior(clf)
     shape = len(images), clf.n_classes_
     if clf.prefilter_ is None:
         return np.full(shape, log_prior), np.zeros(shape), 0, None
-    scores, n_evaluations, known = _prefilter_scores(clf, X, images, plan, log_prior)
+    scores, n_evaluations, searched = _prefilter_scores(clf, X, images, plan, log_prior)
     active, proba = candidates(scores, clf.n_candidates, np.isfinite(log_prior))
     outside = np.where(active, 0, proba)
     if clf.prefilter_weight:
         proba = np.maximum(proba, np.finfo(float).tiny)
         log_prior = log_prior + clf.prefilter_weight * np.log(proba)
-    return np.where(active, log_prior, -np.inf), outside, n_evaluations, known
+    return np.where(active, log_prior, -np.inf), outside, n_evaluations, searched
 
 
 def _prefilter_scores(clf, X, images, plan, log_prior):
@@ -60,12 +60,12 @@ def _prefilter_scores(clf, X, images, plan, log_prior):
     null = plan.backbone.encode_null(clf.null_condition)
     search = plan, images, null, clf.n_candidates, eligible
     if has_workers(clf.n_jobs, len(images)):
-        found = predict_errors_of_workers(*search, clf.n_jobs)
+        predicted = predict_errors_of_workers(*search, clf.n_jobs)
     else:
-        found = predict_errors(*search)
-    errors, known, n_evaluations = found
+        predicted = predict_errors(*search)
+    errors, searched, n_evaluations = predicted
     scores = log_prior - errors * plan.n_elements / clf.temperature
-    return scores, n_evaluations, known
+    return scores, n_evaluations, searched
 
 
 def fitted_priors(clf):

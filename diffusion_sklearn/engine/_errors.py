@@ -64,7 +64,7 @@ class DenoisingErrors:
     classes: np.ndarray
 
 
-def iter_errors(plan, images, offsets=None, cache=None, first=0, known=None):
+def iter_errors(plan, images, offsets=None, cache=None, first=0, searched=None):
     """Errors of images, one group of them at a time.
 
     Parameters
@@ -80,7 +80,7 @@ def iter_errors(plan, images, offsets=None, cache=None, first=0, known=None):
         Errors computed before, and where to put new ones.
     first : int, default=0
         Index of the first image.
-    known : ndarray of shape (n_images, n_classes), default=None
+    searched : ndarray of shape (n_images, n_classes), default=None
         Errors of ``plan.search_trial``, NaN where they are to be evaluated; None: all
         are.
 
@@ -100,14 +100,14 @@ def iter_errors(plan, images, offsets=None, cache=None, first=0, known=None):
         group = slice(start, start + plan.group_size)
         pixels = to_pixels(images[group], plan.image_size, first + start)
         with kept_memory(plan.backbone.device):
-            of_group = None if known is None else known[group]
+            of_group = None if searched is None else searched[group]
             *_, last = iter_looks(plan, pixels, offsets[group], cache, of_group)
         errors, n_evaluations = last
         place = slice(first + start, first + start + len(errors))
         yield place, errors, n_evaluations
 
 
-def iter_looks(plan, pixels, offsets, cache=None, known=None):
+def iter_looks(plan, pixels, offsets, cache=None, searched=None):
     """Errors of a group of images after every look, dropping classes on the way.
 
     Parameters
@@ -116,7 +116,7 @@ def iter_looks(plan, pixels, offsets, cache=None, known=None):
         Everything that is the same for all images.
     pixels : ndarray of shape (n_group, 3, size, size)
         The images, in [-1, 1].
-    offsets, cache, known
+    offsets, cache, searched
         As in :func:`iter_errors`.
 
     Yields
@@ -136,8 +136,8 @@ def iter_looks(plan, pixels, offsets, cache=None, known=None):
         if not active.any():
             break
         trials = plan.order[start:end]
-        if known is not None and plan.search_trial in trials:
-            errors[:, :, plan.search_trial] = np.where(active, known, np.nan)
+        if searched is not None and plan.search_trial in trials:
+            errors[:, :, plan.search_trial] = np.where(active, searched, np.nan)
         # The classes of an image and trial are neighbours: (n, m, k).
         wanted = active[:, None] & np.isnan(errors[:, :, trials]).swapaxes(1, 2)
         i, j, k = np.nonzero(wanted)

@@ -132,7 +132,7 @@ def predict_errors(plan, images, null, n_candidates, eligible, first=0):
     errors : ndarray of shape (n_images, n_classes), float64
         Weighted error, up to a constant for each image: that of one trial where it was
         evaluated, else its prediction.
-    known : ndarray of shape (n_images, n_classes), float64
+    searched : ndarray of shape (n_images, n_classes), float64
         Error of that trial, without weight; NaN where it was not evaluated.
     n_evaluations : ndarray of shape (n_images,), int64
         Rows of forward passes; the backward pass of a gradient counts as two more.
@@ -151,7 +151,7 @@ def predict_errors(plan, images, null, n_candidates, eligible, first=0):
     n_rounds = math.ceil(ROUNDS_A_DOUBLING * math.log2(max(1, eligible.sum() / size)))
     n_rounds = min(n_rounds, eligible.sum() // size)
     errors = np.empty((len(images), plan.n_classes))
-    known = np.empty(errors.shape)
+    searched = np.empty(errors.shape)
     n_evaluations = np.full(len(images), EVALUATIONS * len(trials))
     for start in range(0, len(images), plan.group_size):
         group = slice(start, start + plan.group_size)
@@ -163,11 +163,11 @@ def predict_errors(plan, images, null, n_candidates, eligible, first=0):
                 _features_of[plan] = _features(plan, tables)  # (k, f)
             scores = combine_trials(of_trials)
             features = _features_of.get(plan)
-            errors[group], known[group], n_rows = _search(
+            errors[group], searched[group], n_rows = _search(
                 plan, latents, scores, features, eligible, size, n_rounds
             )
         n_evaluations[group] += n_rows
-    return errors, known, n_evaluations
+    return errors, searched, n_evaluations
 
 
 def combine_trials(scores):
@@ -236,6 +236,7 @@ def _search(plan, latents, scores, features, eligible, size, n_rounds):
             inputs = np.column_stack([scores[image], features])  # (k, 1 + f)
             predicted[image] = _regress(inputs, done, evaluated[image, done])
     errors = np.where(np.isnan(evaluated), predicted, evaluated)
+    # First-order scores have weights already.
     scale = plan.weights[plan.search_trial] if n_rounds else 1
     return errors * scale, evaluated, n_rows
 

@@ -35,7 +35,7 @@ def has_workers(n_jobs, n_images):
     return is_cluster or min(effective_n_jobs(n_jobs), n_images) > 1
 
 
-def iter_errors_of_workers(plan, images, offsets, store, n_jobs, known=None):
+def iter_errors_of_workers(plan, images, offsets, store, n_jobs, searched=None):
     """Errors of images, as :func:`iter_errors` yields them, computed by workers.
 
     A plan goes to each worker as a memory map (loky) or once (Dask, scattered); a
@@ -49,7 +49,7 @@ def iter_errors_of_workers(plan, images, offsets, store, n_jobs, known=None):
         The kept errors, which each worker opens.
     n_jobs : int or None
         For joblib.
-    known
+    searched
         As in :func:`iter_errors`.
 
     Yields
@@ -65,7 +65,7 @@ def iter_errors_of_workers(plan, images, offsets, store, n_jobs, known=None):
     """
 
     def task(part, start, end):
-        of_part = None if known is None else known[start:end]
+        of_part = None if searched is None else searched[start:end]
         return delayed(_errors_of_chunk)(
             plan, part, offsets[start:end], store, start, of_part
         )
@@ -86,7 +86,7 @@ def predict_errors_of_workers(plan, images, null, n_candidates, eligible, n_jobs
 
     Returns
     -------
-    errors, known, n_evaluations
+    errors, searched, n_evaluations
         As there.
     """
 
@@ -125,10 +125,10 @@ def _check_model(plan):
         get_unchanged(plan.model)
 
 
-def _errors_of_chunk(plan, images, offsets, store, *first_and_known):
+def _errors_of_chunk(plan, images, offsets, store, *first_and_searched):
     _check_model(plan)
     with ErrorCache.open(store, plan) as cache:
-        return list(iter_errors(plan, images, offsets, cache, *first_and_known))
+        return list(iter_errors(plan, images, offsets, cache, *first_and_searched))
 
 
 def _part(images, a, b):

@@ -239,14 +239,14 @@ def test_search(kind, small_rounds):
     clf.set_params(timesteps=[300, 590, 800], n_trials=3, prefilter="gradient")
     clf.set_params(timestep_weights=lambda t: 2.0, n_candidates=1).fit(classes=NAMES)
     plan, null = fitted_plan(clf), clf.backbone_.null_condition()
-    errors, known, n_evaluations = predict_errors(plan, list(IMAGES), null, 1, EVERY)
+    errors, searched, n_evaluations = predict_errors(plan, list(IMAGES), null, 1, EVERY)
     n_prompts = 2 if kind == "text" else 1
     assert n_evaluations.tolist() == [3 * 3 + 3 * n_prompts] * 3
     own = all_errors(clf, IMAGES)[:, :, 1]  # at t = 590
-    same = np.isclose(known, own, rtol=1e-6, atol=0)
+    same = np.isclose(searched, own, rtol=1e-6, atol=0)
     assert same.sum(axis=1).tolist() == [3, 3, 3]
-    np.testing.assert_array_equal(errors[same], 2 * known[same])
-    assert np.isnan(known[~same]).all()
+    np.testing.assert_array_equal(errors[same], 2 * searched[same])
+    assert np.isnan(searched[~same]).all()
     # The first is the best of the first-order scores.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_gradients, "MIN_ROUND", 20)
@@ -255,8 +255,8 @@ def test_search(kind, small_rounds):
     # A class that is not eligible is not evaluated.
     eligible = EVERY.copy()
     eligible[scores[0].argmin()] = False
-    _, known, _ = predict_errors(plan, list(IMAGES[:1]), null, 1, eligible)
-    np.testing.assert_array_equal(np.isfinite(known[0]), eligible)
+    _, searched, _ = predict_errors(plan, list(IMAGES[:1]), null, 1, eligible)
+    np.testing.assert_array_equal(np.isfinite(searched[0]), eligible)
 
 
 def test_results_of_a_search_do_not_depend_on_other_images(small_rounds):

@@ -221,6 +221,7 @@ def test_scaling_is_that_of_classifiers_fitted_one_by_one(clf, X, y, fitted):
     given = clf if fitted else type(clf)(**clf.get_params(deep=False))
     strategies = {
         "even": "even",
+        "random": "random",
         "few": [900, 100],
         "any": "anytime",
     }

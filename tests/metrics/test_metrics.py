@@ -1,6 +1,7 @@
 """Intervals against the binomial distribution, scores against their definition."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import binom
 
@@ -104,6 +105,7 @@ def test_each_tag_is_scored_on_its_own(kind):
             ["object", None],
             "tags has None or NaN, first for example 1",
         ),
+        ([ALL_RIGHT], [pd.NA], "tags has None or NaN, first for example 0"),
         ([ALL_RIGHT], [np.nan], "tags has None or NaN, first for example 0"),
     ],
 )

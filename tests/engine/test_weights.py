@@ -197,6 +197,7 @@ def test_memory_keeps_guidances_apart(dit_folder, tmp_path):
     assert counts == [24, 36, 36, 36, 0]
 
 
+@pytest.mark.slow
 def test_workers_know_of_guidance(dit_folder):
     clf = classifier(dit_folder, guidance_scale=2.0)
     expected = clf.predict_log_proba(IMAGES)

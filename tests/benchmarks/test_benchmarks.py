@@ -75,29 +75,40 @@ def test_the_plain_loop_gives_the_same_labels(model, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def errors_and_trials():
+def errors_and_classifier():
     """A table of 25 trials."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accuracy_vs_cost, "N_TRIALS", 25)
-        errors, _, trials = accuracy_vs_cost.table("fashion-dit", 10, 5, 0)
-    return errors, trials
+        errors, _, clf = accuracy_vs_cost.table("fashion-dit", 10, 5, 0)
+    return errors, clf
 
 
-@pytest.mark.parametrize("pruning", [None, 0.9, ((5, 4), (20, 1)), ((6, 3), 0.9)])
+@pytest.mark.parametrize(
+    "family, pruning",
+    [
+        ("race by a test", None),
+        ("race by a test", 0.9),
+        ("staged", ((5, 4), (20, 1))),
+        ("race by a test on top of stages", ((6, 3), 0.9)),
+        ("race by prediction", 0.9),
+    ],
+)
 def test_replaying_a_table_is_what_the_engine_does(
-    pruning, errors_and_trials, monkeypatch
+    family, pruning, errors_and_classifier, monkeypatch
 ):
     monkeypatch.setattr(accuracy_vs_cost, "N_TRIALS", 25)
-    errors, trials = errors_and_trials
-    how = {"n_trials": 25, "pruning": pruning, "trial_covariance": None}
+    errors, of_table = errors_and_classifier
+    covariance = "auto" if family == "race by prediction" else None
+    how = {"n_trials": 25, "pruning": pruning, "trial_covariance": covariance}
     clf, images, _ = make_task("fashion-dit", 5, first=10, **how)
     result = clf.denoising_errors(images)
-    choice, cost = accuracy_vs_cost.replay(pruning, errors, trials)
+    choice, cost = accuracy_vs_cost.replay(family, pruning, errors, of_table)
     np.testing.assert_array_equal(choice, result.log_proba.argmax(axis=1))
     np.testing.assert_array_equal(cost, result.n_evaluations)
     done = ~np.isnan(result.errors)
+    weighted = result.errors * fitted_plan(clf).weights
     np.testing.assert_allclose(
-        errors[:, :10][done], result.errors[done], rtol=1e-4, atol=1e-6
+        errors[:, :10][done], weighted[done], rtol=1e-4, atol=1e-6
     )
 
 
@@ -112,6 +123,7 @@ def test_accuracy_vs_cost_benchmark(monkeypatch, capsys, tmp_path):
     assert (full["evaluations"], full["n_differ"], full["gain"]) == (1000, 0, 0)
     assert rows["the paper's stages for Pets"]["evaluations"] == 25 * 10 + 75 * 5
     assert 40 <= rows["race by a test (0.99)"]["evaluations"] <= 400
+    assert 20 <= rows["the default"]["evaluations"] <= 400
     costs = {
         name: len({one["evaluations"] for one in curve})
         for name, curve in study["curves"].items()
@@ -123,7 +135,7 @@ def test_accuracy_vs_cost_benchmark(monkeypatch, capsys, tmp_path):
 
 def test_what_a_cheap_setting_may_lose():
     """The cheapest that keeps accuracy and agreement, on tables made by hand."""
-    trials = accuracy_vs_cost.make_task("fashion-dit", 1)[0].trials_
+    clf = accuracy_vs_cost.make_task("fashion-dit", 1)[0]
     truth = np.zeros(20, int)
     errors = np.ones((20, 11, 100))
     errors[:, 0] = 0.9  # right, at every trial,
@@ -131,15 +143,15 @@ def test_what_a_cheap_setting_may_lose():
     errors[:10, 0, few] = 2.0
     others = np.ones((20, 11, 100))
     others[:, 0] = 0.9
-    tables = (errors, truth, trials), (others, truth, trials)
-    assert accuracy_vs_cost.choose([5, 100], tables) == 100
-    assert accuracy_vs_cost.choose([5], tables) is None
+    tables = (errors, truth, clf), (others, truth, clf)
+    assert accuracy_vs_cost.choose("fewer trials", [5, 100], tables) == 100
+    assert accuracy_vs_cost.choose("fewer trials", [5], tables) is None
     # As accurate, but without agreement with the second table.
     unsure = np.where(np.arange(20) < 10, 1, 0)
-    tables = (errors, unsure, trials), (others, unsure, trials)
-    assert accuracy_vs_cost.choose([5], tables) is None
+    tables = (errors, unsure, clf), (others, unsure, clf)
+    assert accuracy_vs_cost.choose("fewer trials", [5], tables) is None
     errors[:10, 0, few] = 0.9
-    assert accuracy_vs_cost.choose([5, 100], tables) == 5
+    assert accuracy_vs_cost.choose("fewer trials", [5, 100], tables) == 5
 
 
 def test_opposite_noise():

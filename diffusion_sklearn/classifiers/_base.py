@@ -15,8 +15,12 @@ from diffusion_sklearn.backbones._loading import (
 from diffusion_sklearn.classifiers._evaluate import mean_errors, open_errors
 from diffusion_sklearn.classifiers._fitted_table import fitted_table
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
-from diffusion_sklearn.classifiers._labels import align, check_distinct
-from diffusion_sklearn.classifiers._log_prior import resolve_log_prior
+from diffusion_sklearn.classifiers._labels import check_distinct
+from diffusion_sklearn.classifiers._log_prior import (
+    check_class_offsets,
+    check_priors,
+    resolve_log_prior,
+)
 from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn.classifiers._plans import (
     fitted_plan,
@@ -35,11 +39,7 @@ from diffusion_sklearn.engine._errors import (
     iter_looks,
 )
 from diffusion_sklearn.engine._gradients import check_gradients
-from diffusion_sklearn.engine._posterior import (
-    check_class_offsets,
-    check_priors,
-    log_posterior,
-)
+from diffusion_sklearn.engine._posterior import log_posterior
 from diffusion_sklearn.engine._pruning import check_pruning
 from diffusion_sklearn.engine._store import ErrorStore
 from diffusion_sklearn.engine._trials import check_timesteps
@@ -124,8 +124,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """
         self._check_parameters(self.n_trials)
         y, labels, names, classes_given = self._resolve_labels(X, y, classes)
-        check_priors(align("priors", self.priors, labels), labels)
-        check_class_offsets(align("class_offsets", self.class_offsets, labels), labels)
+        check_priors(self.priors, labels)
+        check_class_offsets(self.class_offsets, labels)
         spec, trials = load_and_draw(self)
         backbone = get_backbone(spec)
         class_conditions = self._resolve_conditions(

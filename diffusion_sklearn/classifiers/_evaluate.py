@@ -5,11 +5,10 @@ from contextlib import contextmanager
 import numpy as np
 
 from diffusion_sklearn.backbones._loading import get_unchanged
-from diffusion_sklearn.classifiers._log_prior import fitted_priors
+from diffusion_sklearn.classifiers._log_prior import fitted_priors, with_priors
 from diffusion_sklearn.classifiers._plans import fitted_plan, make_plan
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.engine._errors import iter_errors
-from diffusion_sklearn.engine._posterior import with_priors
 from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.engine._store import ErrorStore
 from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_workers

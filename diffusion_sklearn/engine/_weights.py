@@ -3,7 +3,6 @@
 import numpy as np
 
 from diffusion_sklearn.backbones._noise_schedule import RectifiedFlow
-from diffusion_sklearn.engine._posterior import as_numbers
 
 WEIGHTINGS = ("exponential", "snr", "min-snr", "elbo")
 """Weightings that a model's schedule alone decides."""
@@ -116,6 +115,30 @@ def resolve_target(target, backbone):
     """
     own = {"auto": backbone.default_target, "native": backbone.prediction_type}
     return own.get(target, target)
+
+
+def as_numbers(name, values):
+    """Values of a parameter as an array of floats.
+
+    Parameters
+    ----------
+    name : str
+        The parameter, for the error message.
+    values : array-like
+
+    Returns
+    -------
+    values : ndarray, float64
+
+    Raises
+    ------
+    ValueError
+        Unless they are numbers.
+    """
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={values!r} must hold numbers only.") from error
 
 
 def trial_weights(timestep_weights, trials, backbone, target):

@@ -125,10 +125,10 @@ def _check_model(plan):
         get_unchanged(plan.model)
 
 
-def _errors_of_chunk(plan, images, offsets, store, *first_and_searched):
+def _errors_of_chunk(plan, images, offsets, store, first, searched):
     _check_model(plan)
     with ErrorCache.open(store, plan) as cache:
-        return list(iter_errors(plan, images, offsets, cache, *first_and_searched))
+        return list(iter_errors(plan, images, offsets, cache, first, searched))
 
 
 def _part(images, a, b):

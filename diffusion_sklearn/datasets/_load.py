@@ -209,8 +209,6 @@ def _normalize(text):
 
 
 def _sample(n, max_images):
-    if max_images is None or max_images >= n:
-        return range(n)
     return np.sort(np.random.RandomState(0).permutation(n)[:max_images])
 
 

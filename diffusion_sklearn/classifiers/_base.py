@@ -191,9 +191,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         images, plan = self._check_images(X), fitted_plan(self)
         log_prior, outside, _, searched = resolve_log_prior(self, X, images, plan)
         log_proba = np.empty(log_prior.shape)
-        with open_errors(self, plan, images, log_prior, searched) as (groups, bar):
-            for group, errors, n_rows in groups:
-                bar.update(n_rows)
+        with open_errors(self, plan, images, log_prior, searched) as groups:
+            for group, errors, _ in groups:
                 log_proba[group] = self._log_posterior(plan, errors, log_prior[group])
         return combine_with_prefilter(log_proba, outside)
 
@@ -248,9 +247,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         log_proba = np.empty(log_prior.shape)
         all_errors = np.empty((*log_prior.shape, len(plan.trials)), np.float32)
         n_evaluations = np.empty(len(images), np.int64)
-        with open_errors(self, plan, images, log_prior, searched) as (groups, bar):
+        with open_errors(self, plan, images, log_prior, searched) as groups:
             for group, errors, n_rows in groups:
-                bar.update(n_rows)
                 all_errors[group], n_evaluations[group] = errors, n_rows
                 log_proba[group] = self._log_posterior(plan, errors, log_prior[group])
         return DenoisingErrors(

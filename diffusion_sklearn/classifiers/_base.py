@@ -9,9 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
-from diffusion_sklearn.backbones._loading import (
-    get_backbone,
-)
+from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.classifiers._evaluate import mean_errors, open_errors
 from diffusion_sklearn.classifiers._fitted_table import fitted_table
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
@@ -43,10 +41,7 @@ from diffusion_sklearn.engine._posterior import log_posterior
 from diffusion_sklearn.engine._pruning import check_pruning
 from diffusion_sklearn.engine._store import ErrorStore
 from diffusion_sklearn.engine._trials import check_timesteps
-from diffusion_sklearn.engine._weights import (
-    GUESSED_WEIGHTS,
-    has_guessed_weights,
-)
+from diffusion_sklearn.engine._weights import GUESSED_WEIGHTS, has_guessed_weights
 from diffusion_sklearn.images._pixels import to_pixels
 
 

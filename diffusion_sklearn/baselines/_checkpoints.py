@@ -22,9 +22,8 @@ from diffusion_sklearn.backbones._sources import (
 )
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
 from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
-from diffusion_sklearn.classifiers._labels import align
+from diffusion_sklearn.classifiers._log_prior import check_priors, with_priors
 from diffusion_sklearn.classifiers._parameters import AT_LEAST_1
-from diffusion_sklearn.engine._posterior import check_priors, with_priors
 from diffusion_sklearn.images._read import read_image
 
 IMAGES_PER_BATCH = 64
@@ -102,7 +101,7 @@ class CheckpointClassifier(BaseImageClassifier, ModelEstimator):
         """
         self._validate_params()
         _, labels, names, classes_given = self._resolve_labels(X, y, classes)
-        check_priors(align("priors", self.priors, labels), labels)
+        check_priors(self.priors, labels)
         checkpoint = self._resolve_checkpoint()
         model = self._load(*checkpoint)
         self._fit_classes(model, labels, names, classes_given)
@@ -126,8 +125,7 @@ class CheckpointClassifier(BaseImageClassifier, ModelEstimator):
         """
         check_is_fitted(self, "classes_")
         self._validate_params()
-        priors = align("priors", self.priors, self.classes_)
-        priors = check_priors(priors, self.classes_)
+        priors = check_priors(self.priors, self.classes_)
         logits = self._class_logits(self._read_images(X))  # (n, k)
         return log_softmax(with_priors(logits, priors), axis=1)
 

@@ -9,14 +9,16 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
-from diffusion_sklearn.backbones._loading import (
-    get_backbone,
-)
+from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.classifiers._evaluate import mean_errors, open_errors
 from diffusion_sklearn.classifiers._fitted_table import fitted_table
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
-from diffusion_sklearn.classifiers._labels import align, check_distinct
-from diffusion_sklearn.classifiers._log_prior import resolve_log_prior
+from diffusion_sklearn.classifiers._labels import check_distinct
+from diffusion_sklearn.classifiers._log_prior import (
+    check_class_offsets,
+    check_priors,
+    resolve_log_prior,
+)
 from diffusion_sklearn.classifiers._parameters import PARAMETER_CONSTRAINTS
 from diffusion_sklearn.classifiers._plans import (
     fitted_plan,
@@ -35,18 +37,11 @@ from diffusion_sklearn.engine._errors import (
     iter_looks,
 )
 from diffusion_sklearn.engine._gradients import check_gradients
-from diffusion_sklearn.engine._posterior import (
-    check_class_offsets,
-    check_priors,
-    log_posterior,
-)
+from diffusion_sklearn.engine._posterior import log_posterior
 from diffusion_sklearn.engine._pruning import check_pruning
 from diffusion_sklearn.engine._store import ErrorStore
 from diffusion_sklearn.engine._trials import check_timesteps
-from diffusion_sklearn.engine._weights import (
-    GUESSED_WEIGHTS,
-    has_guessed_weights,
-)
+from diffusion_sklearn.engine._weights import GUESSED_WEIGHTS, has_guessed_weights
 from diffusion_sklearn.images._pixels import to_pixels
 
 
@@ -124,8 +119,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         """
         self._check_parameters(self.n_trials)
         y, labels, names, classes_given = self._resolve_labels(X, y, classes)
-        check_priors(align("priors", self.priors, labels), labels)
-        check_class_offsets(align("class_offsets", self.class_offsets, labels), labels)
+        check_priors(self.priors, labels)
+        check_class_offsets(self.class_offsets, labels)
         spec, trials = load_and_draw(self)
         backbone = get_backbone(spec)
         class_conditions = self._resolve_conditions(
@@ -191,9 +186,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         images, plan = self._check_images(X), fitted_plan(self)
         log_prior, outside, _, searched = resolve_log_prior(self, X, images, plan)
         log_proba = np.empty(log_prior.shape)
-        with open_errors(self, plan, images, log_prior, searched) as (groups, bar):
-            for group, errors, n_rows in groups:
-                bar.update(n_rows)
+        with open_errors(self, plan, images, log_prior, searched) as groups:
+            for group, errors, _ in groups:
                 log_proba[group] = self._log_posterior(plan, errors, log_prior[group])
         return combine_with_prefilter(log_proba, outside)
 
@@ -248,9 +242,8 @@ class BaseDiffusionClassifier(BaseImageClassifier):
         log_proba = np.empty(log_prior.shape)
         all_errors = np.empty((*log_prior.shape, len(plan.trials)), np.float32)
         n_evaluations = np.empty(len(images), np.int64)
-        with open_errors(self, plan, images, log_prior, searched) as (groups, bar):
+        with open_errors(self, plan, images, log_prior, searched) as groups:
             for group, errors, n_rows in groups:
-                bar.update(n_rows)
                 all_errors[group], n_evaluations[group] = errors, n_rows
                 log_proba[group] = self._log_posterior(plan, errors, log_prior[group])
         return DenoisingErrors(

@@ -139,8 +139,10 @@ def _may_be_encoded(names, model):
     if names[0] != 0 or not all(isinstance(name, Integral) for name in names):
         return False
     n_encoded = names[-1] + 1
-    if n_encoded < model.n_labels or 2 * len(names) <= n_encoded:
-        return 2 * len(names) > n_encoded
+    if 2 * len(names) <= n_encoded:
+        return False
+    if n_encoded < model.n_labels:
+        return True
     # The first of the synonyms of a class.
     first = {i: name for name, i in reversed(model.labels.items())}
     by_id = [first[i] for i in sorted(first)]

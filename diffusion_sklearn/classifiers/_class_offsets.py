@@ -8,9 +8,7 @@ from scipy.special import logsumexp
 from sklearn.utils.validation import check_is_fitted
 
 from diffusion_sklearn.classifiers._evaluate import all_errors, log_joint
-from diffusion_sklearn.classifiers._labels import align
-from diffusion_sklearn.classifiers._log_prior import fitted_priors
-from diffusion_sklearn.engine._posterior import check_priors
+from diffusion_sklearn.classifiers._log_prior import check_priors, fitted_priors
 
 
 def fit_class_offsets(clf, X, priors=None):
@@ -78,7 +76,6 @@ def fit_class_offsets(clf, X, priors=None):
     >>> clf = clf.set_params(class_offsets=offsets)
     """
     check_is_fitted(clf, "classes_")
-    priors = align("priors", priors, clf.classes_)
     priors = check_priors(priors, clf.classes_)
     own = fitted_priors(clf)  # part of the posterior
     uniform = np.full(clf.n_classes_, 1 / clf.n_classes_)

@@ -5,11 +5,10 @@ from contextlib import contextmanager
 import numpy as np
 
 from diffusion_sklearn.backbones._loading import get_unchanged
-from diffusion_sklearn.classifiers._log_prior import fitted_priors
+from diffusion_sklearn.classifiers._log_prior import fitted_priors, with_priors
 from diffusion_sklearn.classifiers._plans import fitted_plan, make_plan
 from diffusion_sklearn.engine._cache import ErrorCache
 from diffusion_sklearn.engine._errors import iter_errors
-from diffusion_sklearn.engine._posterior import with_priors
 from diffusion_sklearn.engine._progress import ProgressBar
 from diffusion_sklearn.engine._store import ErrorStore
 from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_workers
@@ -17,7 +16,7 @@ from diffusion_sklearn.engine._workers import has_workers, iter_errors_of_worker
 
 @contextmanager
 def open_errors(clf, plan, images, log_prior=None, searched=None, use_memory=True):
-    """Errors of groups of images, computed here or by workers, and their bar.
+    """Errors of groups of images, computed here or by workers, with a progress bar.
 
     Parameters
     ----------
@@ -38,7 +37,6 @@ def open_errors(clf, plan, images, log_prior=None, searched=None, use_memory=Tru
     ------
     groups : iterator
         As :func:`~diffusion_sklearn.engine._errors.iter_errors` yields them.
-    bar : ProgressBar
     """
     if log_prior is None:
         log_prior = np.zeros((len(images), plan.n_classes))
@@ -54,7 +52,12 @@ def open_errors(clf, plan, images, log_prior=None, searched=None, use_memory=Tru
             )
         else:
             groups = iter_errors(plan, images, offsets, cache, searched=searched)
-        yield groups, bar
+
+        def advance_bar(group):
+            bar.update(group[2])
+            return group
+
+        yield map(advance_bar, groups)
 
 
 def errors_of(clf, plan, images, log_prior=None, use_memory=True):
@@ -69,13 +72,9 @@ def errors_of(clf, plan, images, log_prior=None, use_memory=True):
     -------
     errors : ndarray of shape (n_images, n_classes, n_trials), float64
     """
-    all_errors = []
     opened = open_errors(clf, plan, images, log_prior, use_memory=use_memory)
-    with opened as (groups, bar):
-        for _, errors, n_rows in groups:
-            bar.update(n_rows)
-            all_errors.append(errors)
-    return np.concatenate(all_errors)
+    with opened as groups:
+        return np.concatenate([errors for _, errors, _ in groups])
 
 
 def all_errors(clf, X, trials=None):
@@ -145,9 +144,6 @@ def mean_errors(clf, spec, trials, images, conditions, active=None, **changes):
     n_prompts = np.ones(len(conditions), int)
     plan = make_plan(clf, spec, trials, conditions, n_prompts, pruning=None, **changes)
     log_prior = None if active is None else np.where(active, 0, -np.inf)
-    means = []
-    with open_errors(clf, plan, images, log_prior) as (groups, bar):
-        for _, errors, n_rows in groups:
-            bar.update(n_rows)
-            means.append((errors * plan.weights).mean(axis=2))
+    with open_errors(clf, plan, images, log_prior) as groups:
+        means = [(errors * plan.weights).mean(axis=2) for _, errors, _ in groups]
     return np.concatenate(means) * plan.n_elements

@@ -21,15 +21,15 @@ def fitted_table(clf):
     html : str
         A table.
     """
-    timesteps, conditions = clf.trials_.timesteps, {}
+    timesteps = clf.trials_.timesteps
     if hasattr(clf, "prompts_"):
-        conditions["prompts"] = [text for texts in clf.prompts_ for text in texts]
+        kind, conditions = "prompts", [text for texts in clf.prompts_ for text in texts]
     else:
-        conditions["class ids"] = clf.class_ids_
+        kind, conditions = "class ids", clf.class_ids_
     rows = {
         "model": f"{describe(clf.model)}, device {clf.device}, dtype {clf.dtype}",
         "classes": _first(clf.classes_),
-        **{name: _first(values) for name, values in conditions.items()},
+        kind: _first(conditions),
         "trials": f"{len(timesteps)}, timesteps {timesteps.min()} to {timesteps.max()}",
         "trial covariance": _covariance(clf),
         "cost": _cost(clf),

@@ -114,16 +114,15 @@ class BaseImageClassifier(ClassifierMixin, BaseImageEstimator):
                     "is None and classes=None; name the label set, for instance "
                     "fit(classes=['cat', 'dog'])."
                 )
-            if X is not None and holds_rows(X):
+            if holds_rows(X):
                 validate_data(self, X)
             return None
         y = check_labels(y)
-        if X is not None and holds_rows(X):
+        if holds_rows(X):
             _, y = validate_data(self, X, y)
         else:
             y = column_or_1d(y, warn=True)
-            if X is not None:
-                check_consistent_length(X, y)
+            check_consistent_length(X, y)  # X may be None
         check_classification_targets(y)
         return y
 

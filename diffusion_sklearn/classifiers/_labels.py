@@ -130,7 +130,7 @@ def check_labels(y):
     return np.array([str(x) if isinstance(x, str) else x for x in labels])
 
 
-def check_known(y, classes, X=None):
+def check_known(y, classes, X):
     """Labels of images as an array, which a fitted classifier must know.
 
     Parameters
@@ -138,7 +138,7 @@ def check_known(y, classes, X=None):
     y : array-like of shape (n_images,)
     classes : ndarray of shape (n_classes,)
         The sorted labels of the classifier.
-    X : list, array-like or Tensor of n_images, default=None
+    X : list, array-like or Tensor of n_images
         Images, whose number is compared.
 
     Returns

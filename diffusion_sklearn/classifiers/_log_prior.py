@@ -5,11 +5,7 @@ import numpy as np
 from diffusion_sklearn.classifiers._labels import align, check_known
 from diffusion_sklearn.classifiers._prefilter import candidates, prefilter_log_proba
 from diffusion_sklearn.engine._gradients import predict_errors
-from diffusion_sklearn.engine._posterior import (
-    check_class_offsets,
-    check_priors,
-    with_priors,
-)
+from diffusion_sklearn.engine._weights import as_numbers
 from diffusion_sklearn.engine._workers import has_workers, predict_errors_of_workers
 
 
@@ -68,16 +64,102 @@ def _prefilter_scores(clf, X, images, plan, log_prior):
     return scores, n_evaluations, searched
 
 
+def check_priors(priors, classes):
+    """Class priors as an array.
+
+    Parameters
+    ----------
+    priors : array-like of shape (n_classes,), dict, Series or None
+        As in the estimators.
+    classes : ndarray of shape (n_classes,)
+        The sorted labels.
+
+    Returns
+    -------
+    priors : ndarray of shape (n_classes,), float64, or None
+
+    Raises
+    ------
+    ValueError
+        Unless they are numbers, one for each class, not negative, with sum 1.
+    """
+    if priors is None:
+        return None
+    values = as_numbers("priors", align("priors", priors, classes))
+    if values.shape != classes.shape:
+        raise ValueError(
+            f"priors has shape {values.shape}; pass {len(classes)} numbers, aligned "
+            f"with the sorted labels {classes.tolist()}."
+        )
+    if not np.all(values >= 0) or not np.isclose(values.sum(), 1):
+        raise ValueError(
+            f"priors={values.tolist()} must not be negative and must sum to 1; their "
+            f"sum is {values.sum():.6g}."
+        )
+    return values
+
+
+def check_class_offsets(class_offsets, classes):
+    """Class offsets as an array.
+
+    Parameters
+    ----------
+    class_offsets : array-like of shape (n_classes,), dict, Series or None
+        As in the estimators.
+    classes : ndarray of shape (n_classes,)
+        The sorted labels.
+
+    Returns
+    -------
+    class_offsets : ndarray of shape (n_classes,), float64
+        Zeros for None.
+
+    Raises
+    ------
+    ValueError
+        Unless they are finite numbers, one for each class.
+    """
+    if class_offsets is None:
+        return np.zeros(len(classes))
+    class_offsets = align("class_offsets", class_offsets, classes)
+    values = as_numbers("class_offsets", class_offsets)
+    if values.shape != classes.shape or not np.isfinite(values).all():
+        raise ValueError(
+            f"class_offsets={class_offsets!r} must be {len(classes)} finite numbers, "
+            f"aligned with the sorted labels {classes.tolist()}; fit_class_offsets("
+            "clf, X) gives some."
+        )
+    return values
+
+
+def with_priors(log_likelihood, priors):
+    """Log-likelihoods plus log priors; a prior of 0 rules a class out.
+
+    Parameters
+    ----------
+    log_likelihood : ndarray of shape (n_images, n_classes)
+        Up to a constant for each image.
+    priors : ndarray of shape (n_classes,) or None
+        None: uniform, which adds nothing.
+
+    Returns
+    -------
+    log_joint : ndarray of shape (n_images, n_classes)
+    """
+    if priors is None:
+        return log_likelihood
+    with np.errstate(divide="ignore"):
+        return log_likelihood + np.log(priors)
+
+
 def fitted_priors(clf):
     """Priors of the sorted labels; None: uniform."""
-    priors = align("priors", clf.priors, clf.classes_)
-    return check_priors(priors, clf.classes_)
+    return check_priors(clf.priors, clf.classes_)
 
 
 def fitted_offsets(clf):
     """Class offsets of the sorted labels."""
-    offsets = align("class_offsets", clf.class_offsets, clf.classes_)
-    return check_class_offsets(offsets, clf.classes_)
+    return check_class_offsets(clf.class_offsets, clf.classes_)
 
 
 def fitted_log_prior(clf):

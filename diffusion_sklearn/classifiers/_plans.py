@@ -226,7 +226,7 @@ def resolve_trial_covariance(given, backbone, loss, target, is_usual):
     """
     if given is None:
         return None
-    if isinstance(given, str) and given == "auto":
+    if given == "auto":
         file = backbone.folder and backbone.folder / f"trial_covariance_{loss}.npz"
         if not is_usual or not file or not file.is_file():
             return None

@@ -34,11 +34,9 @@ def fit_prefilter(prefilter, X, y, classes):
             f"prefilter={prefilter!r} has no predict_proba; pass a classifier that "
             "has, for instance CalibratedClassifierCV(prefilter)."
         )
-    takes_classes = has_fit_parameter(prefilter, "classes")
+    params = {"classes": classes} if has_fit_parameter(prefilter, "classes") else {}
     try:
-        prefilter = clone(prefilter).fit(
-            X, y, **({"classes": classes} if takes_classes else {})
-        )
+        prefilter = clone(prefilter).fit(X, y, **params)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"prefilter={prefilter!r} can't be fitted on the X and y of fit ({error}); "

@@ -10,9 +10,9 @@ from diffusion_sklearn.classifiers._log_prior import (
     check_truth,
     fitted_offsets,
     fitted_priors,
+    with_priors,
 )
 from diffusion_sklearn.classifiers._plans import fitted_plan
-from diffusion_sklearn.engine._posterior import with_priors
 
 DEGREE = 2
 

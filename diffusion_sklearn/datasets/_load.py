@@ -128,7 +128,7 @@ def load_dataset(
     if class_names is None and (folder / NAMES_FILE).is_file():
         class_names = read_table(folder / NAMES_FILE)
     labels, names = _match_classes(classes, spec, class_names)
-    pairs = list(zip(images, subfolders, strict=True))
+    pairs = zip(images, subfolders, strict=True)
     pairs = [(path, labels[sub]) for path, sub in pairs if sub in labels]
     ids = dict(zip(spec.labels, spec.class_ids, strict=True)) if spec.class_ids else {}
     sample = _sample(len(pairs), max_images)
@@ -209,8 +209,6 @@ def _normalize(text):
 
 
 def _sample(n, max_images):
-    if max_images is None or max_images >= n:
-        return range(n)
     return np.sort(np.random.RandomState(0).permutation(n)[:max_images])
 
 

@@ -206,7 +206,7 @@ def read_layers(head):
     if isinstance(head, str | Path):
         head = load_file(head)
     if isinstance(head, dict):
-        stems = [name[: -len("weight")] for name in head if name.endswith("weight")]
+        stems = [k.removesuffix("weight") for k in head if k.endswith("weight")]
         stems.sort(key=lambda stem: [int(k) for k in re.findall(r"\d+", stem)])
         if not stems or not all(f"{stem}bias" in head for stem in stems):
             raise ValueError(

@@ -149,8 +149,7 @@ class TrialCovariance:
             with open(path, "rb") as file, np.load(file) as arrays:
                 names = {f.name for f in fields(cls)} & set(arrays)
                 values = {name: arrays[name] for name in names}
-            scalars = {k: v.item() for k, v in values.items() if v.ndim == 0}
-            return cls(**{**values, **scalars})
+            return cls(**{k: v if v.ndim else v.item() for k, v in values.items()})
         except (TypeError, ValueError, EOFError, BadZipFile) as error:
             raise ValueError(
                 f"trial_covariance={str(path)!r} is no file of a TrialCovariance; make "
@@ -172,10 +171,10 @@ class TrialCovariance:
         covariance : TrialCovariance or None
             None where it does not follow from this one.
         """
-        if loss != self.loss or (target != self.target and loss not in POWERS):
-            return None
-        if target == self.target:
+        if (loss, target) == (self.loss, self.target):
             return self
+        if loss != self.loss or loss not in POWERS:
+            return None
         scale = _scale(target, schedule, self.timesteps, POWERS[loss])
         scale = scale / _scale(self.target, schedule, self.timesteps, POWERS[loss])
         return replace(

@@ -107,7 +107,7 @@ def iter_errors(plan, images, offsets=None, cache=None, first=0, searched=None):
         yield place, errors, n_evaluations
 
 
-def iter_looks(plan, pixels, offsets, cache=None, searched=None):
+def iter_looks(plan, pixels, offsets, cache, searched):
     """Errors of a group of images after every look, dropping classes on the way.
 
     Parameters

@@ -19,11 +19,7 @@ from diffusion_sklearn.backbones._conditions import (
 from diffusion_sklearn.backbones._loading import get_backbone
 from diffusion_sklearn.engine._covariance import MeanPredictor, TrialCovariance
 from diffusion_sklearn.engine._losses import check_loss
-from diffusion_sklearn.engine._pruning import (
-    pruning_rounds,
-    split_pruning,
-    stage_ends,
-)
+from diffusion_sklearn.engine._pruning import pruning_rounds, split_pruning, stage_ends
 from diffusion_sklearn.engine._trials import Trials
 
 MAX_GROUP_SIZE = 64  # images

@@ -188,7 +188,7 @@ class ErrorStore:
                     return _open(path, self.max_bytes)
                 except _Unreadable as error:
                     _set_aside(path, error)
-                    return _open(path, self.max_bytes)
+                return _open(path, self.max_bytes)
 
     def _replace_damaged(self, error):
         """Set a damaged file aside, unless another process has done so already."""
@@ -216,24 +216,25 @@ class ErrorStore:
 
 
 def _open(path, max_bytes):
-    """A connection in autocommit mode, for :func:`_transaction`."""
+    """A connection in autocommit mode, for :func:`transaction`."""
     connection = sqlite3.connect(path, timeout=TIMEOUT, isolation_level=None)
     try:
         application_id, version = (
             connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("application_id", "user_version")
         )
-        n_tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        if n_tables[0] and application_id != APPLICATION_ID:
+        count_tables = "SELECT COUNT(*) FROM sqlite_master"
+        is_new = connection.execute(count_tables).fetchone()[0] == 0
+        if not is_new and application_id != APPLICATION_ID:
             raise _Unreadable("it belongs to another program")
-        if n_tables[0] and version > VERSION:
+        if not is_new and version > VERSION:
             raise OSError(f"{path} was written by a newer diffusion_sklearn: update it")
-        if n_tables[0] and version < VERSION:
+        if not is_new and version < VERSION:
             raise _Unreadable("it is of an older format")
         # Readers and one writer at a time; a commit outlives the process.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        if not n_tables[0]:
+        if is_new:
             connection.executescript(TABLES)
         if max_bytes is not None:
             connection.execute(

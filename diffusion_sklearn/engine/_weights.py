@@ -3,7 +3,6 @@
 import numpy as np
 
 from diffusion_sklearn.backbones._noise_schedule import RectifiedFlow
-from diffusion_sklearn.engine._posterior import as_numbers
 
 WEIGHTINGS = ("exponential", "snr", "min-snr", "elbo")
 """Weightings that a model's schedule alone decides."""
@@ -118,6 +117,30 @@ def resolve_target(target, backbone):
     return own.get(target, target)
 
 
+def as_numbers(name, values):
+    """Values of a parameter as an array of floats.
+
+    Parameters
+    ----------
+    name : str
+        The parameter, for the error message.
+    values : array-like
+
+    Returns
+    -------
+    values : ndarray, float64
+
+    Raises
+    ------
+    ValueError
+        Unless they are numbers.
+    """
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={values!r} must hold numbers only.") from error
+
+
 def trial_weights(timestep_weights, trials, backbone, target):
     """Weight of each trial's error.
 
@@ -153,31 +176,7 @@ def trial_weights(timestep_weights, trials, backbone, target):
         )
     if timestep_weights is None and target == "auto":
         timestep_weights = backbone.default_weights()
-    return check_weights(timestep_weights, trials.timesteps, backbone.n_timesteps)
-
-
-def check_weights(timestep_weights, timesteps, n_timesteps):
-    """Weight of each trial's error, where the user gives them.
-
-    Parameters
-    ----------
-    timestep_weights : array-like of shape (n_timesteps,), callable or None
-        As in the estimators.
-    timesteps : ndarray of shape (n_trials,), int64
-        Timestep of each trial.
-    n_timesteps : int
-        T, the number of timesteps the model was trained with.
-
-    Returns
-    -------
-    weights : ndarray of shape (n_trials,), float64
-
-    Raises
-    ------
-    ValueError
-        Unless they are numbers, finite and not negative, one for each timestep, and
-        not all 0.
-    """
+    timesteps = trials.timesteps
     if timestep_weights is None:
         return np.ones(len(timesteps))
     if callable(timestep_weights):
@@ -185,10 +184,10 @@ def check_weights(timestep_weights, timesteps, n_timesteps):
         weights = as_numbers("timestep_weights", given)
     else:
         weights = as_numbers("timestep_weights", timestep_weights)
-        if weights.shape != (n_timesteps,):
+        if weights.shape != (backbone.n_timesteps,):
             raise ValueError(
                 f"timestep_weights has shape {weights.shape}; pass one weight for each "
-                f"of the model's {n_timesteps} timesteps, or a callable."
+                f"of the model's {backbone.n_timesteps} timesteps, or a callable."
             )
         weights = weights[timesteps]
     if not np.all(np.isfinite(weights)) or not np.all(weights >= 0):

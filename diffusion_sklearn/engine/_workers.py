@@ -35,7 +35,7 @@ def has_workers(n_jobs, n_images):
     return is_cluster or min(effective_n_jobs(n_jobs), n_images) > 1
 
 
-def iter_errors_of_workers(plan, images, offsets, store, n_jobs, searched=None):
+def iter_errors_of_workers(plan, images, offsets, store, n_jobs, searched):
     """Errors of images, as :func:`iter_errors` yields them, computed by workers.
 
     A plan goes to each worker as a memory map (loky) or once (Dask, scattered); a
@@ -125,10 +125,10 @@ def _check_model(plan):
         get_unchanged(plan.model)
 
 
-def _errors_of_chunk(plan, images, offsets, store, *first_and_searched):
+def _errors_of_chunk(plan, images, offsets, store, first, searched):
     _check_model(plan)
     with ErrorCache.open(store, plan) as cache:
-        return list(iter_errors(plan, images, offsets, cache, *first_and_searched))
+        return list(iter_errors(plan, images, offsets, cache, first, searched))
 
 
 def _part(images, a, b):

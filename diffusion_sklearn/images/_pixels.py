@@ -214,8 +214,7 @@ def to_pixels(images, size, first=0):
     for index, image in enumerate(images):
         square = read_square(image, size, first + index)
         scale = 127.5 if square.dtype == np.uint8 else np.float32(0.5)
-        square = square / scale - 1
-        square = square[..., None] if square.ndim == 2 else square
+        square = np.atleast_3d(square / scale - 1)
         pixels[index] = np.moveaxis(square, -1, 0)  # gray fills all three
     return pixels
 
@@ -246,10 +245,9 @@ def read_square(image, size, index):
     array = read_image(image, index)  # (h, w) or (h, w, 3)
     if array.dtype == np.uint8:
         return np.asarray(fit_square(Image.fromarray(array), size))
-    planes = array[..., None] if array.ndim == 2 else array
     planes = [
         fit_square(Image.fromarray(np.ascontiguousarray(plane)), size)
-        for plane in np.moveaxis(planes, -1, 0)
+        for plane in np.moveaxis(np.atleast_3d(array), -1, 0)
     ]
     square = np.clip(np.stack(planes, axis=-1), 0, 1)
     return square[..., 0] if array.ndim == 2 else square

@@ -9,6 +9,7 @@ from diffusion_sklearn.datasets._fashion_mnist import FASHION_NAMES
 from diffusion_sklearn.datasets._fashion_scenes import (
     RELATIONS,
     SCENE_COLORS,
+    SIDE,
     Scene,
     is_held_out,
     photos_by_item,
@@ -110,9 +111,9 @@ def make_fashion_winoground(n=400, *, split="test", data_home=None, random_state
         for tag, pair in zip(tags, pairs, strict=True)
     ]
     return Bunch(
-        images=np.array(images, np.uint8).reshape(n, 2, *np.shape(images)[2:]),
-        captions=np.array(captions),
-        tags=np.array(tags),
+        images=np.array(images, np.uint8).reshape(n, 2, SIDE, SIDE, 3),
+        captions=np.array(captions, str).reshape(n, 2),
+        tags=np.array(tags, str),
     )
 
 

@@ -95,10 +95,9 @@ def gradient_trials(trials, weights, n_timesteps):
     low, high = (level * n_timesteps for level in NOISE_LEVELS)
     timesteps = trials.timesteps
     in_the_middle = (low <= timesteps) & (timesteps < high)
-    for eligible in (in_the_middle & (weights > 0), weights > 0, weights >= 0):
-        subset = np.flatnonzero(eligible)
-        if len(subset):
-            break
+    subset = np.flatnonzero(in_the_middle & (weights > 0))
+    if not len(subset):
+        subset = np.flatnonzero(weights > 0)
     subset = subset[np.argsort(timesteps[subset], kind="stable")]
     return thin(subset, N_GRADIENTS) if len(subset) > N_GRADIENTS else subset
 

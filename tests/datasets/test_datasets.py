@@ -225,6 +225,9 @@ def test_examples_are_seeded():
     other = make_fashion_winoground(6, random_state=4)
     assert (data.captions != other.captions).any()
     assert (data.images != other.images).any()
+    none = make_fashion_winoground(0)
+    assert none.images.shape == (0, 2, 32, 32, 3)
+    assert none.captions.shape == (0, 2)
 
 
 def test_bad_arguments_of_pairs(tmp_path):

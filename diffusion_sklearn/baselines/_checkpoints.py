@@ -23,6 +23,7 @@ from diffusion_sklearn.backbones._sources import (
 from diffusion_sklearn.classifiers._image_classifier import BaseImageClassifier
 from diffusion_sklearn.classifiers._image_estimator import BaseImageEstimator
 from diffusion_sklearn.classifiers._labels import align
+from diffusion_sklearn.classifiers._log_prior import fitted_priors
 from diffusion_sklearn.classifiers._parameters import AT_LEAST_1
 from diffusion_sklearn.engine._posterior import check_priors, with_priors
 from diffusion_sklearn.images._read import read_image
@@ -126,8 +127,7 @@ class CheckpointClassifier(BaseImageClassifier, ModelEstimator):
         """
         check_is_fitted(self, "classes_")
         self._validate_params()
-        priors = align("priors", self.priors, self.classes_)
-        priors = check_priors(priors, self.classes_)
+        priors = fitted_priors(self)
         logits = self._class_logits(self._read_images(X))  # (n, k)
         return log_softmax(with_priors(logits, priors), axis=1)
 

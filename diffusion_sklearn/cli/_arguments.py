@@ -186,11 +186,6 @@ def _file(flag, text, **settings):
     return _option(flag, text, FILE, **settings)
 
 
-def _argument(metavar, name=None, **settings):
-    name = name or metavar.strip("[].").lower()
-    return click.Argument([name], metavar=metavar, **settings)
-
-
 def _command(name, text, examples, *params):
     """Add a command, which runs ``run_name`` of the module ``_name``."""
     command = _Command(name, params=[*params], help=text, callback=_collect)
@@ -253,7 +248,7 @@ _command(
     "classify",
     "Classify image files, one row for each.",
     ["photos/ --classes cat dog --output labels.csv"],
-    _argument("PATH...", "paths", nargs=-1, required=True),
+    click.Argument(["paths"], metavar="PATH...", nargs=-1, required=True),
     _many("--classes", "the classes", "NAME..."),
     CLASSES_FILE,
     _file("--output", "a .csv, .jsonl or .parquet file; default: CSV, printed"),
@@ -273,7 +268,7 @@ _command(
         "test_images/ --model fashion-dit --output evaluation",
         "--dataset pets --max-images 500 --baseline openai/clip-vit-large-patch14",
     ],
-    _argument("[FOLDER]", type=FILE, required=False),
+    click.Argument(["folder"], type=FILE, required=False),
     _option("--dataset", DATASET, click.Choice(list_datasets()), metavar="NAME"),
     _file("--names", "lines of subfolder, tab, name of the class"),
     _file("--output", "folder for scores, rows and report.html", default="evaluation"),
@@ -291,9 +286,9 @@ _command(
     "compare",
     "Compare two models on a folder as of evaluate.",
     ["fashion-scenes fashion-clip test_images/ --output comparison.png"],
-    _argument("A", **BUNDLED),
-    _argument("B", **BUNDLED),
-    _argument("FOLDER", type=FILE),
+    click.Argument(["a"], **BUNDLED),
+    click.Argument(["b"], **BUNDLED),
+    click.Argument(["folder"], type=FILE),
     _file("--output", "image file for the figure"),
     _option("--max-images", "size of a random sample", int),
     JSON,
@@ -336,6 +331,6 @@ _command(
     "clear-memory",
     "Delete the errors in a memory folder.",
     ["errors/"],
-    _argument("FOLDER", "memory", type=FILE),
+    click.Argument(["memory"], metavar="FOLDER", type=FILE),
     JSON,
 )

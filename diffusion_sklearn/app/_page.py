@@ -180,10 +180,9 @@ def _classify_tab(base, settings):
         for html, ranking in page.classify(setting, photos):
             if ranking is None:
                 yield html, *[gr.skip()] * 6
-        names = [photo.name for photo in photos]
         first, classes = ranking[0], sorted(ranking[0])
         files = [photo.file for photo in photos]
-        names = [f"{k}: {name}" for k, name in enumerate(names, 1)]
+        names = [f"{k}: {photo.name}" for k, photo in enumerate(photos, 1)]
         command = setting.command(files, setting.names)
         call = "predict_proba(photos)"
         code = setting.code(call, photos=files, classes=setting.names)
@@ -345,19 +344,19 @@ def _count(photos):
     return f"<p>{len(photos)} images. Now press “Classify the folder”.</p>"
 
 
-def launch(model=None, clip=None, host="127.0.0.1", port=7860):
+def launch(model, clip, host, port):
     """Show the page until the process is stopped.
 
     Parameters
     ----------
-    model : str, default=None
+    model : str or None
         Hub id, folder or bundled name; None: "fashion-scenes".
-    clip : str, default=None
+    clip : str or None
         Model of the CLIP beside it; None: "fashion-clip" beside a bundled model, else
         none.
-    host : str, default="127.0.0.1"
+    host : str
         Address to listen on.
-    port : int, default=7860
+    port : int
 
     Raises
     ------

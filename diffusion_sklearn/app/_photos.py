@@ -6,7 +6,6 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from diffusion_sklearn.app._templates import templates
 from diffusion_sklearn.backbones._loading import load_backbone
 from diffusion_sklearn.classifiers._prompts import read_prompts as read_prompts_file
 from diffusion_sklearn.datasets import (
@@ -76,11 +75,6 @@ class Photo:
     def source(self):
         """The pixels as an address, for HTML."""
         return image_uri(self.square)
-
-    @property
-    def html(self):
-        """The image, with its name as a link that saves what the model sees."""
-        return templates.figure(self)
 
 
 def read_photos(paths, model):

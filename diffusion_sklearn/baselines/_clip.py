@@ -152,7 +152,7 @@ class CLIPZeroShotClassifier(CheckpointClassifier):
         """
         self._validate_params()
         checkpoint = getattr(self, "_checkpoint", None) or self._resolve_checkpoint()
-        model = get_contrastive(*checkpoint)
+        model = self._load(*checkpoint)
         images, texts, columns, shape = read_pairs(images, captions, self._read_images)
         embeddings = self._run(model.embed_images, images).astype(np.float64)  # (n, d)
         logits = model.scale * embeddings @ model.embed_texts(texts).T + model.bias
@@ -169,6 +169,6 @@ class CLIPZeroShotClassifier(CheckpointClassifier):
         self.text_embeddings_ = embeddings
 
     def _class_logits(self, images):
-        embeddings = self._run(get_contrastive(*self._checkpoint).embed_images, images)
+        embeddings = self._run(self._load(*self._checkpoint).embed_images, images)
         logits = self.logit_scale_ * embeddings @ self.text_embeddings_.T  # (n, k)
         return logits.astype(np.float64) / self.temperature

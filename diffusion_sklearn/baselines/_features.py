@@ -22,6 +22,7 @@ from diffusion_sklearn.baselines._activations import as_maps, find_layer, layer_
 from diffusion_sklearn.baselines._checkpoints import ModelEstimator, run_in_batches
 from diffusion_sklearn.classifiers._parameters import AT_LEAST_1
 from diffusion_sklearn.engine._kernels import fast_kernels
+from diffusion_sklearn.engine._trials import Trials
 from diffusion_sklearn.images._pixels import holds_rows, to_pixels
 
 logger = logging.getLogger(__name__)
@@ -259,9 +260,8 @@ class DiffusionFeatures(
 def _feature_maps(backbone, layer, latents, timestep, noise_seed, null):
     """Feature maps of a batch of clean latents, (b, d, h, w), float32 or float64."""
     n, kind = len(latents), {"device": backbone.device, "dtype": backbone.compute_dtype}
-    rng = np.random.default_rng([noise_seed, 0])  # as the first trial of a classifier
-    noise = rng.standard_normal(latents.shape[1:], dtype=np.float32)  # (c, h, w)
-    noise = torch.from_numpy(noise)[None].to(**kind)
+    trial = Trials(np.array([timestep]), noise_seed)  # as the first of a classifier
+    noise = torch.from_numpy(trial.noise(latents.shape[1:])).to(**kind)  # (1, c, h, w)
     timesteps = torch.full((n,), timestep, device=backbone.device)
     noised = backbone.add_noise(latents.to(**kind), noise, timesteps)  # (b, c, h, w)
     conditions = repeat(null.to(backbone.device), n)

@@ -167,7 +167,8 @@ def parse_pruning(text):
 def _bundled_names(ctx, param, incomplete):
     """Complete the name of a bundled model."""
     names = [path.name for path in files("diffusion_sklearn.bundled").iterdir()]
-    return sorted(n for n in names if n.startswith(incomplete) and "." not in n)
+    models = [name for name in names if "." not in name and name[0] != "_"]
+    return sorted(name for name in models if name.startswith(incomplete))
 
 
 def _option(flag, text, type=None, **settings):
@@ -184,11 +185,6 @@ def _flag(flag, text):
 
 def _file(flag, text, **settings):
     return _option(flag, text, FILE, **settings)
-
-
-def _argument(metavar, name=None, **settings):
-    name = name or metavar.strip("[].").lower()
-    return click.Argument([name], metavar=metavar, **settings)
 
 
 def _command(name, text, examples, *params):
@@ -253,7 +249,7 @@ _command(
     "classify",
     "Classify image files, one row for each.",
     ["photos/ --classes cat dog --output labels.csv"],
-    _argument("PATH...", "paths", nargs=-1, required=True),
+    click.Argument(["paths"], metavar="PATH...", nargs=-1, required=True),
     _many("--classes", "the classes", "NAME..."),
     CLASSES_FILE,
     _file("--output", "a .csv, .jsonl or .parquet file; default: CSV, printed"),
@@ -273,7 +269,7 @@ _command(
         "test_images/ --model fashion-dit --output evaluation",
         "--dataset pets --max-images 500 --baseline openai/clip-vit-large-patch14",
     ],
-    _argument("[FOLDER]", type=FILE, required=False),
+    click.Argument(["folder"], type=FILE, required=False),
     _option("--dataset", DATASET, click.Choice(list_datasets()), metavar="NAME"),
     _file("--names", "lines of subfolder, tab, name of the class"),
     _file("--output", "folder for scores, rows and report.html", default="evaluation"),
@@ -291,9 +287,9 @@ _command(
     "compare",
     "Compare two models on a folder as of evaluate.",
     ["fashion-scenes fashion-clip test_images/ --output comparison.png"],
-    _argument("A", **BUNDLED),
-    _argument("B", **BUNDLED),
-    _argument("FOLDER", type=FILE),
+    click.Argument(["a"], **BUNDLED),
+    click.Argument(["b"], **BUNDLED),
+    click.Argument(["folder"], type=FILE),
     _file("--output", "image file for the figure"),
     _option("--max-images", "size of a random sample", int),
     JSON,
@@ -336,6 +332,6 @@ _command(
     "clear-memory",
     "Delete the errors in a memory folder.",
     ["errors/"],
-    _argument("FOLDER", "memory", type=FILE),
+    click.Argument(["memory"], metavar="FOLDER", type=FILE),
     JSON,
 )

@@ -216,16 +216,15 @@ def make_classifier(args, **budget):
         "random_state": args.seed,
     }
     backbone = load_backbone(params["model"], device=args.device, dtype=args.dtype)
-    if backbone.kind == "class" and (args.prompt_template or args.prompts):
-        raise ValueError(
-            "--prompt-template and --prompts are for text-to-image models; "
-            f"--model={args.model} is conditioned on classes. Drop them."
-        )
     if backbone.kind == "class":
+        if args.prompt_template or args.prompts:
+            raise ValueError(
+                "--prompt-template and --prompts are for text-to-image models; "
+                f"--model={args.model} is conditioned on classes. Drop them."
+            )
         return ConditionalDiffusionClassifier(**params)
-    template = args.prompt_template or "auto"
     return ZeroShotDiffusionClassifier(
-        prompt_template=template, prompts=args.prompts, **params
+        prompt_template=args.prompt_template or "auto", prompts=args.prompts, **params
     )
 
 

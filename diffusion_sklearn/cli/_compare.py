@@ -50,7 +50,8 @@ def run_compare(args):
             read_image(path, k)
             readable.append(k)
         except ImageError as error:
-            skipped[printable(path)] = printable(error)
+            problem = str(error).removeprefix(f"X[{k}] ({path}) ")
+            skipped[printable(path)] = printable(problem)
     if not readable:
         raise ValueError(f"FOLDER={args.folder}: none of its images can be read.")
     classifiers = {}

@@ -187,11 +187,8 @@ def match_scenes(n_images, n_trials):
             columns = f"{proba['diffusion'][k, i]:8.3f}{proba['CLIP'][k, i]:8.3f}"
             print(f"scene {i + 1}  {captions[k, i]:<36}{columns}")
     print("\nboth scenes right")
-    facts, both = [], {}
-    for name, matrix in scores.items():
-        pairs = winoground_scores(matrix, tags)
-        both[name] = text_score(pairs)
-        facts.append((name, INTERVAL.format(**both[name])))
+    both = {name: text_score(winoground_scores(m, tags)) for name, m in scores.items()}
+    facts = [(name, INTERVAL.format(**score)) for name, score in both.items()]
     facts += [
         ("chance", f"{0.25:6.1%}"),
         ("speed", f"{speed:.2f} images a second"),

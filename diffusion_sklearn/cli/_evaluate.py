@@ -99,11 +99,11 @@ def run_evaluate(args):
     _write_html(args.output / "report.html", report, rows, data, score_names)
     if to_stdout:
         print_json(report)
-        return report["skipped"], report["n_images"] + len(report["skipped"])
-    if args.json is not None:
-        write_json(args.json, report)
-    _print_report(report, score_names)
-    print(f"{'written to':<22} {args.output}")
+    else:
+        if args.json is not None:
+            write_json(args.json, report)
+        _print_report(report, score_names)
+        print(f"{'written to':<22} {args.output}")
     return report["skipped"], report["n_images"] + len(report["skipped"])
 
 
@@ -209,9 +209,9 @@ def _write_html(path, report, rows, data, score_names):
         facts.append((f"{result['model']}, time", format_seconds(result["seconds"])))
     if "evaluations" in report:
         facts.append(("network evaluations", COST.format(**report["evaluations"])))
-    settings = ("n_trials", "pruning", "loss", "device", "dtype")
-    for name in filter(report.__contains__, settings):
-        facts.append((name, str(report[name]).removeprefix("torch.")))
+    for name in ("n_trials", "pruning", "loss", "device", "dtype"):
+        if name in report:
+            facts.append((name, str(report[name]).removeprefix("torch.")))
     facts.append(("command", f"diffusion-sklearn {shlex.join(report['command'])}"))
     sections = []
     if rows:

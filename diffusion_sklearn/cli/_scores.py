@@ -86,18 +86,17 @@ def evaluate_images(clf, data, members, args):
             "command, with no image or sample taken away, or pass another --output."
         )
     write_json(path, report)  # the scores follow
-    pairs = zip(data.images, data.target, strict=True)
-    pairs = [(p, label) for p, label in pairs if printable(p) not in done]
-    places = {label: k for k, label in enumerate(data.classes.tolist())}
+    left = [k for k, path in enumerate(data.images) if printable(path) not in done]
+    images = [data.images[k] for k in left]
     start = time.perf_counter()
     with row_writer(args.output / ROWS, ROW_COLUMNS, rows) as write:
-        images = [p for p, _ in pairs]
         new = classify_files(clf, images, args.quiet, data.classes, members)
-        for (_, label), (row, log_proba) in zip(pairs, new, strict=True):
+        for label, (row, log_proba) in zip(data.target[left], new, strict=True):
             row |= {"target": str(label), "rank": None}
             if log_proba is not None:
                 order = np.argsort(-log_proba, kind="stable")
-                row["rank"] = order.tolist().index(places[label])
+                place = np.searchsorted(data.classes, label)
+                row["rank"] = order.tolist().index(place)
             write(row)
             rows.append(row)
     scored = [row for row in rows if not row["error"]]

@@ -1,13 +1,10 @@
 """Axes, errors and checks for all displays."""
 
-import numpy as np
-
 from diffusion_sklearn._versions import import_optional
 from diffusion_sklearn.classifiers._base import BaseDiffusionClassifier
 from diffusion_sklearn.classifiers._log_prior import fitted_log_prior
 from diffusion_sklearn.classifiers._plans import fitted_plan
 from diffusion_sklearn.engine._posterior import log_posterior
-from diffusion_sklearn.engine._trials import thin
 
 
 def figure_and_axes(ax):
@@ -104,36 +101,3 @@ def as_batch(image):
     if hasattr(image, "ndim") and not isinstance(image, str):  # nor a path of NumPy
         return image[None]
     return [image]
-
-
-def resolve_timesteps(timesteps, n_timesteps):
-    """Resolve a number or list of timesteps.
-
-    Parameters
-    ----------
-    timesteps : int or array-like of int
-        Number of evenly spaced timesteps, or the timesteps.
-    n_timesteps : int
-        T, the number of timesteps the model was trained with.
-
-    Returns
-    -------
-    timesteps : ndarray of int64
-        Sorted, without repetition.
-
-    Raises
-    ------
-    ValueError
-        If there are none, or one is outside 0 to T - 1.
-    """
-    values = np.asarray(timesteps)
-    if values.dtype.kind in "iu" and values.size:
-        if values.ndim == 0 and 0 < values <= n_timesteps:
-            return thin(np.arange(n_timesteps), int(values))
-        if values.ndim == 1 and values.min() >= 0 and values.max() < n_timesteps:
-            return np.unique(values).astype(np.int64)
-    raise ValueError(
-        f"timesteps={timesteps!r} must be a number of timesteps from 1 to "
-        f"{n_timesteps}, or a list of timesteps from 0 to {n_timesteps - 1}, such as "
-        "[100, 500]."
-    )

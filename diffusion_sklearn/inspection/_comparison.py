@@ -1,6 +1,7 @@
 """Paired comparison of classifiers on the same images."""
 
 from dataclasses import dataclass, field
+from itertools import permutations
 
 import numpy as np
 from scipy.stats import binomtest, norm
@@ -118,18 +119,16 @@ def compare_classifiers(classifiers, X, y):
     difference = np.zeros((n_models, n_models))
     interval, p_value = np.zeros((n_models, n_models, 2)), np.ones((n_models, n_models))
     z = norm.ppf(0.975)
-    for i, first in enumerate(correct):
-        for j, second in enumerate(correct):
-            b, c = int((first & ~second).sum()), int((second & ~first).sum())
-            difference[i, j] = (b - c) / n
-            if i == j:
-                continue
-            if b + c:
-                p_value[i, j] = binomtest(b, b + c).pvalue
-            # Half an image more in each of the four counts.
-            center = (b - c) / (n + 2)
-            half = z * np.sqrt((b + c + 1) / (n + 2) - center**2) / np.sqrt(n + 2)
-            interval[i, j] = center - half, center + half
+    for i, j in permutations(range(n_models), 2):
+        first, second = correct[i], correct[j]
+        b, c = int((first & ~second).sum()), int((second & ~first).sum())
+        difference[i, j] = (b - c) / n
+        if b + c:
+            p_value[i, j] = binomtest(b, b + c).pvalue
+        # Half an image more in each of the four counts.
+        center = (b - c) / (n + 2)
+        half = z * np.sqrt((b + c + 1) / (n + 2) - center**2) / np.sqrt(n + 2)
+        interval[i, j] = center - half, center + half
     return ClassifierComparison(
         list(classifiers), correct.mean(axis=1), difference, interval, p_value, correct
     )

@@ -6,13 +6,12 @@ from numbers import Integral
 import numpy as np
 
 from diffusion_sklearn.classifiers._evaluate import all_errors
-from diffusion_sklearn.engine._trials import Trials
+from diffusion_sklearn.engine._trials import Trials, thin
 from diffusion_sklearn.inspection._common import (
     as_batch,
     check_classifier,
     figure_and_axes,
     plain,
-    resolve_timesteps,
 )
 
 CENTERS = {"noise": 0, "timestep": (0, 1), None: ()}
@@ -111,7 +110,7 @@ class DenoisingErrorDisplay:
         if not isinstance(n_noises, Integral) or n_noises < 1:
             raise ValueError(f"n_noises={n_noises!r} must be an int of at least 1.")
         check_classifier(clf)
-        timesteps = resolve_timesteps(timesteps, clf.backbone_.n_timesteps)
+        timesteps = _resolve_timesteps(timesteps, clf.backbone_.n_timesteps)
         trial_timesteps = np.repeat(timesteps, n_noises)
         trials = _RepeatedNoise(trial_timesteps, clf.trials_.seed, n_noises=n_noises)
         errors = all_errors(clf, as_batch(image), trials)  # (1, k, t * m)
@@ -158,10 +157,9 @@ class DenoisingErrorDisplay:
         self.mean_lines_ = []
         for k, (label, curves) in enumerate(zip(classes, errors, strict=True)):
             color = f"C{k}"
-            for i, curve in enumerate(curves):
-                (self.lines_[k, i],) = self.ax_.plot(
-                    self.timesteps, curve, color=color, alpha=0.4, linewidth=0.8
-                )
+            self.lines_[k] = self.ax_.plot(
+                self.timesteps, curves.T, color=color, alpha=0.4, linewidth=0.8
+            )
             self.mean_lines_ += self.ax_.plot(
                 self.timesteps, curves.mean(axis=0), color=color, label=plain(label)
             )
@@ -180,3 +178,18 @@ class _RepeatedNoise(Trials):
     def noise(self, shape):
         noise = Trials(self.timesteps[: self.n_noises], self.seed).noise(shape)
         return np.tile(noise, (len(self) // self.n_noises, 1, 1, 1))
+
+
+def _resolve_timesteps(timesteps, n_timesteps):
+    """The timesteps, sorted: as many as asked for, evenly spaced, or those listed."""
+    values = np.asarray(timesteps)
+    if values.dtype.kind in "iu" and values.size:
+        if values.ndim == 0 and 0 < values <= n_timesteps:
+            return thin(np.arange(n_timesteps), int(values))
+        if values.ndim == 1 and values.min() >= 0 and values.max() < n_timesteps:
+            return np.unique(values).astype(np.int64)
+    raise ValueError(
+        f"timesteps={timesteps!r} must be a number of timesteps from 1 to "
+        f"{n_timesteps}, or a list of timesteps from 0 to {n_timesteps - 1}, such as "
+        "[100, 500]."
+    )

@@ -15,6 +15,7 @@ from PIL import Image
 
 from diffusion_sklearn.app import _functions as page
 from diffusion_sklearn.app import _photos, _settings
+from diffusion_sklearn.app._templates import templates
 from diffusion_sklearn.cli import main
 
 CLASSES = "red bag\nblue bag\ngreen sandal"
@@ -66,7 +67,7 @@ def test_names_are_escaped(photo):
     with pytest.raises(ValueError, match="<b>red"):  # a word that the model never saw
         next(page.classify(settings, [photo]))
     assert "&lt;b&gt;" in page._bars("t", ["<b>", "c"], np.array([0.4, 0.6]))
-    assert "<b>" not in _photos.Photo("<b>.png", photo.square).html
+    assert "<b>" not in templates.figure(_photos.Photo("<b>.png", photo.square))
 
 
 def test_errors_are_escaped():

@@ -145,6 +145,7 @@ def test_colours_on_a_terminal_alone(argv):
         ("classify --model fashion-s", ["fashion-scenes"]),
         ("compare fashion-c", ["fashion-clip"]),
         ("demo --model fashion-d", ["fashion-dit"]),
+        ("demo --model _", []),  # no folder of bytecode
     ],
 )
 def test_completion(words, expected, monkeypatch, capsys):
@@ -310,6 +311,7 @@ def test_compare(photos, tmp_path, capsys):
     finally:
         (photos / "bag" / "broken.png").unlink()
     assert "1 of 13 images could not be read" in captured.err
+    assert "broken.png: is no image" in captured.err
     report, printed = json.loads(captured.out), capsys.readouterr().out
     paths = sorted(photos.rglob("*.png"))
     clf = ConditionalDiffusionClassifier(model="fashion-dit", n_trials=4)

@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 
 import torch
 
-from diffusion_sklearn.backbones._devices import device_of
+from diffusion_sklearn.backbones._devices import device_of, modules_of
 from diffusion_sklearn.backbones._sources import list_bundled
 
 
@@ -57,22 +57,6 @@ def _nearest(name, parts, families):
         return shared + SequenceMatcher(None, name, other).ratio()
 
     return max(sorted(families), key=likeness)
-
-
-def modules_of(pipeline):
-    """The modules of a pipeline.
-
-    Parameters
-    ----------
-    pipeline : DiffusionPipeline
-
-    Returns
-    -------
-    modules : dict of str to Module
-        By their names in the pipeline.
-    """
-    parts = pipeline.components.items()
-    return {name: part for name, part in parts if isinstance(part, torch.nn.Module)}
 
 
 def is_placed(pipeline, device=None, dtype=None):

@@ -102,6 +102,22 @@ def device_of(module):
     return get_parameter_device(module)  # that of group offloading, if it is enabled
 
 
+def modules_of(pipeline):
+    """The modules of a pipeline.
+
+    Parameters
+    ----------
+    pipeline : DiffusionPipeline
+
+    Returns
+    -------
+    modules : dict of str to Module
+        By their names in the pipeline.
+    """
+    parts = pipeline.components.items()
+    return {name: part for name, part in parts if isinstance(part, torch.nn.Module)}
+
+
 def tables(module):
     """Tables that a module computes and no checkpoint has, such as frequencies.
 
@@ -141,10 +157,9 @@ def copy_to(pipeline, device=None, dtype=None):
     pipeline : DiffusionPipeline
     """
     pipeline, exact = copy.deepcopy(pipeline), []
-    for root in pipeline.components.values():
-        if isinstance(root, torch.nn.Module):
-            exact += [(root.get_submodule(p), name, x) for p, name, x in tables(root)]
-            exact += _kept_in_float32(root, dtype)
+    for root in modules_of(pipeline).values():
+        exact += [(root.get_submodule(p), name, x) for p, name, x in tables(root)]
+        exact += _kept_in_float32(root, dtype)
     exact = [(part, name, x.data) for part, name, x in exact if dtype is not None]
     pipeline = pipeline.to(device, dtype)
     for part, name, before in exact:

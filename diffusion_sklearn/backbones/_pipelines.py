@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from diffusion_sklearn.backbones._attachments import unsupported
 from diffusion_sklearn.backbones._completeness import (
     TEXT_FILES,
     choose_weights,
@@ -17,7 +16,12 @@ from diffusion_sklearn.backbones._completeness import (
     read_tokenizer,
     read_weights,
 )
-from diffusion_sklearn.backbones._families import BUNDLED, families, with_subclasses
+from diffusion_sklearn.backbones._families import (
+    BUNDLED,
+    families,
+    unsupported,
+    with_subclasses,
+)
 from diffusion_sklearn.backbones._fingerprint import UNUSED
 from diffusion_sklearn.backbones._single_file import (
     find_config,
@@ -118,7 +122,7 @@ def _pipeline_class(index):
         raise OSError("its model_index.json names no _class_name")
     if name not in by_name or cls is None:
         parts = [value[1] for value in index.values() if _is_part(value)]
-        raise unsupported(name, parts, by_name, BUNDLED)
+        raise unsupported(name, parts)
     return cls
 
 

@@ -38,8 +38,7 @@ class Lumina2Backbone(Backbone):
             ``tokens`` (len(names), n_tokens, d) and ``mask`` (len(names), n_tokens).
         """
         before = f"{self.pipeline.system_prompt} <Prompt Start> "
-        length = self.max_sequence_length
-        return embed_with_mask(self, names, length, HUB_MODEL, around=before)
+        return embed_with_mask(self, names, HUB_MODEL, around=before)
 
     def null_condition(self):
         """The empty prompt, without the system prompt, as in its pipeline."""

@@ -90,18 +90,17 @@ def encoders_in_place(backbone):
 
 
 def embed_with_mask(
-    backbone, prompts, length, instead, around="", has_negative=True, **options
+    backbone, prompts, instead, around="", has_negative=True, **options
 ):
     """Token embeddings of prompts, and their attention mask.
 
     Parameters
     ----------
     backbone : Backbone
-        Its pipeline's ``encode_prompt`` returns tokens and mask first.
+        Its pipeline's ``encode_prompt`` returns tokens and mask first; its network
+        takes ``max_sequence_length`` tokens.
     prompts : list of str
         The prompts.
-    length : int
-        Number of tokens that the network takes.
     instead, around : str
         As in :func:`~diffusion_sklearn.backbones._tokens.check_prompts`.
     has_negative : bool
@@ -112,9 +111,11 @@ def embed_with_mask(
     Returns
     -------
     conditions : Conditions
-        ``tokens`` (len(prompts), length, d) and ``mask`` (len(prompts), length), bool.
+        ``tokens`` (len(prompts), n_tokens, d) and ``mask`` (len(prompts), n_tokens),
+        bool.
     """
     pipeline, prompts = backbone.pipeline, list(prompts)
+    length = backbone.max_sequence_length
     check_prompts(prompts, pipeline.tokenizer, length, instead, around)
     if has_negative:
         options["do_classifier_free_guidance"] = False

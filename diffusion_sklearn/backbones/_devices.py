@@ -65,11 +65,9 @@ def resolve_dtype(dtype, device):
             return torch.float32
         has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if has_bfloat16 else torch.float16
-    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     name = str(dtype).removeprefix("torch.")
-    for candidate in dtypes:
-        if str(candidate) == f"torch.{name}":
-            return candidate
+    if name in ("float16", "bfloat16", "float32", "float64"):
+        return getattr(torch, name)
     raise ValueError(
         f"dtype={dtype!r} is no floating-point type for a model; pass 'auto', "
         "'float32', 'bfloat16', 'float16' or 'float64'."

@@ -257,11 +257,10 @@ class _Part:
         if isinstance(value, np.ndarray):
             return f"{value.dtype} {value.shape} {digest(np.ascontiguousarray(value))}"
         if isinstance(value, Mapping):
-            if name == "_internal_dict":
-                value = {k: v for k, v in value.items() if k not in UNREAD}
-                value = {k: v for k, v in value.items() if str(k)[0] != "_"}
             is_config, texts = name == "_internal_dict", {}
             for k, v in value.items():
+                if is_config and (k in UNREAD or str(k)[0] == "_"):
+                    continue
                 # A config may hold others, as that of an encoder of images and text.
                 inside = name if is_config and isinstance(v, Mapping) else k
                 texts[str(k)] = self._text(v, path, inside)

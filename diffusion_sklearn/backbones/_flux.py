@@ -7,7 +7,6 @@ from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "black-forest-labs/FLUX.1-dev"
-NO_GUIDANCE = 1.0
 
 
 def guidance_input(network, noised):
@@ -24,7 +23,7 @@ def guidance_input(network, noised):
     """
     if not network.config.guidance_embeds:
         return None
-    return noised.new_full((len(noised),), NO_GUIDANCE)
+    return noised.new_ones(len(noised))
 
 
 class FluxBackbone(Backbone):

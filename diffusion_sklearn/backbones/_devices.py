@@ -155,10 +155,11 @@ def copy_to(pipeline, device=None, dtype=None):
     pipeline : DiffusionPipeline
     """
     pipeline, exact = copy.deepcopy(pipeline), []
+    if dtype is None:
+        return pipeline.to(device)
     for root in modules_of(pipeline).values():
-        exact += [(root.get_submodule(p), name, x) for p, name, x in tables(root)]
+        exact += [(root.get_submodule(p), name, x.data) for p, name, x in tables(root)]
         exact += _kept_in_float32(root, dtype)
-    exact = [(part, name, x.data) for part, name, x in exact if dtype is not None]
     pipeline = pipeline.to(device, dtype)
     for part, name, before in exact:
         tensor = getattr(part, name)
@@ -174,7 +175,7 @@ def _kept_in_float32(root, dtype):
     if dtype == torch.float16 or not hasattr(root, "_keep_in_fp32_modules_strict"):
         names |= set(getattr(root, "_keep_in_fp32_modules", None) or ())
     return [
-        (part, name, weight)
+        (part, name, weight.data)
         for path, part in root.named_modules()
         for name, weight in part.named_parameters(recurse=False)
         if names.intersection([*path.split("."), name])

@@ -38,7 +38,7 @@ from diffusion_sklearn.backbones._spec import (
 _in_place = WeakValueDictionary()
 
 
-def backbone_spec(model, device="auto", dtype="auto"):
+def backbone_spec(model, device, dtype):
     """Describe a model so that :func:`get_backbone` finds it.
 
     Parameters

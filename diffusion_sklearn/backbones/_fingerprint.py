@@ -149,10 +149,9 @@ def _read(pipeline):
         name: value for name, value in vars(pipeline).items() if name not in components
     }
     config = {k: v for k, v in pipeline.config.items() if k not in components}
-    parts = {"pipeline": _Part("pipeline")}
-    parts["pipeline"].add(
-        pipeline, "pipeline", {**attributes, "_internal_dict": config}
-    )
+    own = _Part("pipeline")
+    own.add(pipeline, "pipeline", {**attributes, "_internal_dict": config})
+    parts = {"pipeline": own}
     for name, value in components.items():
         if value is None or name in UNUSED:
             continue
@@ -162,9 +161,11 @@ def _read(pipeline):
         elif hasattr(value, "get_vocab") or hasattr(value, "tokenizer"):
             part.add_tokenizer(value)
         else:  # a scheduler, without the state that sampling leaves
-            schedule = getattr(value, "alphas_cumprod", None)
-            settings = {"_internal_dict": getattr(value, "config", {})}
-            part.add(value, name, {**settings, "alphas_cumprod": schedule})
+            settings = {
+                "_internal_dict": getattr(value, "config", {}),
+                "alphas_cumprod": getattr(value, "alphas_cumprod", None),
+            }
+            part.add(value, name, settings)
     return parts
 
 

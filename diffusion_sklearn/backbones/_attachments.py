@@ -1,78 +1,8 @@
 """What is attached to a pipeline, and what of it the estimate can't take."""
 
-import inspect
-import re
-from difflib import SequenceMatcher
-
 import torch
 
-from diffusion_sklearn.backbones._devices import device_of
-from diffusion_sklearn.backbones._sources import list_bundled
-
-
-def unsupported(name, parts, families, bundled):
-    """The error for a pipeline class of no supported family.
-
-    Parameters
-    ----------
-    name : str or None
-        Of the class.
-    parts : list of str
-        Classes of its parts.
-    families : dict of str to type
-        By the names of the pipeline classes.
-    bundled : dict of str to str
-        Models that ship with the package, and what each is.
-
-    Returns
-    -------
-    error : ValueError
-    """
-    advice = ""
-    for part in ("Inpaint", "ControlNet", "Adapter", "Upscale", "Pix2Pix", "Fill"):
-        if part in str(name):
-            advice = (
-                f" {name} needs an image beside the prompt; pass the text-to-image "
-                "model that it was made from."
-            )
-    nearest = _nearest(str(name), parts, families)
-    return ValueError(
-        f"Models of class {name} are not supported; pass a model of one of "
-        f"{', '.join(sorted(families))}, or a bundled one ({list_bundled(bundled)})."
-        f"{advice} The nearest of these is {nearest}. A Backbone for another class is "
-        f"a short file: derive it from {families[nearest].__name__} or Backbone, with "
-        f"pipelines = ({str(name)!r},) and the methods condition, null_condition and "
-        "forward; see 'Writing a Backbone' in the documentation."
-    )
-
-
-def _nearest(name, parts, families):
-    """The supported class that is most like another, by its name and its parts."""
-    import diffusers
-
-    def likeness(other):
-        cls = getattr(diffusers, other, object)
-        types = re.findall(r"\w+", str(inspect.signature(cls.__init__)))
-        shared = len(set(parts).intersection(types)) / (len(parts) or 1)
-        return shared + SequenceMatcher(None, name, other).ratio()
-
-    return max(sorted(families), key=likeness)
-
-
-def modules_of(pipeline):
-    """The modules of a pipeline.
-
-    Parameters
-    ----------
-    pipeline : DiffusionPipeline
-
-    Returns
-    -------
-    modules : dict of str to Module
-        By their names in the pipeline.
-    """
-    parts = pipeline.components.items()
-    return {name: part for name, part in parts if isinstance(part, torch.nn.Module)}
+from diffusion_sklearn.backbones._devices import device_of, modules_of
 
 
 def is_placed(pipeline, device=None, dtype=None):

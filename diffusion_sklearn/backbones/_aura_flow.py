@@ -31,8 +31,7 @@ class AuraFlowBackbone(Backbone):
         -------
         conditions : Tensor of shape (len(names), n_tokens, d)
         """
-        length = self.max_sequence_length
-        return embed_with_mask(self, names, length, HUB_MODEL).tokens
+        return embed_with_mask(self, names, HUB_MODEL).tokens
 
     def forward(self, noised, timesteps, conditions):
         return self.network(

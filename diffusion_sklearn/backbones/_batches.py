@@ -51,9 +51,9 @@ def resolve_batch_size(batch_size, backbone, latent_shape, condition):
 
 def _rows_that_fit(backbone, latent_shape, condition):
     """Evaluations for which a GPU has memory, with a fifth of it left over."""
-    noised = torch.zeros(2, *latent_shape, device=backbone.device)
-    timesteps = torch.zeros(2, dtype=torch.int64, device=backbone.device)
     device = backbone.device
+    noised = torch.zeros(2, *latent_shape, device=device)
+    timesteps = torch.zeros(2, dtype=torch.int64, device=device)
     try:
         with torch.inference_mode():
             # What the first pass takes for good (a workspace) is taken once.
@@ -95,14 +95,14 @@ def in_batches(compute, n, size, advice=""):
     """
     start = 0
     while start < n:
-        rows, full = slice(start, min(start + size.rows, n)), None
+        rows = slice(start, min(start + size.rows, n))
         try:
             result = compute(rows)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             full = str(error).splitlines()[0] if str(error) else "out of memory"
-        if full is None:
+        else:
             yield result
             start = rows.stop
             continue

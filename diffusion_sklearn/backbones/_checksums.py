@@ -52,13 +52,15 @@ def checksums(tensors):
     for words in (_words(part) for tensor in tensors for part in _plain(tensor)):
         n_words = words.numel()
         if n_words >= SMALL:
-            sums += _sums(words)
+            sums.append(_sums(words))
             continue
         small.append(words.to(small[0].device) if small else words)
         n_small += n_words
         if n_small >= SMALL:
-            sums, small, n_small = sums + _sums(torch.cat(small)), [], 0
-    sums += _sums(torch.cat(small)) if small else []
+            sums.append(_sums(torch.cat(small)))
+            small, n_small = [], 0
+    if small:
+        sums.append(_sums(torch.cat(small)))
     return torch.cat(sums).numpy().tobytes() if sums else b""
 
 
@@ -69,8 +71,8 @@ def _sums(words):
     rest = words[len(words) // CHUNK * CHUNK :]
     rows = words[: len(words) - len(rest)].view(-1, CHUNK)
     sums = [(part * factors).sum(1) for part in rows.split(n_rows)]
-    sums += [(rest * factors[: len(rest)]).sum()[None]]
-    return [torch.cat(sums).cpu()]
+    sums.append((rest * factors[: len(rest)]).sum()[None])
+    return torch.cat(sums).cpu()
 
 
 def is_empty(tensor):

@@ -5,7 +5,7 @@ import torch
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._conditions import Conditions
 from diffusion_sklearn.backbones._packing import pack, positions, unpack
-from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
+from diffusion_sklearn.backbones._text import embed_in_batches
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "lodestones/Chroma1-HD"
@@ -40,10 +40,10 @@ class ChromaBackbone(Backbone):
         pipeline, names = self.pipeline, list(names)
         check_prompts(names, pipeline.tokenizer, self.max_sequence_length, HUB_MODEL)
 
-        def embed(prompts):
+        def embed(prompts, device):
             tokens, _, mask, *_ = pipeline.encode_prompt(
                 prompts,
-                device=encoder_device(self),
+                device=device,
                 do_classifier_free_guidance=False,
                 max_sequence_length=self.max_sequence_length,
             )

@@ -59,10 +59,9 @@ def class_names_of(pipeline):
 
 def _last_ids(id2label):
     """The ``labels`` of a DiTPipeline: of a name of several classes, the last id."""
-    pairs = [
-        (part.strip(), key) for key, of in id2label.items() for part in of.split(",")
-    ]
-    return {name: int(key) for name, key in pairs}
+    return {
+        part.strip(): int(key) for key, of in id2label.items() for part in of.split(",")
+    }
 
 
 def _names_on_disk(pipeline):

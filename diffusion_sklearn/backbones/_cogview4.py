@@ -3,11 +3,7 @@
 import torch
 
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import (
-    embed_in_batches,
-    encoder_device,
-    pad_tokens,
-)
+from diffusion_sklearn.backbones._text import embed_in_batches, pad_tokens
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "zai-org/CogView4-6B"
@@ -58,12 +54,12 @@ class CogView4Backbone(Backbone):
         pipeline, names, length = self.pipeline, list(names), self.max_sequence_length
         check_prompts(names, pipeline.tokenizer, length, HUB_MODEL)
 
-        def embed(prompts):
+        def embed(prompts, device):
             rows = [  # one by one: GLM sees the padding to the longest
                 pipeline.encode_prompt(
                     prompt,
                     do_classifier_free_guidance=False,
-                    device=encoder_device(self),
+                    device=device,
                     max_sequence_length=length,
                 )[0][0]
                 for prompt in prompts

@@ -182,11 +182,10 @@ def read_weights(cls, folder, part, options):
     OSError
         If it can't be read or is incomplete; the message names the keys.
     """
-    where = {"subfolder": part} if part else {}
     if not (folder / part / "config.json").is_file():  # transformers takes defaults
         raise OSError(f"{part}: there is no config.json")
-    where |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    module, info = read(cls, folder, part, **where, **options)
+    told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    module, info = read(cls, folder, part, subfolder=part, **told, **options)
     wrong = {
         kind: sorted(map(str, info[f"{kind}_keys"]))
         for kind in ("missing", "unexpected", "mismatched")
@@ -226,15 +225,13 @@ def check_keys(file, wrong):
         raise OSError(f"the weights in {file} have wrong keys: {listed}")
 
 
-def read_tokenizer(cls, folder, part, **options):
+def read_tokenizer(cls, folder, part):
     """Read a tokenizer; raise if a file that it needs is missing.
 
     Parameters
     ----------
     cls, folder, part
         As for :func:`read_weights`.
-    **options : object
-        For ``cls.from_pretrained``.
 
     Returns
     -------
@@ -245,9 +242,8 @@ def read_tokenizer(cls, folder, part, **options):
     OSError
         If it can't be read or is incomplete; the message names the files.
     """
-    where = {"subfolder": part} if part else {}
     _check_files(folder / part, getattr(cls, "vocab_files_names", {}))
-    tokenizer = read(cls, folder, part, **where, **options)
+    tokenizer = read(cls, folder, part, subfolder=part)
     check_tokenizer(tokenizer_of(tokenizer), folder / part)
     return tokenizer
 

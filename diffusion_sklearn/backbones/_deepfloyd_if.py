@@ -1,7 +1,7 @@
 """DeepFloyd IF, stage 1: a U-Net on pixels, conditioned on the tokens of T5."""
 
 from diffusion_sklearn.backbones._stable_diffusion import StableDiffusionBackbone
-from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
+from diffusion_sklearn.backbones._text import embed_in_batches
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "DeepFloyd/IF-I-XL-v1.0"
@@ -34,11 +34,9 @@ class DeepFloydIFBackbone(StableDiffusionBackbone):
         pipeline, names = self.pipeline, list(names)
         check_prompts(names, pipeline.tokenizer, self.max_sequence_length, HUB_MODEL)
 
-        def embed(prompts):
+        def embed(prompts, device):
             return pipeline.encode_prompt(
-                prompts,
-                do_classifier_free_guidance=False,
-                device=encoder_device(self),
+                prompts, device=device, do_classifier_free_guidance=False
             )[0]
 
         return embed_in_batches(self, names, embed)

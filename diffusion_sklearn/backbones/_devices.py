@@ -65,11 +65,9 @@ def resolve_dtype(dtype, device):
             return torch.float32
         has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if has_bfloat16 else torch.float16
-    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     name = str(dtype).removeprefix("torch.")
-    for candidate in dtypes:
-        if str(candidate) == f"torch.{name}":
-            return candidate
+    if name in ("float16", "bfloat16", "float32", "float64"):
+        return getattr(torch, name)
     raise ValueError(
         f"dtype={dtype!r} is no floating-point type for a model; pass 'auto', "
         "'float32', 'bfloat16', 'float16' or 'float64'."
@@ -100,6 +98,22 @@ def device_of(module):
     if parameter is not None:
         return parameter.device
     return get_parameter_device(module)  # that of group offloading, if it is enabled
+
+
+def modules_of(pipeline):
+    """The modules of a pipeline.
+
+    Parameters
+    ----------
+    pipeline : DiffusionPipeline
+
+    Returns
+    -------
+    modules : dict of str to Module
+        By their names in the pipeline.
+    """
+    parts = pipeline.components.items()
+    return {name: part for name, part in parts if isinstance(part, torch.nn.Module)}
 
 
 def tables(module):
@@ -141,11 +155,11 @@ def copy_to(pipeline, device=None, dtype=None):
     pipeline : DiffusionPipeline
     """
     pipeline, exact = copy.deepcopy(pipeline), []
-    for root in pipeline.components.values():
-        if isinstance(root, torch.nn.Module):
-            exact += [(root.get_submodule(p), name, x) for p, name, x in tables(root)]
-            exact += _kept_in_float32(root, dtype)
-    exact = [(part, name, x.data) for part, name, x in exact if dtype is not None]
+    if dtype is None:
+        return pipeline.to(device)
+    for root in modules_of(pipeline).values():
+        exact += [(root.get_submodule(p), name, x.data) for p, name, x in tables(root)]
+        exact += _kept_in_float32(root, dtype)
     pipeline = pipeline.to(device, dtype)
     for part, name, before in exact:
         tensor = getattr(part, name)
@@ -161,7 +175,7 @@ def _kept_in_float32(root, dtype):
     if dtype == torch.float16 or not hasattr(root, "_keep_in_fp32_modules_strict"):
         names |= set(getattr(root, "_keep_in_fp32_modules", None) or ())
     return [
-        (part, name, weight)
+        (part, name, weight.data)
         for path, part in root.named_modules()
         for name, weight in part.named_parameters(recurse=False)
         if names.intersection([*path.split("."), name])

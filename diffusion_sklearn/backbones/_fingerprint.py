@@ -10,6 +10,7 @@ import torch
 from torch.nn.modules import module as global_hooks
 
 from diffusion_sklearn.backbones._checksums import checksums, digest, is_empty
+from diffusion_sklearn.backbones._devices import modules_of
 from diffusion_sklearn.backbones._tokens import tokenizer_of
 from diffusion_sklearn.backbones._user_code import (
     code_digest,
@@ -114,7 +115,9 @@ def wrapped_modules(pipeline):
         Names of modules; "" where there are none. A copy would run the original's.
     """
     names = []
-    for name, part in _modules(pipeline).items():
+    for name, part in modules_of(pipeline).items():
+        if name in UNUSED:
+            continue
         for path, module in part.named_modules():
             forward = vars(module).get("forward")
             if forward is not None and getattr(forward, "__self__", None) is not module:
@@ -139,37 +142,30 @@ def changed_parts(one, other):
     return ", ".join(name for name in names if one.get(name) != other.get(name))
 
 
-def _modules(pipeline):
-    return {
-        name: part
-        for name, part in pipeline.components.items()
-        if isinstance(part, torch.nn.Module) and name not in UNUSED
-    }
-
-
 def _read(pipeline):
     """Everything that tells a pipeline from others, as a dict of _Part."""
-    components, modules = pipeline.components, _modules(pipeline)
+    components = pipeline.components
     attributes = {
         name: value for name, value in vars(pipeline).items() if name not in components
     }
     config = {k: v for k, v in pipeline.config.items() if k not in components}
-    parts = {"pipeline": _Part("pipeline")}
-    parts["pipeline"].add(
-        pipeline, "pipeline", {**attributes, "_internal_dict": config}
-    )
+    own = _Part("pipeline")
+    own.add(pipeline, "pipeline", {**attributes, "_internal_dict": config})
+    parts = {"pipeline": own}
     for name, value in components.items():
         if value is None or name in UNUSED:
             continue
         part = parts[name] = _Part(name)
-        if name in modules:
+        if isinstance(value, torch.nn.Module):
             part.add_modules(value)
         elif hasattr(value, "get_vocab") or hasattr(value, "tokenizer"):
             part.add_tokenizer(value)
         else:  # a scheduler, without the state that sampling leaves
-            schedule = getattr(value, "alphas_cumprod", None)
-            settings = {"_internal_dict": getattr(value, "config", {})}
-            part.add(value, name, {**settings, "alphas_cumprod": schedule})
+            settings = {
+                "_internal_dict": getattr(value, "config", {}),
+                "alphas_cumprod": getattr(value, "alphas_cumprod", None),
+            }
+            part.add(value, name, settings)
     return parts
 
 
@@ -262,11 +258,10 @@ class _Part:
         if isinstance(value, np.ndarray):
             return f"{value.dtype} {value.shape} {digest(np.ascontiguousarray(value))}"
         if isinstance(value, Mapping):
-            if name == "_internal_dict":
-                value = {k: v for k, v in value.items() if k not in UNREAD}
-                value = {k: v for k, v in value.items() if str(k)[0] != "_"}
             is_config, texts = name == "_internal_dict", {}
             for k, v in value.items():
+                if is_config and (k in UNREAD or str(k)[0] == "_"):
+                    continue
                 # A config may hold others, as that of an encoder of images and text.
                 inside = name if is_config and isinstance(v, Mapping) else k
                 texts[str(k)] = self._text(v, path, inside)

@@ -3,11 +3,10 @@
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._conditions import Conditions
 from diffusion_sklearn.backbones._packing import pack, positions, unpack
-from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
+from diffusion_sklearn.backbones._text import embed_in_batches
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "black-forest-labs/FLUX.1-dev"
-NO_GUIDANCE = 1.0
 
 
 def guidance_input(network, noised):
@@ -24,7 +23,7 @@ def guidance_input(network, noised):
     """
     if not network.config.guidance_embeds:
         return None
-    return noised.new_full((len(noised),), NO_GUIDANCE)
+    return noised.new_ones(len(noised))
 
 
 class FluxBackbone(Backbone):
@@ -67,11 +66,11 @@ class FluxBackbone(Backbone):
         pipeline, names = self.pipeline, list(names)
         check_prompts(names, pipeline.tokenizer_2, self.max_sequence_length, HUB_MODEL)
 
-        def embed(prompts):
+        def embed(prompts, device):
             tokens, pooled, _ = pipeline.encode_prompt(
                 prompts,
                 prompt_2=None,
-                device=encoder_device(self),
+                device=device,
                 max_sequence_length=self.max_sequence_length,
             )
             return Conditions(tokens=tokens, pooled=pooled)

@@ -7,7 +7,7 @@ from diffusion_sklearn.backbones._autoencoder import posterior_mean
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._flux import guidance_input
 from diffusion_sklearn.backbones._packing import positions
-from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
+from diffusion_sklearn.backbones._text import embed_in_batches
 from diffusion_sklearn.backbones._tokens import (
     chat_around,
     check_prompts,
@@ -59,8 +59,7 @@ class Flux2Backbone(Backbone):
         length, around = self.max_sequence_length, self._text_around()
         check_prompts(names, tokenizer_of(tokenizer), length, HUB_MODEL, around)
 
-        def embed(prompts):
-            device = encoder_device(self)
+        def embed(prompts, device):
             return self.pipeline.encode_prompt(
                 prompts, device, max_sequence_length=length
             )[0]

@@ -2,7 +2,7 @@
 
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._conditions import Conditions
-from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
+from diffusion_sklearn.backbones._text import embed_in_batches
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "HiDream-ai/HiDream-I1-Full"
@@ -38,10 +38,10 @@ class HiDreamBackbone(Backbone):
         pipeline, names = self.pipeline, list(names)
         check_prompts(names, pipeline.tokenizer_3, self.max_sequence_length, HUB_MODEL)
 
-        def embed(prompts):
+        def embed(prompts, device):
             tokens, _, layers, _, pooled, _ = pipeline.encode_prompt(
                 prompts,
-                device=encoder_device(self),
+                device=device,
                 do_classifier_free_guidance=False,
                 max_sequence_length=self.max_sequence_length,
             )

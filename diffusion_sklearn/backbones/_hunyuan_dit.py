@@ -2,7 +2,7 @@
 
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._conditions import Conditions
-from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
+from diffusion_sklearn.backbones._text import embed_in_batches
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"
@@ -45,11 +45,11 @@ class HunyuanDiTBackbone(Backbone):
         pipeline, names = self.pipeline, list(names)
         check_prompts(names, pipeline.tokenizer_2, LENGTHS[1], HUB_MODEL)
 
-        def embed(prompts):
+        def embed(prompts, device):
             (tokens, mask), (tokens_2, mask_2) = (
                 pipeline.encode_prompt(
                     prompts,
-                    device=encoder_device(self),
+                    device=device,
                     do_classifier_free_guidance=False,
                     max_sequence_length=length,
                     text_encoder_index=index,

@@ -38,7 +38,7 @@ from diffusion_sklearn.backbones._spec import (
 _in_place = WeakValueDictionary()
 
 
-def backbone_spec(model, device="auto", dtype="auto"):
+def backbone_spec(model, device, dtype):
     """Describe a model so that :func:`get_backbone` finds it.
 
     Parameters
@@ -144,13 +144,14 @@ def load_backbone(
     options = {"revision": revision, "variant": variant, "config": config}
     options = {key: str(of) for key, of in options.items() if of is not None}
     source = spec.model
-    for key in options:
-        is_file = isinstance(source, str) and Path(source).is_file()
-        is_local = is_file or source in BUNDLED or Path(str(source)).is_dir()
-        possible = {"revision": not is_local, "variant": not is_file, "config": is_file}
-        if not isinstance(source, str) or not possible[key]:
+    is_name = isinstance(source, str)
+    is_file = is_name and Path(source).is_file()
+    is_local = is_file or (is_name and (source in BUNDLED or Path(source).is_dir()))
+    possible = {"revision": not is_local, "variant": not is_file, "config": is_file}
+    for key, value in options.items():
+        if not is_name or not possible[key]:
             raise ValueError(
-                f"{key}={options[key]!r} has no meaning for model={describe(model)}; "
+                f"{key}={value!r} has no meaning for model={describe(model)}; "
                 "leave it out (revision: for a Hub id; variant: for a Hub id or a "
                 "folder; config: for a single file)."
             )

@@ -2,11 +2,7 @@
 
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._conditions import Conditions
-from diffusion_sklearn.backbones._text import (
-    embed_in_batches,
-    embed_with_mask,
-    encoder_device,
-)
+from diffusion_sklearn.backbones._text import embed_in_batches, embed_with_mask
 
 HUB_MODEL = "Alpha-VLLM/Lumina-Image-2.0"
 
@@ -38,17 +34,16 @@ class Lumina2Backbone(Backbone):
             ``tokens`` (len(names), n_tokens, d) and ``mask`` (len(names), n_tokens).
         """
         before = f"{self.pipeline.system_prompt} <Prompt Start> "
-        length = self.max_sequence_length
-        return embed_with_mask(self, names, length, HUB_MODEL, around=before)
+        return embed_with_mask(self, names, HUB_MODEL, around=before)
 
     def null_condition(self):
         """The empty prompt, without the system prompt, as in its pipeline."""
 
-        def embed(prompts):
+        def embed(prompts, device):
             _, _, tokens, mask = self.pipeline.encode_prompt(
                 prompts,
                 negative_prompt=prompts,
-                device=encoder_device(self),
+                device=device,
                 max_sequence_length=self.max_sequence_length,
             )
             return Conditions(tokens=tokens, mask=mask.bool())

@@ -152,7 +152,7 @@ def flow_weights(sigma):
     return np.exp(-(((sigma - 0.83) / 0.1) ** 2) / 2)
 
 
-def read_noise_schedule(scheduler, device, dtype, must_be_flow=False):
+def read_noise_schedule(scheduler, device, dtype, must_be_flow):
     """The noise schedule that a model was trained with, from its scheduler's config.
 
     Parameters

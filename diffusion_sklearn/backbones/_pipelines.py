@@ -1,12 +1,12 @@
 """Read a pipeline from the Hub, a folder or a single file, with nothing missing."""
 
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from diffusion_sklearn.backbones._attachments import unsupported
 from diffusion_sklearn.backbones._completeness import (
     TEXT_FILES,
     choose_weights,
@@ -17,7 +17,12 @@ from diffusion_sklearn.backbones._completeness import (
     read_tokenizer,
     read_weights,
 )
-from diffusion_sklearn.backbones._families import BUNDLED, families, with_subclasses
+from diffusion_sklearn.backbones._families import (
+    BUNDLED,
+    families,
+    unsupported,
+    with_subclasses,
+)
 from diffusion_sklearn.backbones._fingerprint import UNUSED
 from diffusion_sklearn.backbones._single_file import (
     find_config,
@@ -33,9 +38,7 @@ def load_pipeline(spec, dtype):
     save_with = "pipeline.save_pretrained(folder, safe_serialization=True)"
     file = spec.model if Path(spec.model).is_file() else None
 
-    def read_from(source, how):
-        return _read_pipeline(source, dtype, how, spec.variant, file)
-
+    read_from = partial(_read_pipeline, dtype=dtype, variant=spec.variant, file=file)
     if not file:
         return load_pretrained(spec.model, spec.revision, read_from, BUNDLED, save_with)
     config = spec.config or find_config(file)
@@ -48,7 +51,7 @@ def load_pipeline(spec, dtype):
         ) from error
 
 
-def _read_pipeline(source, dtype, how, variant=None, file=None):
+def _read_pipeline(source, how, dtype, variant, file):
     """Read the parts that are needed, each with its weights complete."""
     import diffusers  # noqa: F401 (parts are of either; before both are silenced)
     import transformers.utils.logging  # noqa: F401 (as diffusers)
@@ -59,7 +62,7 @@ def _read_pipeline(source, dtype, how, variant=None, file=None):
         cls = _pipeline_class(index)
         # Parts that were left out when it was saved, as the T5 of SD 3 may be.
         parts = {name: None for name, of in index.items() if of == [None, None]}
-        parts |= {name: None for name in UNUSED & set(index)}
+        parts |= dict.fromkeys(UNUSED & index.keys())
         classes = {
             name: _part_class(name, *value)
             for name, value in index.items()
@@ -118,7 +121,7 @@ def _pipeline_class(index):
         raise OSError("its model_index.json names no _class_name")
     if name not in by_name or cls is None:
         parts = [value[1] for value in index.values() if _is_part(value)]
-        raise unsupported(name, parts, by_name, BUNDLED)
+        raise unsupported(name, parts)
     return cls
 
 

@@ -40,7 +40,7 @@ class PixArtBackbone(Backbone):
         conditions : Conditions
             ``tokens`` (len(names), n_tokens, d) and ``mask`` (len(names), n_tokens).
         """
-        return embed_with_mask(self, names, self.max_sequence_length, HUB_MODEL)
+        return embed_with_mask(self, names, HUB_MODEL)
 
     def forward(self, noised, timesteps, conditions):
         added = {"resolution": None, "aspect_ratio": None}

@@ -2,11 +2,7 @@
 
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._packing import pack, unpack
-from diffusion_sklearn.backbones._text import (
-    embed_in_batches,
-    encoder_device,
-    pad_tokens,
-)
+from diffusion_sklearn.backbones._text import embed_in_batches, pad_tokens
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "Qwen/Qwen-Image"
@@ -49,9 +45,9 @@ class QwenImageBackbone(Backbone):
         n_read = length + pipeline.prompt_template_encode_start_idx
         check_prompts(names, pipeline.tokenizer, n_read, HUB_MODEL, around.format(""))
 
-        def embed(prompts):
+        def embed(prompts, device):
             tokens, mask = pipeline.encode_prompt(
-                prompts, encoder_device(self), max_sequence_length=length
+                prompts, device, max_sequence_length=length
             )
             if mask is not None:  # else all are of one length
                 tokens = [row[of > 0] for row, of in zip(tokens, mask, strict=True)]

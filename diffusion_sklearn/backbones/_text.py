@@ -37,23 +37,9 @@ def text_encoders(pipeline):
     return [part for name, part in parts if name.startswith("text_encoder") and part]
 
 
-def encoder_device(backbone):
-    """Where the text encoders run.
-
-    Parameters
-    ----------
-    backbone : Backbone
-
-    Returns
-    -------
-    device : torch.device
-
-    Raises
-    ------
-    ValueError
-        If that is in several places.
-    """
-    devices = {device_of(part) for part in text_encoders(backbone.pipeline)}
+def _common_device(encoders):
+    """Where text encoders run; raise if that is in several places."""
+    devices = {device_of(encoder) for encoder in encoders}
     if len(devices) != 1:
         raise ValueError(
             f"The text encoders of the pipeline are on {sorted(map(str, devices))}; "
@@ -90,18 +76,17 @@ def encoders_in_place(backbone):
 
 
 def embed_with_mask(
-    backbone, prompts, length, instead, around="", has_negative=True, **options
+    backbone, prompts, instead, around="", has_negative=True, **options
 ):
     """Token embeddings of prompts, and their attention mask.
 
     Parameters
     ----------
     backbone : Backbone
-        Its pipeline's ``encode_prompt`` returns tokens and mask first.
+        Its pipeline's ``encode_prompt`` returns tokens and mask first; its network
+        takes ``max_sequence_length`` tokens.
     prompts : list of str
         The prompts.
-    length : int
-        Number of tokens that the network takes.
     instead, around : str
         As in :func:`~diffusion_sklearn.backbones._tokens.check_prompts`.
     has_negative : bool
@@ -112,19 +97,18 @@ def embed_with_mask(
     Returns
     -------
     conditions : Conditions
-        ``tokens`` (len(prompts), length, d) and ``mask`` (len(prompts), length), bool.
+        ``tokens`` (len(prompts), n_tokens, d) and ``mask`` (len(prompts), n_tokens),
+        bool.
     """
     pipeline, prompts = backbone.pipeline, list(prompts)
+    length = backbone.max_sequence_length
     check_prompts(prompts, pipeline.tokenizer, length, instead, around)
     if has_negative:
         options["do_classifier_free_guidance"] = False
 
-    def embed(prompts):
+    def embed(prompts, device):
         tokens, mask, *_ = pipeline.encode_prompt(
-            prompts,
-            device=encoder_device(backbone),
-            max_sequence_length=length,
-            **options,
+            prompts, device=device, max_sequence_length=length, **options
         )
         return Conditions(tokens=tokens, mask=mask.bool())
 
@@ -161,8 +145,8 @@ def embed_in_batches(backbone, prompts, embed):
     prompts : list of str
         The prompts.
     embed : callable
-        Takes a batch of prompts, returns a Tensor of shape (n_batch, ...) or
-        Conditions.
+        Takes a batch of prompts and the device of the text encoders, returns a Tensor
+        of shape (n_batch, ...) or Conditions.
 
     Returns
     -------
@@ -174,13 +158,13 @@ def embed_in_batches(backbone, prompts, embed):
     FloatingPointError
         If a text encoder overflowed, as in float16.
     ValueError
-        If the pipeline's own code failed.
+        If the text encoders are on several devices, or the pipeline's own code failed.
     """
     encoders = text_encoders(backbone.pipeline)
 
     def embed_batch(rows):
         try:
-            return embed(prompts[rows]).to("cpu")
+            return embed(prompts[rows], _common_device(encoders)).to("cpu")
         except (AttributeError, TypeError) as error:
             raise ValueError(
                 f"{type(backbone.pipeline).__name__}.encode_prompt raised "

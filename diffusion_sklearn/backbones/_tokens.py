@@ -101,28 +101,6 @@ def check_prompts(prompts, tokenizer, length, instead, around=""):
             )
 
 
-def tokenize(tokenizer, prompts, length):
-    """Token ids of prompts, padded or cut to one length.
-
-    Parameters
-    ----------
-    tokenizer, prompts, length
-        As in :func:`check_prompts`.
-
-    Returns
-    -------
-    tokens : BatchEncoding
-        ``input_ids`` (n, length), and ``attention_mask`` if the tokenizer makes one.
-    """
-    return tokenizer(
-        prompts,
-        padding="max_length",
-        max_length=length,
-        truncation=True,
-        return_tensors="pt",
-    )
-
-
 def _check_words(prompts, tokenizer, instead):
     vocabulary = tokenizer.init_kwargs.get("known_words")
     if vocabulary is None:

@@ -3,11 +3,7 @@
 import torch
 
 from diffusion_sklearn.backbones._base import Backbone
-from diffusion_sklearn.backbones._text import (
-    embed_in_batches,
-    encoder_device,
-    pad_tokens,
-)
+from diffusion_sklearn.backbones._text import embed_in_batches, pad_tokens
 from diffusion_sklearn.backbones._tokens import chat_around, check_prompts
 
 HUB_MODEL = "Tongyi-MAI/Z-Image"
@@ -45,10 +41,10 @@ class ZImageBackbone(Backbone):
         around = chat_around(tokenizer, enable_thinking=True)
         check_prompts(names, tokenizer, length, HUB_MODEL, around)
 
-        def embed(prompts):
+        def embed(prompts, device):
             rows, _ = self.pipeline.encode_prompt(
                 list(prompts),  # it overwrites them
-                encoder_device(self),
+                device,
                 do_classifier_free_guidance=False,
                 max_sequence_length=length,
             )

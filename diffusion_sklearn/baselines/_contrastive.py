@@ -9,11 +9,7 @@ from diffusion_sklearn.backbones._completeness import (
     read_tokenizer,
     read_weights,
 )
-from diffusion_sklearn.backbones._tokens import (
-    check_prompts,
-    default_template,
-    tokenize,
-)
+from diffusion_sklearn.backbones._tokens import check_prompts, default_template
 from diffusion_sklearn.baselines._checkpoints import load_checkpoint, pixels_for
 from diffusion_sklearn.baselines._dual_encoder import HUB_MODEL, ContrastiveModel
 from diffusion_sklearn.baselines._open_clip import (
@@ -48,7 +44,13 @@ class TransformersModel(ContrastiveModel):
 
     def _tokenize(self, prompts):
         check_prompts(prompts, self.tokenizer, self._length, HUB_MODEL)
-        return tokenize(self.tokenizer, prompts, self._length).input_ids
+        return self.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=self._length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
 
     def _prepare(self, images, first):
         return pixels_for(self.model, self.processor, images, first)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from diffusion_sklearn.backbones._conditions import concatenate, repeat, to_dict
+from diffusion_sklearn.backbones._devices import modules_of
 from diffusion_sklearn.classifiers import (
     ConditionalDiffusionClassifier,
     ZeroShotDiffusionClassifier,
@@ -263,10 +264,7 @@ def check_null_condition(backbone):
 def check_modes(backbone):
     """Modules run in evaluation mode, and get their mode back."""
     backbone = copy_backbone(backbone, backbone.dtype)
-    parts = backbone.pipeline.components.items()
-    whole = torch.nn.ModuleDict(
-        {name: part for name, part in parts if isinstance(part, torch.nn.Module)}
-    )
+    whole = torch.nn.ModuleDict(modules_of(backbone.pipeline))
     used = set()
     for name, module in whole.named_modules():
         module.register_forward_pre_hook(

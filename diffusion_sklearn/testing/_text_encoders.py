@@ -27,8 +27,7 @@ def clip_tokenizer():
     """A tokenizer of CLIP for which every letter is a token."""
     words = [*LETTERS, *(f"{c}</w>" for c in LETTERS)]
     words += ["<|startoftext|>", "<|endoftext|>"]
-    vocab = number(words)
-    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=40)
+    return transformers.CLIPTokenizer(number(words), merges=[], model_max_length=40)
 
 
 def clip(n_pooled=None, length=40, width=8):
@@ -49,8 +48,7 @@ def t5(kind="T5"):
     """A tokenizer and a text encoder of T5 or UMT5."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)]
     pieces += [(letter, -2.0) for letter in LETTERS]
-    settings = {"extra_ids": 0, "model_max_length": 512}
-    tokenizer = transformers.T5Tokenizer(vocab=pieces, **settings)
+    tokenizer = transformers.T5Tokenizer(pieces, extra_ids=0, model_max_length=512)
     config = getattr(transformers, f"{kind}Config")(
         vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=16, num_layers=1,
         num_heads=2,
@@ -62,8 +60,7 @@ def t5(kind="T5"):
 def gemma(n_layers=1):
     """A tokenizer and a text encoder of Gemma 2."""
     words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *LETTERS, "▁"]
-    vocab = number(words)
-    tokenizer = transformers.GemmaTokenizer(vocab, merges=[])
+    tokenizer = transformers.GemmaTokenizer(number(words), merges=[])
     config = transformers.Gemma2Config(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, head_dim=4,
         num_attention_heads=2, num_hidden_layers=n_layers, num_key_value_heads=2,
@@ -74,11 +71,10 @@ def gemma(n_layers=1):
 
 def qwen_tokenizer():
     """A tokenizer of Qwen for which every letter is a token."""
-    words = ["<|endoftext|>", *LETTERS, *"DĠĊ:", "<|im_start|>", "<|im_end|>"]
-    vocab = number(words)
     special = ["<|im_start|>", "<|im_end|>"]
+    words = ["<|endoftext|>", *LETTERS, *"DĠĊ:", *special]
     tokenizer = transformers.Qwen2Tokenizer(
-        vocab, merges=[], additional_special_tokens=special
+        number(words), merges=[], additional_special_tokens=special
     )
     tokenizer.chat_template = (
         r"{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + "

@@ -124,7 +124,7 @@ def test_a_bundled_name_with_a_slip():
 def test_revision_reaches_the_hub(monkeypatch):
     asked = []
 
-    def refuse(source, dtype, how, variant, file):
+    def refuse(source, how, **options):
         asked.append((source, how))
         raise OSError("no network")
 

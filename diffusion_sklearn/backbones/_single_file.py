@@ -263,7 +263,7 @@ def _read_weights(file, keys, empty, config):
             "unexpected": [key for key, name in own.items() if name not in used],
             "of another shape": [
                 f"{name}: {tuple(made[name].shape)} for {tuple(expected[name].shape)}"
-                for name in made.keys() & expected
+                for name in sorted(made.keys() & expected)
                 if made[name].shape != expected[name].shape
             ],
         },

@@ -267,7 +267,7 @@ def study(task, n, n_tune, folder):
 def report(task, n, n_tune, rows, curves, variances):
     print(f"\n{task}, {n} images, settings chosen on {n_tune} others")
     print(
-        f"{'':<30}{'setting':<36}{'evaluations':>12}{'95 %':>7}{'other noise':>12}"
+        f"{'':<40}{'setting':<36}{'evaluations':>12}{'95 %':>7}{'other noise':>12}"
         f"{'accuracy':>10}{'interval':>17}{'than full':>19}"
     )
     for one in rows:
@@ -275,7 +275,7 @@ def report(task, n, n_tune, rows, curves, variances):
         low, high = one["interval"]
         gain = f"{one['gain']:+.2%} +- {one['gain_error']:.2%}"
         print(
-            f"{one['family']:<30}{setting:<36}{one['evaluations']:>12.0f}"
+            f"{one['family']:<40}{setting:<36}{one['evaluations']:>12.0f}"
             f"{one['evaluations_95']:>7.0f}{one['agreement']:>12.1%}"
             f"{one['accuracy']:>10.1%}{low:>8.1%} -{high:>7.1%}{gain:>19}"
         )

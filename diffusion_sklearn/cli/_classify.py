@@ -20,6 +20,7 @@ from diffusion_sklearn.cli._table import (
     COLUMNS,
     check_output,
     printable,
+    problem_of,
     read_rows,
     row_writer,
 )
@@ -263,13 +264,13 @@ def classify_files(clf, paths, quiet=False, classes=None, members=None):
                 try:
                     images.append(read_square(path, size, 0))
                 except ImageError as error:
-                    errors[path] = str(error).removeprefix(f"X[0] ({path}) ")
+                    errors[path] = problem_of(path, error)
             predictions = _predict_rows(clf, images, classes, members)
             for path in paths[group]:
                 row, log_proba = dict.fromkeys(COLUMNS), None
                 row["path"] = printable(path)
                 if path in errors:
-                    row["error"] = printable(errors[path])
+                    row["error"] = errors[path]
                 else:
                     prediction, log_proba = next(predictions)
                     row |= prediction

@@ -8,7 +8,7 @@ from diffusion_sklearn.baselines import _contrastive
 from diffusion_sklearn.cli._classify import make_classifier
 from diffusion_sklearn.cli._output import print_json, print_table
 from diffusion_sklearn.cli._scores import format_score, proportion
-from diffusion_sklearn.cli._table import check_writable, printable
+from diffusion_sklearn.cli._table import check_writable, printable, problem_of
 from diffusion_sklearn.datasets import load_dataset
 from diffusion_sklearn.images._read import read_image
 from diffusion_sklearn.inspection import (
@@ -47,11 +47,10 @@ def run_compare(args):
     skipped, readable = {}, []
     for k, path in enumerate(data.images):
         try:
-            read_image(path, k)
+            read_image(path, 0)
             readable.append(k)
         except ImageError as error:
-            problem = str(error).removeprefix(f"X[{k}] ({path}) ")
-            skipped[printable(path)] = printable(problem)
+            skipped[printable(path)] = problem_of(path, error)
     if not readable:
         raise ValueError(f"FOLDER={args.folder}: none of its images can be read.")
     classifiers = {}

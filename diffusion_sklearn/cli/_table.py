@@ -39,6 +39,23 @@ def printable(text):
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
+def problem_of(path, error):
+    """What is wrong with an image file, as one line without the path.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    error : ImageError
+        Raised when it was read with the index 0.
+
+    Returns
+    -------
+    text : str
+    """
+    return printable(str(error).removeprefix(f"X[0] ({path}) "))
+
+
 def check_writable(path, flag, fail):
     """Fail unless a file can be written.
 
